@@ -1,0 +1,92 @@
+//! Names, numbers and capacities both sides of the kernel line agree on.
+
+/// Raised whenever a map's key or value layout or a program's meaning changes; the pins carry it.
+pub const ABI_VERSION: u32 = 1;
+
+/// The zone of the host's own side in flow keys; network ids start at 1.
+pub const ZONE_HOST: u16 = 0;
+
+/// Network ids are below this; 0 is [`ZONE_HOST`].
+pub const MAX_NETWORKS: u32 = 256;
+
+/// Endpoint slots of one instance: the most pods it can hold.
+pub const MAX_ENDPOINTS: u32 = 8192;
+
+/// The interface index of the host end of the veth of slot `s` is `IFINDEX_ENDPOINT + s`.
+///
+/// The index is chosen at creation, so the program finds the endpoint by subtraction and an array access instead of
+/// a hash look-up.
+pub const IFINDEX_ENDPOINT: u32 = 0x0100_0000;
+
+/// The interface index of the gateway device of network `n` is `IFINDEX_GATEWAY + n`.
+pub const IFINDEX_GATEWAY: u32 = 0x0200_0000;
+
+/// Host addresses (of either family) the data path can know.
+pub const MAX_HOST_ADDRS: u32 = 1024;
+
+/// Uplinks of one instance.
+pub const MAX_UPLINKS: u32 = 64;
+
+/// Port entries of one family: a range of n ports takes n.
+pub const MAX_PUBLISHED_PORTS: u32 = 65_536;
+
+/// Publish declarations (a range is one).
+pub const MAX_PUBLISHES: u32 = 16_384;
+
+/// Default number of flow entries of one family; each flow takes two.
+pub const DEFAULT_FLOW_ENTRIES: u32 = 262_144;
+
+/// `no_masquerade` prefixes of one family, over all networks.
+pub const MAX_NO_MASQUERADE: u32 = 1024;
+
+/// Program names, as functions in the object and as pin names.
+pub mod program {
+    /// TC ingress on the host end of a pod's veth.
+    pub const FROM_POD: &str = "from_pod";
+    /// TC egress on a gateway device.
+    pub const FROM_HOST: &str = "from_host";
+    /// TC ingress on an uplink.
+    pub const FROM_UPLINK: &str = "from_uplink";
+}
+
+/// Map names, as statics in the object and as pin names (at most 15 bytes).
+pub mod map {
+    /// Array, one element: [`crate::host::HostConfig`].
+    pub const HOST_CONFIG: &str = "HOST_CONFIG";
+    /// Array by slot: [`crate::endpoint::Endpoint`].
+    pub const ENDPOINTS: &str = "ENDPOINTS";
+    /// Hash: [`crate::endpoint::EndpointKey`]`<Addr4>` to slot (`u32`).
+    pub const ENDPOINT_ADDR4: &str = "ENDPOINT_ADDR4";
+    /// Hash: [`crate::endpoint::EndpointKey`]`<Addr6>` to slot (`u32`).
+    pub const ENDPOINT_ADDR6: &str = "ENDPOINT_ADDR6";
+    /// Array by network id: [`crate::network::Network`].
+    pub const NETWORKS: &str = "NETWORKS";
+    /// Hash: uplink ifindex (`u32`) to [`crate::host::Uplink`].
+    pub const UPLINKS: &str = "UPLINKS";
+    /// Hash: [`crate::Addr4`] to ifindex (`u32`): every address of the host.
+    pub const HOST_ADDRS4: &str = "HOST_ADDRS4";
+    /// Hash: [`crate::Addr6`] to ifindex (`u32`).
+    pub const HOST_ADDRS6: &str = "HOST_ADDRS6";
+    /// LPM trie: [`crate::network::NoMasqueradeKey`]`<Addr4>` data to `u32` (1).
+    pub const NO_MASQ4: &str = "NO_MASQ4";
+    /// LPM trie, IPv6.
+    pub const NO_MASQ6: &str = "NO_MASQ6";
+    /// Hash: [`crate::publish::PublishKey`]`<Addr4>` to [`crate::publish::PublishedPort`].
+    pub const PUBLISHED4: &str = "PUBLISHED4";
+    /// Hash, IPv6.
+    pub const PUBLISHED6: &str = "PUBLISHED6";
+    /// Array by publish id: [`crate::publish::Publish`].
+    pub const PUBLISHES: &str = "PUBLISHES";
+    /// Hash: [`crate::flow::FlowKey`]`<Addr4>` to [`crate::flow::FlowEntry`]`<Addr4>`.
+    pub const FLOWS4: &str = "FLOWS4";
+    /// Hash, IPv6.
+    pub const FLOWS6: &str = "FLOWS6";
+    /// Per-CPU array by slot: [`crate::counters::EndpointCounters`].
+    pub const ENDPOINT_STATS: &str = "ENDPOINT_STATS";
+    /// Per-CPU array by [`crate::counters::verdict_index`]: `u64` packets.
+    pub const VERDICTS: &str = "VERDICTS";
+    /// Per-CPU array by [`crate::verdict::DropReason`]: `u64` packets.
+    pub const DROPS: &str = "DROPS";
+    /// Per-CPU array by publish id: [`crate::counters::PublishCounters`].
+    pub const PUBLISH_STATS: &str = "PUBLISH_STATS";
+}

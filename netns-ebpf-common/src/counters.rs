@@ -1,0 +1,74 @@
+//! Per-CPU counters; user space adds the CPUs up.
+
+use crate::pod::pod;
+use crate::verdict::Kind;
+
+/// A pod's packets, from the pod's side.
+///
+/// A GSO packet counts once, with its full length.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct EndpointCounters {
+    /// Packets the pod sent, dropped ones included.
+    pub tx_packets: u64,
+    /// Bytes of those, link layer included.
+    pub tx_bytes: u64,
+    /// Packets delivered to the pod.
+    pub rx_packets: u64,
+    /// Bytes of those.
+    pub rx_bytes: u64,
+    /// Packets the pod sent and the data path dropped.
+    pub tx_dropped: u64,
+    /// Packets for the pod the data path dropped.
+    pub rx_dropped: u64,
+}
+
+/// A publish declaration's new flows and packets from clients.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct PublishCounters {
+    /// New flows.
+    pub flows: u64,
+    /// Packets towards the pod.
+    pub packets: u64,
+    /// Bytes of those.
+    pub bytes: u64,
+}
+
+/// The hooks, in the order of their rows in the verdict counters.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// `from_pod`.
+    FromPod = 0,
+    /// `from_host`.
+    FromHost = 1,
+    /// `from_uplink`.
+    FromUplink = 2,
+}
+
+impl Hook {
+    /// All of them, in row order.
+    pub const ALL: [Self; 3] = [Self::FromPod, Self::FromHost, Self::FromUplink];
+
+    /// The program's name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::FromPod => crate::abi::program::FROM_POD,
+            Self::FromHost => crate::abi::program::FROM_HOST,
+            Self::FromUplink => crate::abi::program::FROM_UPLINK,
+        }
+    }
+}
+
+/// Elements of the verdict counters: 8 kinds for each hook.
+pub const VERDICT_COUNTERS: u32 = 8 * Hook::ALL.len() as u32;
+
+/// Index of a hook's verdict kind in the verdict counters.
+#[inline(always)]
+pub const fn verdict_index(hook: Hook, kind: Kind) -> u32 {
+    hook as u32 * 8 + kind as u32
+}
+
+pod!(EndpointCounters: size 48, align 8);
+pod!(PublishCounters: size 24, align 8);

@@ -1,0 +1,50 @@
+//! Endpoints: what the data path knows of a pod.
+
+use crate::pod::pod;
+use crate::{Addr4, Addr6, Mac};
+
+/// A pod's slot. All zero means the slot is free.
+///
+/// Written by user space only, always as a whole; the program reads it without a lock, so a slot is filled before its
+/// address entries and veth exist and cleared after they are gone.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Endpoint {
+    /// Index of the host end of the veth: `abi::IFINDEX_ENDPOINT + slot`; 0 marks a free slot.
+    pub ifindex: u32,
+    /// Network id.
+    pub network: u32,
+    /// The pod's IPv4 address, or unspecified for none.
+    pub addr4: Addr4,
+    /// The pod's IPv6 address, or unspecified for none.
+    pub addr6: Addr6,
+    /// The pod's MAC; its link-local address is derived from it.
+    pub mac: Mac,
+    /// [`Endpoint::UP`] and further bits.
+    pub flags: u16,
+    /// Largest IP packet the pod takes.
+    pub mtu_bytes: u32,
+    /// Padding, zero.
+    pub _pad: u32,
+    /// The store's id of the pod: a late delete of an older owner leaves the slot alone.
+    pub owner: u64,
+}
+
+impl Endpoint {
+    /// The veth exists and its programs are attached.
+    pub const UP: u16 = 1;
+}
+
+/// Key of the address maps: finds the slot behind an address of a network.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct EndpointKey<A> {
+    /// Network id.
+    pub network: u32,
+    /// The pod's address.
+    pub addr: A,
+}
+
+pod!(Endpoint: size 56, align 8);
+pod!(EndpointKey<Addr4>: size 8, align 4);
+pod!(EndpointKey<Addr6>: size 20, align 4);

@@ -1,0 +1,264 @@
+//! Flows: one key per direction, both pointing at each other, and the rules of their life.
+//!
+//! A flow is two entries of one map. Each is found by the tuple of a packet as it arrives in a zone, and says what the
+//! tuple becomes and where the packet goes. The entry of the other direction needs no pointer: its key is the reverse
+//! of the translated tuple in the other zone ([`FlowEntry::peer_key`]).
+//!
+//! A data packet touches its own entry only. Packets that change the connection (SYN, FIN, RST, first reply) touch
+//! both, so the two never disagree for longer than one such packet.
+
+use crate::pod::pod;
+use crate::{Addr4, Addr6, Port};
+
+/// IP protocol numbers the data path translates.
+pub mod proto {
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = 58;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+}
+
+/// A packet's addresses and ports.
+///
+/// For an ICMP query the identifier is the port on the asking side and the other port is 0, so that a reply's tuple is
+/// the reverse of its request's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct FlowTuple<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Source port.
+    pub sport: Port,
+    /// Destination port.
+    pub dport: Port,
+}
+
+impl<A: Copy> FlowTuple<A> {
+    /// The tuple of a packet going the other way.
+    #[inline(always)]
+    pub const fn reverse(self) -> Self {
+        Self { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport }
+    }
+}
+
+/// Key of a flow entry: a tuple as seen in a zone. 16 bytes for IPv4.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct FlowKey<A> {
+    /// As the packet arrives.
+    pub tuple: FlowTuple<A>,
+    /// Network id, or [`crate::abi::ZONE_HOST`].
+    pub zone: u16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Padding, zero.
+    pub _pad: u8,
+}
+
+impl<A> FlowKey<A> {
+    /// A key with its padding in order.
+    #[inline(always)]
+    pub const fn new(zone: u16, proto: u8, tuple: FlowTuple<A>) -> Self {
+        Self { tuple, zone, proto, _pad: 0 }
+    }
+}
+
+/// One direction of a flow.
+///
+/// Concurrency: everything but [`Self::state`], [`Self::last_seen_ns`], [`Self::ack`] and [`Self::window`] is constant
+/// from insertion to removal; those four are single aligned words any CPU may store, where a lost race costs one
+/// refresh, not correctness.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct FlowEntry<A> {
+    /// Time of the last packet in this direction, `CLOCK_MONOTONIC`.
+    pub last_seen_ns: u64,
+    /// The tuple after translation.
+    pub to: FlowTuple<A>,
+    /// Endpoint slot or uplink ifindex, by [`FlowEntry::TO_UPLINK`].
+    pub target: u32,
+    /// Zone of the other direction's key.
+    pub peer_zone: u16,
+    /// Bits of [`FlowEntry::TO_UPLINK`] and the like.
+    pub flags: u8,
+    /// Connection state: a [`State`] as `u8`, the same in both entries.
+    pub state: u8,
+    /// TCP: the last acknowledgement number this direction sent.
+    pub ack: u32,
+    /// TCP: the last window this direction advertised, unscaled.
+    pub window: u32,
+    /// Endpoint slot whose flow limit this flow counts against, or [`FlowEntry::NO_OWNER`].
+    pub owner_slot: u32,
+    /// Publish id the flow came in by, or [`FlowEntry::NO_OWNER`].
+    pub publish: u32,
+}
+
+impl<A: Copy> FlowEntry<A> {
+    /// The target is an uplink's ifindex; else an endpoint slot.
+    pub const TO_UPLINK: u8 = 1;
+    /// This is the direction of the packet that opened the flow.
+    pub const ORIGINAL: u8 = 1 << 1;
+    /// Addresses or ports change; without it the packet passes as it is (but for hop limit and link layer).
+    pub const TRANSLATED: u8 = 1 << 2;
+    /// No slot, no publish.
+    pub const NO_OWNER: u32 = u32::MAX;
+
+    /// Key of the other direction's entry.
+    #[inline(always)]
+    pub const fn peer_key(&self, proto: u8) -> FlowKey<A> {
+        FlowKey::new(self.peer_zone, proto, self.to.reverse())
+    }
+
+    /// Whether this is the opener's direction.
+    #[inline(always)]
+    pub const fn is_original(&self) -> bool {
+        self.flags & Self::ORIGINAL != 0
+    }
+}
+
+/// Where a connection stands; the numbers are stored in maps.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Opened, no reply seen. For UDP and ICMP queries: unreplied.
+    Opening = 0,
+    /// TCP: the reply's SYN was seen. Not used by others.
+    Answered = 1,
+    /// TCP: handshake done; others: replied.
+    Established = 2,
+    /// The opener sent FIN.
+    OriginalFin = 3,
+    /// The other side sent FIN.
+    ReplyFin = 4,
+    /// Both sent FIN.
+    Closed = 5,
+    /// An acceptable RST was seen (RFC 7857 section 2.2: wait, do not remove at once).
+    Reset = 6,
+}
+
+/// TCP flag bits as in the 14th byte of the header.
+pub mod tcp_flag {
+    /// FIN.
+    pub const FIN: u8 = 0x01;
+    /// SYN.
+    pub const SYN: u8 = 0x02;
+    /// RST.
+    pub const RST: u8 = 0x04;
+    /// ACK.
+    pub const ACK: u8 = 0x10;
+}
+
+/// Which idle timer applies; index into [`crate::host::HostConfig::timeout_ns`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeoutClass {
+    /// TCP before the handshake is done and after it was closed (RFC 5382 REQ-5: at least 4 minutes).
+    TcpTransitory = 0,
+    /// TCP established or half-closed (RFC 5382 REQ-5: at least 2 hours 4 minutes).
+    TcpEstablished = 1,
+    /// UDP (RFC 4787 REQ-5: at least 2 minutes, 5 recommended).
+    Udp = 2,
+    /// ICMP queries (RFC 5508 REQ-1: at least 60 seconds).
+    Icmp = 3,
+}
+
+impl State {
+    /// From a map's byte; an unknown one reads as [`State::Opening`], the shortest-lived.
+    #[inline(always)]
+    pub const fn from_u8(v: u8) -> Self {
+        match v {
+            1 => Self::Answered,
+            2 => Self::Established,
+            3 => Self::OriginalFin,
+            4 => Self::ReplyFin,
+            5 => Self::Closed,
+            6 => Self::Reset,
+            _ => Self::Opening,
+        }
+    }
+
+    /// The state after a TCP segment with `flags` from the opener (`original`) or the other side.
+    ///
+    /// An out-of-window RST must not reach this function: see [`rst_acceptable`].
+    #[inline(always)]
+    pub const fn after_tcp(self, original: bool, flags: u8) -> Self {
+        use State::*;
+        if flags & tcp_flag::RST != 0 {
+            return Reset;
+        }
+        let syn = flags & tcp_flag::SYN != 0;
+        let fin = flags & tcp_flag::FIN != 0;
+        match (self, original) {
+            (Opening, false) if syn => Answered,
+            (Opening, _) => Opening,
+            (Answered, true) if flags & tcp_flag::ACK != 0 => {
+                if fin {
+                    OriginalFin
+                } else {
+                    Established
+                }
+            }
+            (Answered, _) => Answered,
+            (Established, true) if fin => OriginalFin,
+            (Established, false) if fin => ReplyFin,
+            (OriginalFin, false) if fin => Closed,
+            (ReplyFin, true) if fin => Closed,
+            // RFC 7857 section 2.2: a segment that is no RST shows that the flow lives on.
+            (Reset, _) if !syn => Established,
+            (s, _) => s,
+        }
+    }
+
+    /// The state after a packet of a protocol without connections.
+    #[inline(always)]
+    pub const fn after_datagram(self, original: bool) -> Self {
+        if original { self } else { State::Established }
+    }
+
+    /// Whether a SYN of the opener starts the entry anew instead of belonging to it.
+    #[inline(always)]
+    pub const fn restarts_on_syn(self) -> bool {
+        matches!(self, Self::Closed | Self::Reset | Self::OriginalFin | Self::ReplyFin)
+    }
+
+    /// The idle timer that applies.
+    #[inline(always)]
+    pub const fn timeout_class(self, proto: u8) -> TimeoutClass {
+        match proto {
+            proto::TCP => match self {
+                Self::Established | Self::OriginalFin | Self::ReplyFin => TimeoutClass::TcpEstablished,
+                _ => TimeoutClass::TcpTransitory,
+            },
+            proto::ICMP | proto::ICMPV6 => TimeoutClass::Icmp,
+            _ => TimeoutClass::Udp,
+        }
+    }
+}
+
+/// Whether a RST with sequence number `seq` may close the flow: it must lie in the window the other side last
+/// advertised (RFC 5961 section 3.2 is stricter at the end host; a middle box cannot know the exact edge).
+///
+/// `peer_ack` and `peer_window` are what the receiver of the RST last sent; a flow whose other side has sent nothing yet
+/// (`peer_ack` 0 and `peer_window` 0) accepts any. Windows are unscaled here, so the largest scale (RFC 7323: 14) is assumed for
+/// one that is not 0; sequence arithmetic is modulo 2^32.
+#[inline(always)]
+pub const fn rst_acceptable(seq: u32, peer_ack: u32, peer_window: u32) -> bool {
+    if peer_ack == 0 && peer_window == 0 {
+        return true;
+    }
+    seq.wrapping_sub(peer_ack) <= peer_window
+}
+
+pod!(FlowTuple<Addr4>: size 12, align 4);
+pod!(FlowTuple<Addr6>: size 36, align 4);
+pod!(FlowKey<Addr4>: size 16, align 4);
+pod!(FlowKey<Addr6>: size 40, align 4);
+pod!(FlowEntry<Addr4>: size 48, align 8);
+pod!(FlowEntry<Addr6>: size 72, align 8);

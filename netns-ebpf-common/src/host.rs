@@ -1,0 +1,41 @@
+//! What the data path knows of the host.
+
+use crate::pod::pod;
+use crate::{Addr4, Addr6};
+
+/// Host-wide settings; one element.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct HostConfig {
+    /// First port SNAT may hand out.
+    pub snat_port_min: u16,
+    /// Last port SNAT may hand out; not below [`Self::snat_port_min`].
+    pub snat_port_max: u16,
+    /// Bits of [`HostConfig::CSUM_IPV6`] and the like.
+    pub flags: u32,
+    /// Idle time after which an entry counts as absent, by [`crate::flow::TimeoutClass`].
+    pub timeout_ns: [u64; 4],
+}
+
+impl HostConfig {
+    /// The kernel knows `BPF_F_IPV6` of `bpf_l4_csum_replace` (6.16), needed for packets that arrive with a complete
+    /// checksum.
+    pub const CSUM_IPV6: u32 = 1;
+}
+
+/// An interface to the LAN.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Uplink {
+    /// Source address of masqueraded IPv4; unspecified: none.
+    pub addr4: Addr4,
+    /// Source address of masqueraded IPv6; unspecified: none.
+    pub addr6: Addr6,
+    /// MTU of the device.
+    pub mtu_bytes: u32,
+    /// Length of the link-layer header: 14, or 0 for a device without one.
+    pub l2_len_bytes: u32,
+}
+
+pod!(HostConfig: size 40, align 8);
+pod!(Uplink: size 28, align 4);

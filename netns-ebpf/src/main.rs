@@ -1,0 +1,3 @@
+//! netns programs.
+#![no_std]
+#![no_main]
