@@ -1,0 +1,168 @@
+//! Stack depth of each program, read off its instructions.
+//!
+//! The kernel reports it only in the verifier's log, which the loader keeps only for programs that are refused. The
+//! rule is simple enough to apply here: a frame is as deep as the lowest byte the function touches below its frame
+//! pointer, rounded up to 32, and the limit is on the sum along a call chain.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+use aya_obj::Object;
+use aya_obj::generated::bpf_insn;
+
+/// The frame pointer's register number.
+const FRAME_POINTER: u8 = 10;
+
+/// `src_reg` of a call to another function of the same program.
+const PSEUDO_CALL: u8 = 1;
+
+/// `src_reg` of a 64-bit load that is the address of a function (a callback).
+const PSEUDO_FUNC: u8 = 4;
+
+const CALL: u8 = 0x85;
+const LOAD_IMM64: u8 = 0x18;
+const MOV64_REG: u8 = 0xbf;
+const ADD64_IMM: u8 = 0x07;
+
+/// Bytes of stack of each program of an object, over its deepest call chain.
+pub fn depths(object: &[u8]) -> Result<BTreeMap<String, u32>> {
+    let mut object = Object::parse(object).context("not an eBPF object")?;
+    let text_sections = object.functions.keys().map(|(section, _)| *section).collect();
+    object.relocate_calls(&text_sections).context("a call in the object leads nowhere")?;
+    let functions = &object.functions;
+    object
+        .programs
+        .iter()
+        .map(|(name, program)| {
+            let function = functions.get(&program.function_key()).with_context(|| format!("{name} has no code"))?;
+            let insns: Vec<Insn> = function.instructions.iter().map(Insn::from).collect();
+            Ok((name.clone(), chain_depth(&insns, 0, &mut BTreeMap::new())))
+        })
+        .collect()
+}
+
+/// The parts of an instruction that matter here.
+#[derive(Clone, Copy, Debug, Default)]
+struct Insn {
+    code: u8,
+    dst: u8,
+    src: u8,
+    off: i16,
+    imm: i32,
+}
+
+impl From<&bpf_insn> for Insn {
+    fn from(insn: &bpf_insn) -> Self {
+        Self { code: insn.code, dst: insn.dst_reg(), src: insn.src_reg(), off: insn.off, imm: insn.imm }
+    }
+}
+
+impl Insn {
+    /// Index of the function this instruction calls or takes the address of.
+    fn callee(self, at: usize) -> Option<usize> {
+        let calls = self.code == CALL && self.src == PSEUDO_CALL || self.code == LOAD_IMM64 && self.src == PSEUDO_FUNC;
+        calls.then(|| at.checked_add_signed(1 + self.imm as isize)).flatten()
+    }
+
+    /// Whether it overwrites its destination register.
+    fn writes_dst(self) -> bool {
+        // Class: LD, LDX, ALU, ALU64; the others store or jump.
+        matches!(self.code & 7, 0 | 1 | 4 | 7)
+    }
+}
+
+/// Stack of the function at `start` and of the deepest chain it calls. The verifier refuses recursion, so this ends;
+/// `known` keeps shared callees from being walked again.
+fn chain_depth(insns: &[Insn], start: usize, known: &mut BTreeMap<usize, u32>) -> u32 {
+    if let Some(&depth) = known.get(&start) {
+        return depth;
+    }
+    // Marked before the walk: were there a cycle, it would end here.
+    known.insert(start, 0);
+    let end = starts(insns).range(start + 1..).next().copied().unwrap_or(insns.len());
+    let body = insns.get(start..end).unwrap_or_default();
+    let callees: BTreeSet<usize> = body.iter().enumerate().filter_map(|(i, insn)| insn.callee(start + i)).collect();
+    let deepest = callees.into_iter().map(|callee| chain_depth(insns, callee, known)).max().unwrap_or(0);
+    // An empty frame counts as one byte.
+    let depth = frame_depth(body).max(1).next_multiple_of(32) + deepest;
+    known.insert(start, depth);
+    depth
+}
+
+/// Where the program's functions begin.
+fn starts(insns: &[Insn]) -> BTreeSet<usize> {
+    insns.iter().enumerate().filter_map(|(i, insn)| insn.callee(i)).chain([0]).collect()
+}
+
+/// Bytes below the frame pointer that a function touches: directly, or through a register that was made to point there.
+fn frame_depth(body: &[Insn]) -> u32 {
+    let mut lowest = 0i32;
+    // Offset from the frame pointer of each register that points into the frame. Followed in program order, not along
+    // branches: the compiler makes such a pointer right before it uses it.
+    let mut pointers = [None::<i32>; FRAME_POINTER as usize + 1];
+    pointers[usize::from(FRAME_POINTER)] = Some(0);
+    for insn in body {
+        let (dst, src) = (usize::from(insn.dst.min(FRAME_POINTER)), usize::from(insn.src.min(FRAME_POINTER)));
+        match insn.code {
+            MOV64_REG if insn.off == 0 => pointers[dst] = pointers[src],
+            ADD64_IMM => pointers[dst] = pointers[dst].map(|offset| offset + insn.imm),
+            code => {
+                let base = if code & 7 == 1 { src } else { dst };
+                let is_memory = matches!(code & 7, 1..=3);
+                if let Some(offset) = pointers[base].filter(|_| is_memory) {
+                    lowest = lowest.min(offset + i32::from(insn.off));
+                }
+                if insn.writes_dst() && dst != usize::from(FRAME_POINTER) {
+                    pointers[dst] = None;
+                }
+            }
+        }
+        // A pointer handed to a helper counts as touched from where it points.
+        lowest = pointers.iter().flatten().copied().fold(lowest, i32::min);
+    }
+    lowest.unsigned_abs().next_multiple_of(8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXIT: Insn = Insn { code: 0x95, dst: 0, src: 0, off: 0, imm: 0 };
+
+    /// `*(u64 *)(r10 + off) = r1`
+    fn spill(off: i16) -> Insn {
+        Insn { code: 0x7b, dst: 10, src: 1, off, imm: 0 }
+    }
+
+    fn call(imm: i32) -> Insn {
+        Insn { code: CALL, src: PSEUDO_CALL, imm, ..Insn::default() }
+    }
+
+    fn depth(insns: &[Insn]) -> u32 {
+        chain_depth(insns, 0, &mut BTreeMap::new())
+    }
+
+    #[test]
+    fn a_frame_is_its_lowest_byte_rounded_up() {
+        assert_eq!(depth(&[EXIT]), 32);
+        assert_eq!(depth(&[spill(-8), EXIT]), 32);
+        assert_eq!(depth(&[spill(-40), spill(-8), EXIT]), 64);
+    }
+
+    #[test]
+    fn a_pointer_into_the_frame_counts() {
+        let take = Insn { code: MOV64_REG, dst: 2, src: 10, off: 0, imm: 0 };
+        let below = Insn { code: ADD64_IMM, dst: 2, src: 0, off: 0, imm: -100 };
+        assert_eq!(depth(&[take, below, EXIT]), 128);
+        // A register that was overwritten no longer points there.
+        let constant = Insn { code: 0xb7, dst: 2, src: 0, off: 0, imm: 1 };
+        assert_eq!(depth(&[take, constant, below, EXIT]), 32);
+    }
+
+    #[test]
+    fn the_deepest_chain_counts_not_the_sum_of_all() {
+        // main calls a (at 4) and b (at 6); each has a frame of its own.
+        let program = [spill(-8), call(2), call(3), EXIT, spill(-64), EXIT, spill(-200), EXIT];
+        assert_eq!(depth(&program), 32 + 224);
+    }
+}
