@@ -6,7 +6,7 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 
 /// TC ingress on the host end of a pod's veth.
 #[classifier]
-pub fn from_pod(_ctx: TcContext) -> i32 {
+fn from_pod(_ctx: TcContext) -> i32 {
     0
 }
 
