@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod lint;
 mod process;
 mod root;
@@ -39,6 +40,12 @@ enum Command {
     Lint,
     /// Load every eBPF program and hold its instructions and stack against the committed baseline
     Verifier(verifier::Args),
+    /// Measure a direct veth pair, bridge + iptables, and netns, in turns; medians and ratios
+    Bench(bench::Args),
+    #[command(hide = true)]
+    BenchInside(bench::Args),
+    #[command(hide = true, subcommand)]
+    Crr(bench::crr::Side),
 }
 
 fn main() -> ExitCode {
@@ -53,10 +60,13 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Setup => setup::all().map(|()| ExitCode::SUCCESS),
+        Command::Setup => setup::setup(),
         Command::Run(args) => run::run(&args),
         Command::Test(args) => test::test(&args),
         Command::Lint => lint::lint(),
         Command::Verifier(args) => verifier::verifier(&args),
+        Command::Bench(args) => bench::bench(&args),
+        Command::BenchInside(args) => bench::inside(&args),
+        Command::Crr(side) => bench::crr::run(&side).map(|()| ExitCode::SUCCESS),
     }
 }

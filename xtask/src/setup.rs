@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: installs what is missing on Debian, says what to install elsewhere.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
@@ -45,11 +45,16 @@ const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 /// Directories that need not be in an ordinary user's `PATH`.
 const SYSTEM_DIRS: [&str; 2] = ["/usr/sbin", "/sbin"];
 
-/// Everything: to build, to test and to measure.
-pub fn all() -> Result<()> {
-    install(BUILD_TOOLS.iter().chain(&PEERS))?;
+/// `cargo xtask setup`: everything, and a word when it is there.
+pub fn setup() -> Result<ExitCode> {
+    all()?;
     println!("nothing is missing: {}", toolchain()?);
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What building, testing and measuring need.
+pub fn all() -> Result<()> {
+    install(BUILD_TOOLS.iter().chain(&PEERS))
 }
 
 /// What building needs.
