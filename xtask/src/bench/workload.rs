@@ -2,7 +2,6 @@
 
 use std::net::Ipv4Addr;
 use std::thread::available_parallelism;
-use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -160,11 +159,16 @@ fn iperf_gbits(json: &str) -> Result<f64> {
 fn udp_small(route: &Route, seconds: u32) -> Result<f64> {
     let server = sockperf_server(route, Transport::Udp)?;
     let before = server.udp_arrived()?;
-    let started = Instant::now();
-    sockperf(route, seconds, "throughput", &["--mps", "max"])?;
+    let text = sockperf(route, seconds, "throughput", &["--mps", "max"])?;
     let arrived = server.udp_arrived()? - before;
-    // Sockperf sends through its warm-up and its own start as well, so the whole run is what counts.
-    Ok(arrived as f64 / started.elapsed().as_secs_f64() / 1e3)
+    Ok(arrived as f64 / sending_seconds(&text)? / 1e3)
+}
+
+/// `Total of 309655 messages sent in 2.000 sec` of sockperf's report: the process itself runs twice as long.
+fn sending_seconds(text: &str) -> Result<f64> {
+    let rest = text.split_once("messages sent in ").context("sockperf reports no sending time")?.1;
+    let seconds = rest.split_whitespace().next().unwrap_or_default();
+    seconds.parse().with_context(|| format!("sockperf's sending time is {seconds:?}"))
 }
 
 /// Median and 99th percentile, in microseconds, of half a round trip.
@@ -230,6 +234,13 @@ mod tests {
         let json = r#"{"end": {"sum_sent": {"bits_per_second": 9e9}, "sum_received": {"bits_per_second": 12.5e9}}}"#;
         assert_eq!(iperf_gbits(json).unwrap(), 12.5);
         assert!(iperf_gbits(r#"{"error": "unable to connect"}"#).is_err());
+    }
+
+    #[test]
+    fn the_sending_time_is_read_from_sockperf() {
+        let text = "sockperf: Test ended\nsockperf: Total of 309655 messages sent in 2.000 sec\n\n";
+        assert_eq!(sending_seconds(text).unwrap(), 2.0);
+        assert!(sending_seconds("sockperf: Test ended").is_err());
     }
 
     #[test]
