@@ -44,6 +44,8 @@ enum Command {
     Bench(bench::Args),
     #[command(hide = true)]
     BenchInside(bench::Args),
+    #[command(hide = true)]
+    BenchPrograms,
     #[command(hide = true, subcommand)]
     Crr(bench::crr::Side),
 }
@@ -67,6 +69,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Verifier(args) => verifier::verifier(&args),
         Command::Bench(args) => bench::bench(&args),
         Command::BenchInside(args) => bench::inside(&args),
+        Command::BenchPrograms => bench::programs::print().map(|()| ExitCode::SUCCESS),
         Command::Crr(side) => bench::crr::run(&side).map(|()| ExitCode::SUCCESS),
     }
 }

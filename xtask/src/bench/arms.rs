@@ -8,14 +8,20 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::Serialize;
 
+use super::frame::Mac;
 use super::namespace::Namespace;
 use crate::process::Run;
 
 /// Addresses are the same in every arm: each has namespaces of its own.
-const RED: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 10);
-const BLUE: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 20);
-const HOST_ON_LAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const LAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub const RED: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 10);
+/// See [`RED`].
+pub const BLUE: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 20);
+/// See [`RED`].
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+/// See [`RED`].
+pub const HOST_ON_LAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// See [`RED`].
+pub const LAN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 
 /// Addresses a client on the LAN opens connections from: with one, its ports would run out within a round.
 const SOURCES: u8 = 4;
@@ -23,8 +29,11 @@ const SOURCES: u8 = 4;
 /// The port published on the host, and the pod's own.
 pub const PUBLISHED_PORT: u16 = 8080;
 
+/// The host's interface to the LAN.
+pub const UPLINK: &str = "uplink0";
+
 /// The instance of `netns` under test.
-const INSTANCE: &str = "bench";
+pub const INSTANCE: &str = "bench";
 
 /// The topology of ours.
 const TOPOLOGY: &str = r#"
@@ -70,9 +79,10 @@ pub struct Arm {
     pub snat: Route,
     /// Machine on the LAN to a published port. Over `veth` the plain cable.
     pub published: Route,
+    /// Ours only: the host namespace.
+    pub host: Option<Namespace>,
     /// Ours only: how to take it down.
     netns: Option<PathBuf>,
-    host: Option<Namespace>,
 }
 
 /// Where a client is, where its server is, and how the client reaches it.
@@ -152,8 +162,8 @@ fn veth() -> Result<Arm> {
 /// A host namespace with an uplink, and a machine on the LAN.
 fn host_and_lan(arm: &str) -> Result<(Namespace, Namespace)> {
     let (host, lan) = (Namespace::create(&format!("{arm}-host"))?, Namespace::create(&format!("{arm}-lan"))?);
-    host.cable("uplink0", &lan, "eth0")?;
-    add_addresses(&host, "uplink0", &[HOST_ON_LAN])?;
+    host.cable(UPLINK, &lan, "eth0")?;
+    add_addresses(&host, UPLINK, &[HOST_ON_LAN])?;
     add_addresses(&lan, "eth0", &addresses(LAN, SOURCES))?;
     Ok((host, lan))
 }
@@ -173,13 +183,13 @@ fn bridge() -> Result<Arm> {
     let (host, lan) = host_and_lan("bridge")?;
     let (red, blue) = (Namespace::create("bridge-red")?, Namespace::create("bridge-blue")?);
     host.ip("link add br0 type bridge")?;
-    host.ip("addr add 10.244.0.1/24 dev br0")?;
+    host.ip(&format!("addr add {GATEWAY}/24 dev br0"))?;
     host.ip("link set br0 up")?;
     for (pod, port, address) in [(&red, "veth-red", RED), (&blue, "veth-blue", BLUE)] {
         host.cable(port, pod, "eth0")?;
         host.ip(&format!("link set {port} master br0"))?;
         add_addresses(pod, "eth0", &[address])?;
-        pod.ip("route add default via 10.244.0.1")?;
+        pod.ip(&format!("route add default via {GATEWAY}"))?;
     }
     host.sysctl("net/ipv4/ip_forward", "1")?;
     host.sysctl("net/bridge/bridge-nf-call-iptables", "1").context("bridge-nf (module br_netfilter)")?;
@@ -202,6 +212,12 @@ fn ours(netns: &Path) -> Result<Arm> {
     let (red, blue) = (Namespace::existing("red"), Namespace::existing("blue"));
     let arm = paths(ArmKind::Ours, &red, &blue, &lan);
     Ok(Arm { netns: Some(netns.to_path_buf()), host: Some(host), ..arm })
+}
+
+/// The link-layer address of the machine on the LAN of ours.
+pub fn lan_mac() -> Result<Mac> {
+    let links = Namespace::existing("ours-lan").links()?;
+    links.iter().find(|link| link.name == "eth0").map(|link| link.mac).context("the LAN's machine has no eth0")
 }
 
 /// Runs a verb of `netns` in the host namespace; what it prints is not part of the benchmark's result.

@@ -14,7 +14,9 @@ use crate::{root, setup, workspace};
 
 mod arms;
 pub mod crr;
+mod frame;
 mod namespace;
+pub mod programs;
 mod report;
 mod workload;
 
@@ -103,7 +105,10 @@ pub fn inside(args: &Args) -> Result<ExitCode> {
         eprintln!("bench: setting up {}", kind.describe());
         arms.push(Arm::set_up(kind, args.netns.as_deref())?);
     }
-    let report = measure(&args.effort(), &args.arms, &arms)?;
+    let mut report = measure(&args.effort(), &args.arms, &arms)?;
+    for arm in &arms {
+        report.add_programs(programs::measure(arm)?);
+    }
     match args.output {
         Output::Text => print!("{}", report.table()),
         Output::Json => println!("{}", serde_json::to_string_pretty(&report.document())?),

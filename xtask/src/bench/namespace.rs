@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::frame::Mac;
 use crate::process::Run;
 
 /// How long a server may take to listen.
@@ -19,6 +20,19 @@ pub enum Transport {
     Tcp,
     /// A bound UDP socket.
     Udp,
+}
+
+/// An interface, as `ip -json link` tells of it.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Its link-layer address.
+    pub mac: Mac,
+    /// The index of its other end, where it has one in another namespace.
+    pub peer: Option<u32>,
 }
 
 /// A named network namespace.
@@ -56,6 +70,16 @@ impl Namespace {
     /// `ip ARGS` inside it.
     pub fn ip(&self, args: &str) -> Result<()> {
         self.command("ip").args(args.split_whitespace()).run()
+    }
+
+    /// Its interfaces.
+    pub fn links(&self) -> Result<Vec<Link>> {
+        parse_links(&self.command("ip").args(["-json", "link"]).text()?)
+    }
+
+    /// The interfaces of the namespace this process is in.
+    pub fn links_here() -> Result<Vec<Link>> {
+        parse_links(&Command::new("ip").args(["-json", "link"]).text()?)
     }
 
     /// `iptables ARGS` inside it.
@@ -136,6 +160,26 @@ impl Drop for Server {
     }
 }
 
+/// The output of `ip -json link`; interfaces without an Ethernet address are left out.
+fn parse_links(json: &str) -> Result<Vec<Link>> {
+    let links: Vec<serde_json::Value> = serde_json::from_str(json).context("ip printed no JSON")?;
+    let number = |value: &serde_json::Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
+    let link = |link: &serde_json::Value| {
+        Some(Link {
+            name: link["ifname"].as_str()?.to_owned(),
+            index: number(&link["ifindex"])?,
+            mac: parse_mac(link["address"].as_str()?)?,
+            peer: number(&link["link_index"]),
+        })
+    };
+    Ok(links.iter().filter_map(link).collect())
+}
+
+fn parse_mac(text: &str) -> Option<Mac> {
+    let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+    bytes?.try_into().ok()
+}
+
 impl Transport {
     /// Its tables in /proc/net.
     fn tables(self) -> [&'static str; 2] {
@@ -186,6 +230,15 @@ mod tests {
         assert!(listens(table, Transport::Tcp, 5201));
         assert!(!listens(table, Transport::Tcp, 8080), "established, not listening");
         assert!(!listens(table, Transport::Tcp, 81));
+    }
+
+    #[test]
+    fn links_are_read_with_their_peers() {
+        let json = r#"[{"ifindex":1,"ifname":"lo","address":"00:00:00:00:00:00"},
+            {"ifindex":2,"link_index":16777217,"ifname":"eth0","address":"02:00:00:00:00:0a","link_netnsid":0}]"#;
+        let links = parse_links(json).unwrap();
+        assert_eq!((links[1].name.as_str(), links[1].peer, links[1].mac[5]), ("eth0", Some(0x0100_0001), 10));
+        assert_eq!(links[0].peer, None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::arms::ArmKind;
+use super::programs::{self, ProgramCost};
 use super::workload::Metric;
 
 /// All figures of a run.
@@ -13,6 +14,7 @@ pub struct Report {
     arms: Vec<ArmKind>,
     rounds: u32,
     seconds: u32,
+    programs: Vec<ProgramCost>,
     samples: BTreeMap<Metric, BTreeMap<ArmKind, Vec<f64>>>,
 }
 
@@ -22,6 +24,7 @@ pub struct Document {
     rounds: u32,
     seconds_per_figure: u32,
     rows: Vec<Row>,
+    programs: Vec<ProgramCost>,
 }
 
 /// A metric over all arms.
@@ -42,7 +45,7 @@ pub struct Row {
 impl Report {
     /// An empty one.
     pub fn new(arms: &[ArmKind], rounds: u32, seconds: u32) -> Self {
-        Self { arms: arms.to_vec(), rounds, seconds, samples: BTreeMap::new() }
+        Self { arms: arms.to_vec(), rounds, seconds, programs: Vec::new(), samples: BTreeMap::new() }
     }
 
     /// Adds a figure.
@@ -50,9 +53,19 @@ impl Report {
         self.samples.entry(metric).or_default().entry(arm).or_default().push(value);
     }
 
+    /// Adds what the programs take by themselves.
+    pub fn add_programs(&mut self, costs: Vec<ProgramCost>) {
+        self.programs.extend(costs);
+    }
+
     /// The result for machines.
     pub fn document(&self) -> Document {
-        Document { rounds: self.rounds, seconds_per_figure: self.seconds, rows: self.rows() }
+        Document {
+            rounds: self.rounds,
+            seconds_per_figure: self.seconds,
+            rows: self.rows(),
+            programs: self.programs.clone(),
+        }
     }
 
     fn rows(&self) -> Vec<Row> {
@@ -77,6 +90,9 @@ impl Report {
             let _ = writeln!(text, " {veth:>10} {bridge:>12} {floor:>6}");
         }
         text.push_str("ratios: more is better, also for latencies (us: half a round trip)\n");
+        if !self.programs.is_empty() {
+            text.push_str(&programs::table(&self.programs));
+        }
         text
     }
 
@@ -111,7 +127,7 @@ impl Row {
 }
 
 /// The middle value, or the mean of the two middle ones; NaN for none.
-fn median(values: &[f64]) -> f64 {
+pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     match (sorted.len(), sorted.len() / 2) {
