@@ -59,7 +59,7 @@ fn clippy_ebpf(toolchain: &Toolchain) -> Result<()> {
             cargo_clippy.display()
         );
     }
-    for features in ["", "trace"] {
+    for features in [&[][..], &["--features", "trace"]] {
         let target_dir = workspace::ebpf_target_dir()?;
         let template = toolchain.cargo_command("clippy", &workspace::root(), &target_dir, env::consts::ARCH);
         // Started by its path: `cargo clippy` would find the host toolchain's in cargo's bin directory first.
@@ -71,7 +71,7 @@ fn clippy_ebpf(toolchain: &Toolchain) -> Result<()> {
             };
         }
         command.env("CARGO", &toolchain.cargo).current_dir(workspace::root()).args(template.get_args());
-        command.args(["--features", features, "--", "--deny", "warnings"]).run()?;
+        command.args(features).args(["--", "--deny", "warnings"]).run()?;
     }
     Ok(())
 }

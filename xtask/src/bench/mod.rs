@@ -97,7 +97,7 @@ impl Args {
     }
 }
 
-/// The measurement itself, inside the namespaces [`bench`] made.
+/// The measurement itself, inside the namespaces [`bench()`] made.
 pub fn inside(args: &Args) -> Result<ExitCode> {
     make_private()?;
     let mut arms = Vec::new();

@@ -1,5 +1,6 @@
 //! `cargo xtask verifier`: what each program costs the kernel to verify, held against a committed baseline.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,6 +17,10 @@ mod baseline;
 mod stack;
 
 use baseline::{Cost, Report};
+use stack::Code;
+
+/// Lines at the end of a verifier's complaint that are shown.
+const TELLING_LINES: usize = 25;
 
 /// Arguments of `verifier`.
 #[derive(clap::Args)]
@@ -86,40 +91,58 @@ fn baseline_path() -> PathBuf {
 /// Loads every program; what was loaded goes when this function returns, as nothing is pinned or attached.
 fn measure(object: &Path) -> Result<Report> {
     let bytes = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
-    let stacks = stack::depths(&bytes)?;
+    let code = Code::parse(&bytes)?;
     let mut ebpf = EbpfLoader::new().load(&bytes).context("the kernel refuses the object's maps")?;
-    let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+    let names: BTreeSet<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
     if names.is_empty() {
         bail!("{} holds no program", object.display());
     }
     let mut report = Report::of_this_kernel();
+    let mut refused = Vec::new();
     for name in names {
-        let info = load(&mut ebpf, &name)?;
+        let info = match load(&mut ebpf, &name) {
+            Ok(info) => info,
+            Err(error) => {
+                refused.push(shorten(&name, &format!("{error:#}"), object)?);
+                continue;
+            }
+        };
         let cost = Cost {
             verified_insns: info
                 .verified_instruction_count()
                 .context("the kernel does not count (5.16 or later does)")?,
             xlated_bytes: info.size_translated().context("the kernel hides the size of the translated program")?,
-            stack_bytes: stacks.get(&name).copied().with_context(|| format!("{name} is not in the object"))?,
+            stack_bytes: code.stack_bytes(&name).with_context(|| format!("{name} is not in the object"))?,
         };
         report.programs.insert(name, cost);
+    }
+    if !refused.is_empty() {
+        bail!("{}\n{}", refused.join("\n"), code.suspicion());
     }
     Ok(report)
 }
 
+/// The end of a verifier's complaint, which is the part that tells; all of it goes to a file beside the object.
+fn shorten(program: &str, complaint: &str, object: &Path) -> Result<String> {
+    let path = object.with_file_name(format!("{program}.verifier.log"));
+    fs::write(&path, complaint).with_context(|| format!("cannot write {}", path.display()))?;
+    let lines: Vec<&str> = complaint.lines().collect();
+    let telling = lines[lines.len().saturating_sub(TELLING_LINES)..].join("\n");
+    Ok(format!("the verifier refuses {program}; all it says is in {}, its last words are:\n{telling}", path.display()))
+}
+
 fn load(ebpf: &mut Ebpf, name: &str) -> Result<ProgramInfo> {
-    let refused = || format!("the verifier refuses {name}");
     match ebpf.program_mut(name).with_context(|| format!("{name} is not in the object"))? {
         Program::SchedClassifier(program) => {
-            program.load().with_context(refused)?;
+            program.load()?;
             Ok(program.info()?)
         }
         Program::Xdp(program) => {
-            program.load().with_context(refused)?;
+            program.load()?;
             Ok(program.info()?)
         }
         Program::CgroupSockAddr(program) => {
-            program.load().with_context(refused)?;
+            program.load()?;
             Ok(program.info()?)
         }
         other => bail!("{name} is a program of a kind this report does not load yet: {:?}", other.prog_type()),

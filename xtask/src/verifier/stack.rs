@@ -24,21 +24,36 @@ const LOAD_IMM64: u8 = 0x18;
 const MOV64_REG: u8 = 0xbf;
 const ADD64_IMM: u8 = 0x07;
 
-/// Bytes of stack of each program of an object, over its deepest call chain.
-pub fn depths(object: &[u8]) -> Result<BTreeMap<String, u32>> {
-    let mut object = Object::parse(object).context("not an eBPF object")?;
-    let text_sections = object.functions.keys().map(|(section, _)| *section).collect();
-    object.relocate_calls(&text_sections).context("a call in the object leads nowhere")?;
-    let functions = &object.functions;
-    object
-        .programs
-        .iter()
-        .map(|(name, program)| {
-            let function = functions.get(&program.function_key()).with_context(|| format!("{name} has no code"))?;
-            let insns: Vec<Insn> = function.instructions.iter().map(Insn::from).collect();
-            Ok((name.clone(), chain_depth(&insns, 0, &mut BTreeMap::new())))
-        })
-        .collect()
+/// The instructions of an object.
+pub struct Code(Object);
+
+impl Code {
+    /// Reads an object file and joins each program with the functions it calls.
+    pub fn parse(object: &[u8]) -> Result<Self> {
+        let mut object = Object::parse(object).context("not an eBPF object")?;
+        let text_sections = object.functions.keys().map(|(section, _)| *section).collect();
+        object.relocate_calls(&text_sections).context("a call in the object leads nowhere")?;
+        Ok(Self(object))
+    }
+
+    /// Bytes of stack of a program, over its deepest call chain; none if the object has no such program.
+    pub fn stack_bytes(&self, program: &str) -> Option<u32> {
+        let function = self.0.functions.get(&self.0.programs.get(program)?.function_key())?;
+        let insns: Vec<Insn> = function.instructions.iter().map(Insn::from).collect();
+        Some(chain_depth(&insns, 0, &mut BTreeMap::new()))
+    }
+
+    /// What to look at first when the kernel refuses a program.
+    pub fn suspicion(&self) -> String {
+        // A call that never returns ends its function, which the verifier words as "last insn is not an exit or jmp".
+        let panics =
+            self.0.functions.values().map(|function| function.name.as_str()).filter(|name| name.contains("panic"));
+        let panics: Vec<&str> = panics.collect();
+        match panics.is_empty() {
+            true => "the object has no path to a panic".into(),
+            false => format!("the object has paths to a panic, which no verifier takes: {}", panics.join(", ")),
+        }
+    }
 }
 
 /// The parts of an instruction that matter here.
