@@ -104,6 +104,7 @@ fn measure(object: &Path) -> Result<Report> {
             Ok(info) => info,
             Err(error) => {
                 refused.push(shorten(&name, &format!("{error:#}"), object)?);
+                refused.push(code.describe_stack(&name));
                 continue;
             }
         };

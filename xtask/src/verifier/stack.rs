@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use aya_obj::Object;
 use aya_obj::generated::bpf_insn;
+use aya_obj::{Function, Object};
 
 /// The frame pointer's register number.
 const FRAME_POINTER: u8 = 10;
@@ -25,29 +25,62 @@ const MOV64_REG: u8 = 0xbf;
 const ADD64_IMM: u8 = 0x07;
 
 /// The instructions of an object.
-pub struct Code(Object);
+pub struct Code {
+    object: Object,
+    /// Names of functions by the BTF type that describes each.
+    names: BTreeMap<u32, String>,
+}
+
+/// A chain of calls and the stack it takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// In all.
+    pub bytes: u32,
+    /// Where each function begins, and its own frame; the program first.
+    frames: Vec<(usize, u32)>,
+}
 
 impl Code {
     /// Reads an object file and joins each program with the functions it calls.
     pub fn parse(object: &[u8]) -> Result<Self> {
         let mut object = Object::parse(object).context("not an eBPF object")?;
+        let name = |function: &Function| Some((function.func_info.func_info.first()?.type_id, function.name.clone()));
+        let names = object.functions.values().filter_map(name).collect();
         let text_sections = object.functions.keys().map(|(section, _)| *section).collect();
         object.relocate_calls(&text_sections).context("a call in the object leads nowhere")?;
-        Ok(Self(object))
+        Ok(Self { object, names })
     }
 
     /// Bytes of stack of a program, over its deepest call chain; none if the object has no such program.
     pub fn stack_bytes(&self, program: &str) -> Option<u32> {
-        let function = self.0.functions.get(&self.0.programs.get(program)?.function_key())?;
+        let insns: Vec<Insn> = self.function(program)?.instructions.iter().map(Insn::from).collect();
+        Some(deepest_chain(&insns, 0, &mut BTreeMap::new()).bytes)
+    }
+
+    /// The deepest call chain of a program, a line for each function.
+    pub fn describe_stack(&self, program: &str) -> String {
+        let Some(function) = self.function(program) else { return String::new() };
         let insns: Vec<Insn> = function.instructions.iter().map(Insn::from).collect();
-        Some(chain_depth(&insns, 0, &mut BTreeMap::new()))
+        let chain = deepest_chain(&insns, 0, &mut BTreeMap::new());
+        let infos = &function.func_info.func_info;
+        let name = |start: usize| {
+            let info = infos.iter().find(|info| usize::try_from(info.insn_off) == Ok(start));
+            info.and_then(|info| self.names.get(&info.type_id)).map_or("?", String::as_str)
+        };
+        let lines = chain.frames.iter().map(|&(start, bytes)| format!("  {bytes:>4} {}", name(start)));
+        let head = format!("stack of {program}, deepest chain: {} of 512 bytes", chain.bytes);
+        [head].into_iter().chain(lines).collect::<Vec<_>>().join("\n")
+    }
+
+    fn function(&self, program: &str) -> Option<&Function> {
+        self.object.functions.get(&self.object.programs.get(program)?.function_key())
     }
 
     /// What to look at first when the kernel refuses a program.
     pub fn suspicion(&self) -> String {
         // A call that never returns ends its function, which the verifier words as "last insn is not an exit or jmp".
         let panics =
-            self.0.functions.values().map(|function| function.name.as_str()).filter(|name| name.contains("panic"));
+            self.object.functions.values().map(|function| function.name.as_str()).filter(|name| name.contains("panic"));
         let panics: Vec<&str> = panics.collect();
         match panics.is_empty() {
             true => "the object has no path to a panic".into(),
@@ -86,22 +119,25 @@ impl Insn {
     }
 }
 
-/// Stack of the function at `start` and of the deepest chain it calls. The verifier refuses recursion, so this ends;
-/// `known` keeps shared callees from being walked again.
-fn chain_depth(insns: &[Insn], start: usize, known: &mut BTreeMap<usize, u32>) -> u32 {
-    if let Some(&depth) = known.get(&start) {
-        return depth;
+/// The function at `start` and the deepest chain it calls. The verifier refuses recursion, so this ends; `known` keeps
+/// shared callees from being walked again.
+fn deepest_chain(insns: &[Insn], start: usize, known: &mut BTreeMap<usize, Chain>) -> Chain {
+    if let Some(chain) = known.get(&start) {
+        return chain.clone();
     }
     // Marked before the walk: were there a cycle, it would end here.
-    known.insert(start, 0);
+    known.insert(start, Chain::default());
     let end = starts(insns).range(start + 1..).next().copied().unwrap_or(insns.len());
     let body = insns.get(start..end).unwrap_or_default();
     let callees: BTreeSet<usize> = body.iter().enumerate().filter_map(|(i, insn)| insn.callee(start + i)).collect();
-    let deepest = callees.into_iter().map(|callee| chain_depth(insns, callee, known)).max().unwrap_or(0);
+    let chains = callees.into_iter().map(|callee| deepest_chain(insns, callee, known));
+    let deepest = chains.max_by_key(|chain| chain.bytes).unwrap_or_default();
     // An empty frame counts as one byte.
-    let depth = frame_depth(body).max(1).next_multiple_of(32) + deepest;
-    known.insert(start, depth);
-    depth
+    let frame = frame_depth(body).max(1).next_multiple_of(32);
+    let frames = [(start, frame)].into_iter().chain(deepest.frames).collect();
+    let chain = Chain { bytes: frame + deepest.bytes, frames };
+    known.insert(start, chain.clone());
+    chain
 }
 
 /// Where the program's functions begin.
@@ -154,7 +190,7 @@ mod tests {
     }
 
     fn depth(insns: &[Insn]) -> u32 {
-        chain_depth(insns, 0, &mut BTreeMap::new())
+        deepest_chain(insns, 0, &mut BTreeMap::new()).bytes
     }
 
     #[test]
@@ -178,6 +214,7 @@ mod tests {
     fn the_deepest_chain_counts_not_the_sum_of_all() {
         // main calls a (at 4) and b (at 6); each has a frame of its own.
         let program = [spill(-8), call(2), call(3), EXIT, spill(-64), EXIT, spill(-200), EXIT];
-        assert_eq!(depth(&program), 32 + 224);
+        let chain = deepest_chain(&program, 0, &mut BTreeMap::new());
+        assert_eq!(chain, Chain { bytes: 32 + 224, frames: vec![(0, 32), (6, 224)] });
     }
 }
