@@ -37,23 +37,37 @@ impl Host {
             return Err(WiringError::HostNamespace(pod.netns.clone()));
         }
         let inside = Netlink::in_netns(&netns)?;
+        let done = self.wire_pod_in(network, pod, &netns, &inside).await;
+        // Not left to the runtime's leisure: a pod deleted next is to be gone when its name is.
+        inside.close().await;
+        done
+    }
+
+    async fn wire_pod_in(
+        &self,
+        network: &NetworkSpec,
+        pod: &PodSpec,
+        netns: &Netns,
+        inside: &Netlink,
+    ) -> Result<(), WiringError> {
         // Before the slot is touched: a device that is not ours must not lead to the removal of anything.
-        let there = self.is_wired(&inside, pod).await?;
+        let there = self.is_wired(inside, pod).await?;
         let mut endpoint = self.endpoint_of(network, pod);
         if there {
             endpoint.flags = self.datapath.endpoint(pod.slot)?.map_or(0, |e| e.flags);
         }
         self.datapath.put_endpoint(pod.slot, &endpoint)?;
         endpoint.flags |= Endpoint::UP;
-        let done = self.connect(network, pod, &netns, &inside, there).await;
+        let done = self.connect(network, pod, netns, inside, there).await;
         let done = match done {
             Ok(()) => self.datapath.put_endpoint(pod.slot, &endpoint).map_err(Into::into),
             Err(e) => Err(e),
         };
-        if done.is_err() && !there {
-            if let Err(e) = self.unwire_pod(pod.slot, pod.owner).await {
-                tracing::warn!("while undoing: {e}");
-            }
+        if done.is_err()
+            && !there
+            && let Err(e) = self.unwire_pod(pod.slot, pod.owner).await
+        {
+            tracing::warn!("while undoing: {e}");
         }
         done
     }
@@ -73,10 +87,11 @@ impl Host {
             errors.note(self.datapath.put_endpoint(slot, &endpoint));
         }
         let (index, name) = (endpoint_ifindex(slot), host_ifname(slot));
-        if let Some(Some(link)) = errors.note(self.netlink.link_by_index(index).await) {
-            if link.name == name && link.mac == Some(host_mac(&self.instance, slot)) {
-                errors.note(self.netlink.delete_link(index, &name).await);
-            }
+        if let Some(Some(link)) = errors.note(self.netlink.link_by_index(index).await)
+            && link.name == name
+            && link.mac == Some(host_mac(&self.instance, slot))
+        {
+            errors.note(self.netlink.delete_link(index, &name).await);
         }
         errors.note(self.datapath.detach(Hook::FromPod, index));
         if found.is_some() {
@@ -186,15 +201,15 @@ impl Host {
 /// A pod's addresses with their subnet's prefix length, each with its gateway.
 fn nets(network: &NetworkSpec, pod: &PodSpec) -> Vec<(IpNet, IpAddr)> {
     let mut nets = Vec::new();
-    if let (Some(addr), Some(gateway)) = (pod.addr4, network.gateway4) {
-        if let Ok(net) = Ipv4Net::new(addr, gateway.prefix_len()) {
-            nets.push((net.into(), gateway.addr().into()));
-        }
+    if let (Some(addr), Some(gateway)) = (pod.addr4, network.gateway4)
+        && let Ok(net) = Ipv4Net::new(addr, gateway.prefix_len())
+    {
+        nets.push((net.into(), gateway.addr().into()));
     }
-    if let (Some(addr), Some(gateway)) = (pod.addr6, network.gateway6) {
-        if let Ok(net) = Ipv6Net::new(addr, gateway.prefix_len()) {
-            nets.push((net.into(), gateway.addr().into()));
-        }
+    if let (Some(addr), Some(gateway)) = (pod.addr6, network.gateway6)
+        && let Ok(net) = Ipv6Net::new(addr, gateway.prefix_len())
+    {
+        nets.push((net.into(), gateway.addr().into()));
     }
     nets
 }
