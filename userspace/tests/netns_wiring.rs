@@ -10,7 +10,7 @@ use common::{Isolated, Snapshot, isolated, isolated_without_bpffs};
 use netns::datapath::{
     BPFFS, Datapath, DatapathError, FlowRecord, Hook, PublishPorts, Sizes, ensure_bpffs, unmount_bpffs,
 };
-use netns::netlink::{Family, Netlink, RouteKind};
+use netns::netlink::{Change, Family, Monitor, Netlink, RouteKind};
 use netns::netns::{Netns, NetnsName, remove_run_dir};
 use netns::probe::{self, PortProto, port_listener};
 use netns::wiring::{Host, NetworkSpec, PodSpec, PublishSpec, WiringError, endpoint_ifindex, host_ifname};
@@ -460,6 +460,36 @@ fn listeners_are_found_and_connections_are_not() {
         assert!(!is(PortProto::Udp, any6, 53));
         drop(udp);
         gone(PortProto::Udp, any4, 53);
+    });
+}
+
+#[test]
+fn changes_are_told() {
+    isolated(|here| {
+        in_runtime(async {
+            let mut monitor = Monitor::in_current().expect("monitor");
+            here.ip("link add a0 index 77 type veth peer name b0");
+            here.ip("addr add 192.0.2.1/24 dev a0");
+            let mut told = Vec::new();
+            while !(told.contains(&Change::Link(77)) && told.contains(&Change::Address(77))) {
+                let next = tokio::time::timeout(std::time::Duration::from_secs(5), monitor.next()).await;
+                told.push(next.expect("in time").expect("the socket is open"));
+            }
+        });
+    });
+}
+
+#[test]
+fn what_is_half_unloaded_can_be_unwired() {
+    on_host(async |here, host| {
+        host.wire_gateway(&network()).await.expect("gateway");
+        let red = pod("red", 2);
+        Netns::create_named(&red.netns).expect("create");
+        host.wire_pod(&network(), &red).await.expect("pod");
+        host.datapath().unload().expect("unload");
+        host.unwire_pod(2, red.owner).await.expect("unwire");
+        host.unwire_gateway(1).await.expect("unwire gateway");
+        assert_eq!(here.ip("-o link").lines().count(), 1, "only lo is left");
     });
 }
 

@@ -76,7 +76,10 @@ impl Host {
     ///
     /// `false`: the slot is another owner's, and left as it is.
     pub async fn unwire_pod(&self, slot: u32, owner: u64) -> Result<bool, WiringError> {
-        let found = self.datapath.endpoint(slot)?;
+        let found = match self.datapath.endpoint(slot) {
+            Err(e) if e.is_not_loaded() => None,
+            found => found?,
+        };
         if found.is_some_and(|e| e.owner != owner) {
             return Ok(false);
         }
