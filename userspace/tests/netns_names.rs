@@ -139,6 +139,21 @@ fn exec_shows_the_namespaces_own_sys_and_keeps_what_was_mounted_below() {
     });
 }
 
+#[test]
+fn exec_puts_the_namespaces_own_files_over_those_of_etc() {
+    isolated(|here| {
+        Netns::create_named(&name("red")).expect("create");
+        here.tool("mount", "-t tmpfs etc /etc");
+        std::fs::create_dir_all("/etc/netns/red").expect("directory");
+        std::fs::write("/etc/resolv.conf", "outside").expect("file");
+        std::fs::write("/etc/netns/red/resolv.conf", "inside").expect("file");
+        // One without a namesake is reported and left.
+        std::fs::write("/etc/netns/red/lonely", "").expect("file");
+        assert_eq!(exec_child(&["grep", "-qx", "inside", "/etc/resolv.conf"]), Some(0));
+        assert_eq!(std::fs::read_to_string("/etc/resolv.conf").expect("read"), "outside");
+    });
+}
+
 const CHILD: &str = "NETNS_TEST_EXEC";
 
 /// Runs `exec_in` for namespace red in a child of this test binary.
