@@ -480,6 +480,28 @@ fn changes_are_told() {
 }
 
 #[test]
+fn ipv6_works_where_new_devices_have_none_by_default() {
+    on_host(async |here, host| {
+        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("switch off");
+        host.wire_gateway(&network()).await.expect("gateway");
+        let red = pod("red", 2);
+        Netns::create_named(&red.netns).expect("create");
+        here.ip("netns exec red sysctl -qw net.ipv6.conf.default.disable_ipv6=1");
+        host.wire_pod(&network(), &red).await.expect("pod");
+        assert!(here.ip("-n red -6 addr show eth0").contains("fd00:244::12"));
+        // And one family alone is one family alone.
+        let blue = PodSpec { addr6: None, ..pod("blue", 3) };
+        Netns::create_named(&blue.netns).expect("create");
+        host.wire_pod(&network(), &blue).await.expect("pod");
+        assert_eq!(here.ip("-n blue -6 addr show eth0"), "");
+        let only6 = PodSpec { addr4: None, ..pod("green", 4) };
+        Netns::create_named(&only6.netns).expect("create");
+        host.wire_pod(&network(), &only6).await.expect("pod");
+        assert_eq!(here.ip("-n green -4 route"), "");
+    });
+}
+
+#[test]
 fn what_is_half_unloaded_can_be_unwired() {
     on_host(async |here, host| {
         host.wire_gateway(&network()).await.expect("gateway");

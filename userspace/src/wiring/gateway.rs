@@ -124,6 +124,8 @@ impl Host {
         let (index, name, peer) = (gateway_ifindex(spec.id), gateway_ifname(spec.id), gateway_peer_ifname(spec.id));
         let settings = [
             (format!("ipv6/conf/{peer}/disable_ipv6"), "1"),
+            // Hosts that switch IPv6 off for devices to come mean the LAN's, not a network that is given IPv6 here.
+            (format!("ipv6/conf/{name}/disable_ipv6"), if spec.gateway6.is_some() { "0" } else { "1" }),
             (format!("ipv6/conf/{name}/accept_ra"), "0"),
             (format!("ipv6/conf/{name}/accept_redirects"), "0"),
             (format!("ipv6/conf/{name}/accept_dad"), "0"),

@@ -176,6 +176,8 @@ impl Host {
         inside: &Netlink,
     ) -> Result<(), WiringError> {
         let settings = [
+            // An IPv4-only pod has no IPv6 of its own making either: nobody would answer it.
+            (format!("ipv6/conf/{POD_IFNAME}/disable_ipv6"), if pod.addr6.is_some() { "0" } else { "1" }),
             (format!("ipv6/conf/{POD_IFNAME}/accept_ra"), "0"),
             (format!("ipv6/conf/{POD_IFNAME}/autoconf"), "0"),
             // The kernel looks at both. Addresses are ours to give, so there is nothing to detect.
