@@ -55,7 +55,7 @@ impl Address for Addr6 {
 
 /// Whether `a` and `b` agree under `mask`.
 #[inline(always)]
-fn same_prefix<A: Address>(a: A, b: A, mask: A) -> bool {
+fn same_prefix<A: Address>(a: &A, b: &A, mask: &A) -> bool {
     let mut i = 0;
     while i < A::WORDS {
         let (a, b, m) = (a.word(i), b.word(i), mask.word(i));
@@ -108,40 +108,41 @@ pub trait Family: Copy {
     /// `AF_INET` or `AF_INET6`, for the route look-up.
     const AF: u8;
 
-    /// Takes the packet whose IP header starts at `l3_off` apart.
+    /// Takes the packet whose IP header starts at `l3_off` apart, into `p`.
     fn parse<T: Frame + ?Sized>(
         frame: &T,
         l3_off: usize,
         frame_len_bytes: usize,
-    ) -> Result<Parsed<Self::Addr>, DropReason>;
+        p: &mut Parsed<Self::Addr>,
+    ) -> Result<(), DropReason>;
 
-    /// Takes the start of a packet quoted by an ICMP error at `off` apart.
-    fn parse_quote<T: Frame + ?Sized>(frame: &T, off: usize) -> Option<Quote<Self::Addr>>;
+    /// Takes the start of a packet quoted by an ICMP error at `off` apart, into `q`; `false` if it cannot be a flow's.
+    fn parse_quote<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Self::Addr>) -> bool;
 
     /// What an ICMP type of this family is to us.
     fn icmp_kind(kind: u8) -> IcmpKind;
 
     /// The scope of a destination.
-    fn scope(addr: Self::Addr) -> Scope;
+    fn scope(addr: &Self::Addr) -> Scope;
 
     /// The pod's address.
-    fn endpoint_addr(endpoint: &Endpoint) -> Self::Addr;
+    fn endpoint_addr(endpoint: &Endpoint) -> &Self::Addr;
 
     /// Whether `addr` is the pod's own link-local address.
     fn is_own_link_local(endpoint: &Endpoint, addr: Self::Addr) -> bool;
 
     /// The network's gateway; unspecified if it has none of this family.
-    fn gateway(network: &Network) -> Self::Addr;
+    fn gateway(network: &Network) -> &Self::Addr;
 
     /// The mask of the network's subnet.
-    fn mask(network: &Network) -> Self::Addr;
+    fn mask(network: &Network) -> &Self::Addr;
 
     /// The source address of masqueraded packets.
-    fn uplink_addr(uplink: &Uplink) -> Self::Addr;
+    fn uplink_addr(uplink: &Uplink) -> &Self::Addr;
 
     /// Whether `addr` is in the network's subnet of this family.
     #[inline(always)]
-    fn in_subnet(network: &Network, addr: Self::Addr) -> bool {
+    fn in_subnet(network: &Network, addr: &Self::Addr) -> bool {
         let gateway = Self::gateway(network);
         !gateway.is_unspecified() && same_prefix(addr, gateway, Self::mask(network))
     }
@@ -170,13 +171,18 @@ impl Family for V4 {
     const AF: u8 = 2;
 
     #[inline(always)]
-    fn parse<T: Frame + ?Sized>(frame: &T, l3_off: usize, frame_len_bytes: usize) -> Result<Parsed<Addr4>, DropReason> {
-        parse::ipv4(frame, l3_off, frame_len_bytes)
+    fn parse<T: Frame + ?Sized>(
+        frame: &T,
+        l3_off: usize,
+        frame_len_bytes: usize,
+        p: &mut Parsed<Addr4>,
+    ) -> Result<(), DropReason> {
+        parse::ipv4(frame, l3_off, frame_len_bytes, p)
     }
 
     #[inline(always)]
-    fn parse_quote<T: Frame + ?Sized>(frame: &T, off: usize) -> Option<Quote<Addr4>> {
-        parse::quote4(frame, off)
+    fn parse_quote<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Addr4>) -> bool {
+        parse::quote4(frame, off, q)
     }
 
     #[inline(always)]
@@ -192,7 +198,7 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn scope(addr: Addr4) -> Scope {
+    fn scope(addr: &Addr4) -> Scope {
         match addr.0 {
             [0 | 127, ..] => Scope::Martian,
             [255, 255, 255, 255] | [224..=239, ..] => Scope::Multicast,
@@ -202,8 +208,8 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn endpoint_addr(endpoint: &Endpoint) -> Addr4 {
-        endpoint.addr4
+    fn endpoint_addr(endpoint: &Endpoint) -> &Addr4 {
+        &endpoint.addr4
     }
 
     #[inline(always)]
@@ -212,18 +218,18 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn gateway(network: &Network) -> Addr4 {
-        network.gateway4
+    fn gateway(network: &Network) -> &Addr4 {
+        &network.gateway4
     }
 
     #[inline(always)]
-    fn mask(network: &Network) -> Addr4 {
-        network.mask4
+    fn mask(network: &Network) -> &Addr4 {
+        &network.mask4
     }
 
     #[inline(always)]
-    fn uplink_addr(uplink: &Uplink) -> Addr4 {
-        uplink.addr4
+    fn uplink_addr(uplink: &Uplink) -> &Addr4 {
+        &uplink.addr4
     }
 }
 
@@ -242,13 +248,18 @@ impl Family for V6 {
     const AF: u8 = 10;
 
     #[inline(always)]
-    fn parse<T: Frame + ?Sized>(frame: &T, l3_off: usize, frame_len_bytes: usize) -> Result<Parsed<Addr6>, DropReason> {
-        parse::ipv6(frame, l3_off, frame_len_bytes)
+    fn parse<T: Frame + ?Sized>(
+        frame: &T,
+        l3_off: usize,
+        frame_len_bytes: usize,
+        p: &mut Parsed<Addr6>,
+    ) -> Result<(), DropReason> {
+        parse::ipv6(frame, l3_off, frame_len_bytes, p)
     }
 
     #[inline(always)]
-    fn parse_quote<T: Frame + ?Sized>(frame: &T, off: usize) -> Option<Quote<Addr6>> {
-        parse::quote6(frame, off)
+    fn parse_quote<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Addr6>) -> bool {
+        parse::quote6(frame, off, q)
     }
 
     #[inline(always)]
@@ -268,7 +279,7 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn scope(addr: Addr6) -> Scope {
+    fn scope(addr: &Addr6) -> Scope {
         match addr.0 {
             [0xff, ..] => Scope::Multicast,
             [0xfe, b, ..] if b & 0xc0 == 0x80 => Scope::LinkLocal,
@@ -279,8 +290,8 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn endpoint_addr(endpoint: &Endpoint) -> Addr6 {
-        endpoint.addr6
+    fn endpoint_addr(endpoint: &Endpoint) -> &Addr6 {
+        &endpoint.addr6
     }
 
     #[inline(always)]
@@ -289,18 +300,18 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn gateway(network: &Network) -> Addr6 {
-        network.gateway6
+    fn gateway(network: &Network) -> &Addr6 {
+        &network.gateway6
     }
 
     #[inline(always)]
-    fn mask(network: &Network) -> Addr6 {
-        network.mask6
+    fn mask(network: &Network) -> &Addr6 {
+        &network.mask6
     }
 
     #[inline(always)]
-    fn uplink_addr(uplink: &Uplink) -> Addr6 {
-        uplink.addr6
+    fn uplink_addr(uplink: &Uplink) -> &Addr6 {
+        &uplink.addr6
     }
 }
 
@@ -329,7 +340,7 @@ mod tests {
             ("10.0.0.1", Scope::Unicast),
             ("169.254.1.1", Scope::Unicast),
         ] {
-            assert_eq!(V4::scope(a4(addr)), scope, "{addr}");
+            assert_eq!(V4::scope(&a4(addr)), scope, "{addr}");
         }
         for (addr, scope) in [
             ("::", Scope::Martian),
@@ -341,7 +352,7 @@ mod tests {
             ("fec0::1", Scope::Unicast),
             ("fd00:244::1", Scope::Unicast),
         ] {
-            assert_eq!(V6::scope(a6(addr)), scope, "{addr}");
+            assert_eq!(V6::scope(&a6(addr)), scope, "{addr}");
         }
     }
 
@@ -354,10 +365,10 @@ mod tests {
             mask6: a6("ffff:ffff:ffff:ffff::"),
             ..Network::default()
         };
-        assert!(V4::in_subnet(&network, a4("10.244.0.255")));
-        assert!(!V4::in_subnet(&network, a4("10.244.1.0")));
-        assert!(V6::in_subnet(&network, a6("fd00:244::ffff:1")));
-        assert!(!V6::in_subnet(&network, a6("fd00:244:0:1::1")));
-        assert!(!V4::in_subnet(&Network::default(), a4("10.244.0.1")), "no IPv4 here");
+        assert!(V4::in_subnet(&network, &a4("10.244.0.255")));
+        assert!(!V4::in_subnet(&network, &a4("10.244.1.0")));
+        assert!(V6::in_subnet(&network, &a6("fd00:244::ffff:1")));
+        assert!(!V6::in_subnet(&network, &a6("fd00:244:0:1::1")));
+        assert!(!V4::in_subnet(&Network::default(), &a4("10.244.0.1")), "no IPv4 here");
     }
 }

@@ -9,7 +9,7 @@ use crate::hdr::ipv4::{IPV4_LEN, Ipv4Hdr};
 use crate::hdr::ipv6::{ExtHdr, FragmentHdr, IPV6_LEN, Ipv6Hdr, next};
 use crate::hdr::tcp::{self, TCP_LEN, TcpHdr};
 use crate::hdr::udp::{self, UDP_LEN, UdpHdr};
-use crate::hdr::{Frame, icmp};
+use crate::hdr::{Frame, Walk, icmp};
 use crate::verdict::DropReason;
 use crate::{Addr4, Addr6, Port};
 
@@ -17,7 +17,7 @@ use crate::{Addr4, Addr6, Port};
 pub const MAX_EXTENSION_HEADERS: usize = 8;
 
 /// What an ICMP message is to the data path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IcmpKind {
     /// Echo request.
     EchoRequest,
@@ -36,21 +36,26 @@ pub enum IcmpKind {
     /// Redirect.
     Redirect,
     /// Anything else.
+    #[default]
     Other,
 }
 
 /// The transport of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// Enums in what programs pass around have no payload: the niches of those that have are more than the kernel's type
+/// format can say ("Invalid member bits_offset").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum L4 {
     /// TCP; [`Parsed::tcp`] is filled.
     Tcp,
     /// UDP.
     Udp,
-    /// ICMP of the packet's family.
-    Icmp(IcmpKind),
+    /// ICMP of the packet's family; [`Parsed::icmp`] says which.
+    Icmp,
     /// Not the first fragment: there is no transport header here, and no decision on ports may be taken.
     LaterFragment,
     /// Another protocol.
+    #[default]
     Other,
 }
 
@@ -67,73 +72,128 @@ pub struct TcpFields {
     pub flags: u8,
 }
 
-/// Place of a fragment in its datagram.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fragment {
-    /// Identification; IPv4's 16 bits in the upper half of the bytes.
-    pub id: [u8; 4],
-    /// Offset in the datagram's payload.
-    pub offset_bytes: u16,
-    /// More fragments follow.
-    pub more: bool,
+/// Whether a packet is a piece of a datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fragment {
+    /// A whole datagram.
+    #[default]
+    Whole,
+    /// The first piece, with the transport header.
+    First,
+    /// Another piece.
+    Later,
+}
+
+/// An offset from the start of the frame, small enough for the verifier to add to a packet pointer wherever it was kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Off(u16);
+
+impl Off {
+    /// Headers end before this.
+    const MASK: u16 = 0x7ff;
+
+    /// The offset, or `None` beyond what is parsed.
+    #[inline(always)]
+    pub const fn new(off: usize) -> Option<Self> {
+        if off <= Self::MASK as usize { Some(Self(off as u16)) } else { None }
+    }
+
+    /// As a number.
+    #[inline(always)]
+    pub const fn get(self) -> usize {
+        (self.0 & Self::MASK) as usize
+    }
 }
 
 /// A packet taken apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parsed<A> {
     /// Addresses; ports for TCP, UDP and ICMP queries, else 0.
     pub tuple: FlowTuple<A>,
+    /// TCP only.
+    pub tcp: TcpFields,
+    /// Identification of a datagram in pieces; IPv4's 16 bits come first.
+    pub fragment_id: [u8; 4],
+    l4_off: Off,
+    headers_len_bytes: u16,
     /// Protocol number of the transport (behind all extension headers).
     pub proto: u8,
     /// Hop limit as received.
     pub hop_limit: u8,
     /// The transport.
     pub l4: L4,
-    /// Offset of the transport header.
-    pub l4_off: usize,
-    /// Headers from the start of the IP header to the transport's payload: what each segment of a GSO packet repeats.
-    pub headers_len_bytes: usize,
-    /// TCP only.
-    pub tcp: TcpFields,
-    /// Only if the packet is a fragment.
-    pub fragment: Option<Fragment>,
-    /// The sender forbids fragmentation (always so in IPv6).
-    pub dont_fragment: bool,
+    /// What an ICMP message is; [`IcmpKind::Other`] for other transports.
+    pub icmp: IcmpKind,
+    /// Whole, or which piece.
+    pub fragment: Fragment,
 }
 
 impl<A> Parsed<A> {
-    /// Offset of the transport checksum from the start of the frame, and whether 0 in it means "none".
-    ///
-    /// `None` for transports that cannot be translated.
+    /// Offset of the transport header.
+    #[inline(always)]
+    pub const fn l4_off(&self) -> usize {
+        self.l4_off.get()
+    }
+
+    /// Headers from the start of the IP header to the transport's payload: what each segment of a GSO packet repeats.
+    #[inline(always)]
+    pub const fn headers_len_bytes(&self) -> usize {
+        self.headers_len_bytes as usize
+    }
+
+    /// Whether the packet is this ICMP message.
+    #[inline(always)]
+    pub const fn is_icmp(&self, kind: IcmpKind) -> bool {
+        matches!(self.l4, L4::Icmp) && self.icmp as u8 == kind as u8
+    }
+
+    /// Offset of the transport checksum from the start of the frame; `None` for transports that cannot be translated.
     #[inline(always)]
     pub const fn csum_off(&self) -> Option<usize> {
         match self.l4 {
-            L4::Tcp => Some(self.l4_off + tcp::CSUM_OFF),
-            L4::Udp => Some(self.l4_off + udp::CSUM_OFF),
-            L4::Icmp(_) => Some(self.l4_off + icmp::CSUM_OFF),
+            L4::Tcp => Some(self.l4_off() + tcp::CSUM_OFF),
+            L4::Udp => Some(self.l4_off() + udp::CSUM_OFF),
+            L4::Icmp => Some(self.l4_off() + icmp::CSUM_OFF),
             L4::LaterFragment | L4::Other => None,
         }
     }
 }
 
 /// The start of a packet quoted by an ICMP error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quote<A> {
     /// As in the quoted packet.
     pub tuple: FlowTuple<A>,
+    l3_off: Off,
+    l4_off: Off,
     /// Protocol number.
     pub proto: u8,
-    /// Offset of the quoted IP header from the start of the frame.
-    pub l3_off: usize,
-    /// Offset of the quoted transport header.
-    pub l4_off: usize,
-    /// The quoted packet is an ICMP echo request (else a reply, or no ICMP).
-    pub echo_request: bool,
+    /// What a quoted ICMP message is.
+    pub icmp: IcmpKind,
 }
 
-/// Parses IPv4.
+impl<A> Quote<A> {
+    /// Offset of the quoted IP header from the start of the frame.
+    #[inline(always)]
+    pub const fn l3_off(&self) -> usize {
+        self.l3_off.get()
+    }
+
+    /// Offset of the quoted transport header.
+    #[inline(always)]
+    pub const fn l4_off(&self) -> usize {
+        self.l4_off.get()
+    }
+}
+
+/// Parses IPv4 into `p`.
 #[inline(always)]
-pub fn ipv4<T: Frame + ?Sized>(frame: &T, l3_off: usize, frame_len_bytes: usize) -> Result<Parsed<Addr4>, DropReason> {
+pub fn ipv4<T: Frame + ?Sized>(
+    frame: &T,
+    l3_off: usize,
+    frame_len_bytes: usize,
+    p: &mut Parsed<Addr4>,
+) -> Result<(), DropReason> {
     let ip: Ipv4Hdr = frame.read(l3_off).ok_or(DropReason::Malformed)?;
     let header_len = ip.header_len();
     if ip.version() != 4 || header_len < IPV4_LEN {
@@ -146,58 +206,78 @@ pub fn ipv4<T: Frame + ?Sized>(frame: &T, l3_off: usize, frame_len_bytes: usize)
         return Err(DropReason::Malformed);
     }
     if header_len > IPV4_LEN {
-        refuse_source_route(frame, l3_off + IPV4_LEN, header_len - IPV4_LEN)?;
+        let mut options = Options { at: IPV4_LEN as u16, end: header_len as u16, l3_off: l3_off as u16, bad: None };
+        frame.walk(MAX_OPTIONS, &mut options);
+        if let Some(reason) = options.bad {
+            return Err(reason);
+        }
     }
-    let (offset, more) = (ip.fragment_offset(), ip.more_fragments());
-    let fragment =
-        (offset != 0 || more).then_some(Fragment { id: [ip.id[0], ip.id[1], 0, 0], offset_bytes: offset, more });
-    let parsed = Parsed {
-        tuple: FlowTuple { src: Addr4(ip.src), dst: Addr4(ip.dst), sport: Port([0; 2]), dport: Port([0; 2]) },
-        proto: ip.proto,
-        hop_limit: ip.ttl,
-        l4: L4::Other,
-        l4_off: l3_off + header_len,
-        headers_len_bytes: header_len,
-        tcp: TcpFields::default(),
-        fragment,
-        dont_fragment: ip.dont_fragment(),
+    p.tuple = FlowTuple { src: Addr4(ip.src), dst: Addr4(ip.dst), ..FlowTuple::default() };
+    p.proto = ip.proto;
+    p.hop_limit = ip.ttl;
+    p.fragment_id = [ip.id[0], ip.id[1], 0, 0];
+    p.fragment = match (ip.fragment_offset(), ip.more_fragments()) {
+        (0, false) => Fragment::Whole,
+        (0, true) => Fragment::First,
+        _ => Fragment::Later,
     };
-    transport::<V4, T>(frame, parsed, total_len - header_len)
+    transport::<V4, T>(frame, p, l3_off, header_len, total_len - header_len)
 }
+
+/// One byte each, at most.
+const MAX_OPTIONS: u32 = 40;
 
 /// Refuses loose and strict source routing (RFC 7126 sections 4.3 and 4.4).
-#[inline(always)]
-fn refuse_source_route<T: Frame + ?Sized>(frame: &T, options_off: usize, options_len: usize) -> Result<(), DropReason> {
-    const END: u8 = 0;
-    const NOP: u8 = 1;
-    const LSRR: u8 = 131;
-    const SSRR: u8 = 137;
-    let mut at = 0;
-    // An option takes at least one byte and there are at most 40.
-    for _ in 0..40 {
-        if at >= options_len || at >= 40 {
-            return Ok(());
-        }
-        let [kind]: [u8; 1] = frame.read(options_off + at).ok_or(DropReason::Malformed)?;
-        match kind {
-            END => return Ok(()),
-            NOP => at += 1,
-            LSRR | SSRR => return Err(DropReason::SourceRoute),
-            _ => {
-                let [len]: [u8; 1] = frame.read(options_off + at + 1).ok_or(DropReason::Malformed)?;
-                if len < 2 {
-                    return Err(DropReason::Malformed);
-                }
-                at += len as usize;
-            }
-        }
-    }
-    Ok(())
+struct Options {
+    at: u16,
+    end: u16,
+    l3_off: u16,
+    bad: Option<DropReason>,
 }
 
-/// Parses IPv6 and its extension headers.
+impl Walk for Options {
+    #[inline(always)]
+    fn step<T: Frame + ?Sized>(&mut self, frame: &T) -> bool {
+        const END: u8 = 0;
+        const NOP: u8 = 1;
+        const LSRR: u8 = 131;
+        const SSRR: u8 = 137;
+        let at = (self.at & 0x3f) as usize;
+        if self.at >= self.end || at >= 60 {
+            return true;
+        }
+        let off = (self.l3_off & 0xff) as usize + at;
+        // Kind and length together: the verifier gains nothing from a check of a single byte at a variable offset. Behind
+        // the last option there is at least the transport header.
+        let Some([kind, len]) = frame.read::<[u8; 2]>(off) else {
+            self.bad = Some(DropReason::Malformed);
+            return true;
+        };
+        match kind {
+            END => return true,
+            NOP => self.at += 1,
+            LSRR | SSRR => {
+                self.bad = Some(DropReason::SourceRoute);
+                return true;
+            }
+            _ if len >= 2 => self.at += len as u16,
+            _ => {
+                self.bad = Some(DropReason::Malformed);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Parses IPv6 and its extension headers into `p`.
 #[inline(always)]
-pub fn ipv6<T: Frame + ?Sized>(frame: &T, l3_off: usize, frame_len_bytes: usize) -> Result<Parsed<Addr6>, DropReason> {
+pub fn ipv6<T: Frame + ?Sized>(
+    frame: &T,
+    l3_off: usize,
+    frame_len_bytes: usize,
+    p: &mut Parsed<Addr6>,
+) -> Result<(), DropReason> {
     let ip: Ipv6Hdr = frame.read(l3_off).ok_or(DropReason::Malformed)?;
     if ip.version() != 6 {
         return Err(DropReason::Malformed);
@@ -208,64 +288,100 @@ pub fn ipv6<T: Frame + ?Sized>(frame: &T, l3_off: usize, frame_len_bytes: usize)
     if payload_len > room {
         return Err(DropReason::Malformed);
     }
-    let mut next_header = ip.next_header;
-    let mut at = IPV6_LEN;
-    let mut fragment = None;
-    let mut done = !is_extension(next_header);
-    for i in 0..MAX_EXTENSION_HEADERS {
-        if done {
-            break;
+    p.tuple = FlowTuple { src: Addr6(ip.src), dst: Addr6(ip.dst), ..FlowTuple::default() };
+    p.proto = ip.next_header;
+    p.hop_limit = ip.hop_limit;
+    p.fragment = Fragment::Whole;
+    let mut headers_len = IPV6_LEN;
+    if is_extension(ip.next_header) {
+        let mut chain = Extensions {
+            at: IPV6_LEN as u16,
+            l3_off: l3_off as u16,
+            next_header: ip.next_header,
+            seen: 0,
+            fragment: Fragment::Whole,
+            fragment_id: [0; 4],
+            bad: None,
+        };
+        frame.walk(MAX_EXTENSION_HEADERS as u32, &mut chain);
+        if let Some(reason) = chain.bad {
+            return Err(reason);
         }
-        // One header of at most 2048 bytes each: keeps the verifier's bound on the offset small.
-        if at > IPV6_LEN + MAX_EXTENSION_HEADERS * 64 {
+        if chain.fragment as u8 != Fragment::Later as u8 && is_extension(chain.next_header) {
             return Err(DropReason::ExtensionHeader);
         }
-        match next_header {
-            next::FRAGMENT => {
-                let f: FragmentHdr = frame.read(l3_off + at).ok_or(DropReason::Malformed)?;
-                if fragment.is_some() {
-                    return Err(DropReason::ExtensionHeader);
-                }
-                fragment = Some(Fragment { id: f.id, offset_bytes: f.fragment_offset(), more: f.more_fragments() });
-                next_header = f.next_header;
-                at += 8;
-                // What follows a later fragment's header is payload, whatever it looks like.
-                done = f.fragment_offset() != 0;
-            }
-            kind => {
-                let ext: ExtHdr = frame.read(l3_off + at).ok_or(DropReason::Malformed)?;
-                if kind == next::ROUTING {
-                    // RFC 5095 forbids type 0; the others need a router that takes part.
-                    return Err(DropReason::SourceRoute);
-                }
-                if kind == next::HOP_BY_HOP && i != 0 {
-                    return Err(DropReason::ExtensionHeader);
-                }
-                next_header = ext.next_header;
-                at += if kind == next::AUTH { (ext.len as usize + 2) * 4 } else { (ext.len as usize + 1) * 8 };
-            }
-        }
-        done = done || !is_extension(next_header);
+        headers_len = chain.at as usize;
+        p.proto = chain.next_header;
+        p.fragment = chain.fragment;
+        p.fragment_id = chain.fragment_id;
     }
-    if !done {
-        return Err(DropReason::ExtensionHeader);
-    }
-    if at - IPV6_LEN > payload_len {
+    if headers_len - IPV6_LEN > payload_len {
         return Err(DropReason::Malformed);
     }
-    let parsed = Parsed {
-        tuple: FlowTuple { src: Addr6(ip.src), dst: Addr6(ip.dst), sport: Port([0; 2]), dport: Port([0; 2]) },
-        proto: next_header,
-        hop_limit: ip.hop_limit,
-        l4: L4::Other,
-        l4_off: l3_off + at,
-        headers_len_bytes: at,
-        tcp: TcpFields::default(),
-        fragment,
-        dont_fragment: true,
-    };
-    transport::<V6, T>(frame, parsed, payload_len - (at - IPV6_LEN))
+    transport::<V6, T>(frame, p, l3_off, headers_len, payload_len - (headers_len - IPV6_LEN))
 }
+
+/// The chain of extension headers.
+struct Extensions {
+    at: u16,
+    l3_off: u16,
+    next_header: u8,
+    seen: u8,
+    fragment: Fragment,
+    fragment_id: [u8; 4],
+    bad: Option<DropReason>,
+}
+
+impl Extensions {
+    #[inline(always)]
+    fn refuse(&mut self, reason: DropReason) -> bool {
+        self.bad = Some(reason);
+        true
+    }
+}
+
+impl Walk for Extensions {
+    #[inline(always)]
+    fn step<T: Frame + ?Sized>(&mut self, frame: &T) -> bool {
+        let kind = self.next_header;
+        // What follows a later fragment's header is payload, whatever it looks like.
+        if !is_extension(kind) || self.fragment as u8 == Fragment::Later as u8 {
+            return true;
+        }
+        let off = (self.l3_off & 0xff) as usize + (self.at & Off::MASK) as usize;
+        let Some(ext) = frame.read::<ExtHdr>(off) else { return self.refuse(DropReason::Malformed) };
+        match kind {
+            next::FRAGMENT => {
+                let Some(f) = frame.read::<FragmentHdr>(off) else { return self.refuse(DropReason::Malformed) };
+                if self.fragment as u8 != Fragment::Whole as u8 {
+                    return self.refuse(DropReason::ExtensionHeader);
+                }
+                self.fragment_id = f.id;
+                self.fragment = match (f.fragment_offset(), f.more_fragments()) {
+                    // RFC 6946: an atomic fragment is a whole datagram.
+                    (0, false) => Fragment::Whole,
+                    (0, true) => Fragment::First,
+                    _ => Fragment::Later,
+                };
+                self.at += 8;
+            }
+            // RFC 5095 forbids type 0; the others need a router that takes part.
+            next::ROUTING => return self.refuse(DropReason::SourceRoute),
+            next::HOP_BY_HOP if self.seen != 0 => return self.refuse(DropReason::ExtensionHeader),
+            next::AUTH => self.at += (ext.len as u16 + 2) * 4,
+            _ => self.at += (ext.len as u16 + 1) * 8,
+        }
+        self.next_header = ext.next_header;
+        self.seen = self.seen.wrapping_add(1);
+        if self.at > MAX_HEADERS_BYTES {
+            return self.refuse(DropReason::ExtensionHeader);
+        }
+        false
+    }
+}
+
+/// Extension headers beyond this are refused; what fits is far more than any sender uses.
+const MAX_HEADERS_BYTES: u16 = 1024;
 
 #[inline(always)]
 const fn is_extension(next_header: u8) -> bool {
@@ -275,114 +391,126 @@ const fn is_extension(next_header: u8) -> bool {
     )
 }
 
-/// Reads the transport header; `len_bytes` is what the IP header leaves for it.
+/// Reads the transport header behind `headers_len` bytes of IP headers; `len_bytes` is what they leave for it.
 #[inline(always)]
 fn transport<F: Family, T: Frame + ?Sized>(
     frame: &T,
-    mut p: Parsed<F::Addr>,
+    p: &mut Parsed<F::Addr>,
+    l3_off: usize,
+    headers_len: usize,
     len_bytes: usize,
-) -> Result<Parsed<F::Addr>, DropReason> {
-    if let Some(f) = p.fragment
-        && f.offset_bytes != 0
-    {
+) -> Result<(), DropReason> {
+    p.l4_off = Off::new(l3_off + headers_len).ok_or(DropReason::ExtensionHeader)?;
+    p.headers_len_bytes = headers_len as u16;
+    p.l4 = L4::Other;
+    p.icmp = IcmpKind::Other;
+    if matches!(p.fragment, Fragment::Later) {
         p.l4 = L4::LaterFragment;
-        return Ok(p);
+        return Ok(());
     }
+    let off = p.l4_off();
     match p.proto {
         proto::TCP => {
-            let tcp: TcpHdr = frame.read(p.l4_off).ok_or(DropReason::Malformed)?;
+            let tcp: TcpHdr = frame.read(off).ok_or(DropReason::Malformed)?;
             if tcp.header_len() < TCP_LEN || tcp.header_len() > len_bytes {
                 return Err(DropReason::Malformed);
             }
             p.tuple.sport = tcp.sport();
             p.tuple.dport = tcp.dport();
-            p.headers_len_bytes += tcp.header_len();
+            p.headers_len_bytes += tcp.header_len() as u16;
             p.tcp = TcpFields { seq: tcp.seq(), ack: tcp.ack(), window: tcp.window(), flags: tcp.flags };
             p.l4 = L4::Tcp;
         }
         proto::UDP => {
-            let udp: UdpHdr = frame.read(p.l4_off).ok_or(DropReason::Malformed)?;
+            let udp: UdpHdr = frame.read(off).ok_or(DropReason::Malformed)?;
             if UDP_LEN > len_bytes {
                 return Err(DropReason::Malformed);
             }
             p.tuple.sport = udp.sport();
             p.tuple.dport = udp.dport();
-            p.headers_len_bytes += UDP_LEN;
+            p.headers_len_bytes += UDP_LEN as u16;
             p.l4 = L4::Udp;
         }
         n if n == F::ICMP => {
-            let icmp: IcmpHdr = frame.read(p.l4_off).ok_or(DropReason::Malformed)?;
+            let icmp: IcmpHdr = frame.read(off).ok_or(DropReason::Malformed)?;
             if icmp::ICMP_LEN > len_bytes {
                 return Err(DropReason::Malformed);
             }
-            let kind = F::icmp_kind(icmp.kind);
-            match kind {
+            p.icmp = F::icmp_kind(icmp.kind);
+            match p.icmp {
                 IcmpKind::EchoRequest => p.tuple.sport = icmp.id(),
                 IcmpKind::EchoReply => p.tuple.dport = icmp.id(),
                 _ => {}
             }
-            p.l4 = L4::Icmp(kind);
+            p.l4 = L4::Icmp;
         }
         _ => {}
     }
-    Ok(p)
+    Ok(())
 }
 
-/// Parses an IPv4 packet quoted at `off`: RFC 5508 section 4 asks to find the transport behind IP options, and only 8
-/// bytes of it need be there.
+/// Parses an IPv4 packet quoted at `off` into `q`; `false` if it is none of a flow's. RFC 5508 section 4 asks to find the
+/// transport behind IP options, and only 8 bytes of it need be there.
 #[inline(always)]
-pub fn quote4<T: Frame + ?Sized>(frame: &T, off: usize) -> Option<Quote<Addr4>> {
-    let ip: Ipv4Hdr = frame.read(off)?;
+pub fn quote4<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Addr4>) -> bool {
+    let Some(ip) = frame.read::<Ipv4Hdr>(off) else { return false };
     if ip.version() != 4 || ip.header_len() < IPV4_LEN || ip.fragment_offset() != 0 {
-        return None;
+        return false;
     }
-    let tuple = FlowTuple { src: Addr4(ip.src), dst: Addr4(ip.dst), sport: Port([0; 2]), dport: Port([0; 2]) };
-    quote_transport::<V4, T>(frame, tuple, ip.proto, off, off + ip.header_len())
+    q.tuple = FlowTuple { src: Addr4(ip.src), dst: Addr4(ip.dst), ..FlowTuple::default() };
+    q.proto = ip.proto;
+    quote_transport::<V4, T>(frame, off, ip.header_len(), q)
 }
 
-/// Parses an IPv6 packet quoted at `off`; only a fragment header is followed.
+/// Parses an IPv6 packet quoted at `off` into `q`; `false` if it is none of a flow's. Only a fragment header is followed.
 #[inline(always)]
-pub fn quote6<T: Frame + ?Sized>(frame: &T, off: usize) -> Option<Quote<Addr6>> {
-    let ip: Ipv6Hdr = frame.read(off)?;
+pub fn quote6<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Addr6>) -> bool {
+    let Some(ip) = frame.read::<Ipv6Hdr>(off) else { return false };
     if ip.version() != 6 {
-        return None;
+        return false;
     }
-    let tuple = FlowTuple { src: Addr6(ip.src), dst: Addr6(ip.dst), sport: Port([0; 2]), dport: Port([0; 2]) };
+    q.tuple = FlowTuple { src: Addr6(ip.src), dst: Addr6(ip.dst), ..FlowTuple::default() };
+    q.proto = ip.next_header;
+    let mut headers_len = IPV6_LEN;
     if ip.next_header == next::FRAGMENT {
-        let f: FragmentHdr = frame.read(off + IPV6_LEN)?;
+        let Some(f) = frame.read::<FragmentHdr>(off + IPV6_LEN) else { return false };
         if f.fragment_offset() != 0 {
-            return None;
+            return false;
         }
-        return quote_transport::<V6, T>(frame, tuple, f.next_header, off, off + IPV6_LEN + 8);
+        q.proto = f.next_header;
+        headers_len += size_of::<FragmentHdr>();
     }
-    quote_transport::<V6, T>(frame, tuple, ip.next_header, off, off + IPV6_LEN)
+    quote_transport::<V6, T>(frame, off, headers_len, q)
 }
 
 #[inline(always)]
 fn quote_transport<F: Family, T: Frame + ?Sized>(
     frame: &T,
-    mut tuple: FlowTuple<F::Addr>,
-    proto: u8,
     l3_off: usize,
-    l4_off: usize,
-) -> Option<Quote<F::Addr>> {
+    headers_len: usize,
+    q: &mut Quote<F::Addr>,
+) -> bool {
+    let (Some(l3), Some(l4)) = (Off::new(l3_off), Off::new(l3_off + headers_len)) else { return false };
+    q.l3_off = l3;
+    q.l4_off = l4;
+    q.icmp = IcmpKind::Other;
     // TCP, UDP and ICMP have all we need in their first 8 bytes.
-    let start: IcmpHdr = frame.read(l4_off)?;
-    let mut echo_request = false;
-    match proto {
+    let Some(start) = frame.read::<IcmpHdr>(q.l4_off()) else { return false };
+    match q.proto {
         proto::TCP | proto::UDP => {
-            tuple.sport = Port([start.kind, start.code]);
-            tuple.dport = Port(start.csum);
+            q.tuple.sport = Port([start.kind, start.code]);
+            q.tuple.dport = Port(start.csum);
+            true
         }
-        n if n == F::ICMP => match F::icmp_kind(start.kind) {
-            IcmpKind::EchoRequest => {
-                echo_request = true;
-                tuple.sport = start.id();
+        n if n == F::ICMP => {
+            q.icmp = F::icmp_kind(start.kind);
+            match q.icmp {
+                IcmpKind::EchoRequest => q.tuple.sport = start.id(),
+                IcmpKind::EchoReply => q.tuple.dport = start.id(),
+                _ => return false,
             }
-            IcmpKind::EchoReply => tuple.dport = start.id(),
-            _ => return None,
-        },
-        _ => return None,
+            true
+        }
+        _ => false,
     }
-    Some(Quote { tuple, proto, l3_off, l4_off, echo_request })
 }

@@ -1,48 +1,45 @@
 //! Every way out of a program, and every reason to drop.
 
-/// What becomes of a packet. `main.rs` of the eBPF crate alone turns it into an action.
+/// What becomes of a packet. `main.rs` of the eBPF crate alone turns it into an action of the kernel.
+///
+/// A plain struct, every byte of it defined, rather than an enum with payloads: programs return it from functions that are
+/// not inlined, and the verifier refuses to read what an enum leaves undefined.
 #[must_use]
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Not ours: up the stack, untouched.
-    Pass,
-    /// Into the pod behind this host veth (ifindex), without its ingress queue's detour through the host stack.
-    Peer(u32),
-    /// Out of this device (ifindex) towards the next hop the kernel's routes name.
-    Neigh(u32),
-    /// To the host's own sockets, by the ingress of this gateway device (ifindex).
-    Host(u32),
-    /// Out of this device (ifindex) as it is: an answer to its sender, or the host's packet to a pod.
-    Out(u32),
-    /// Dropped and counted.
-    Drop(DropReason),
-    /// Dropped and counted; in its place an ICMP error goes back to the sender, out of this device (ifindex).
-    Reject(DropReason, u32),
-    /// Dropped and counted; in its place an ICMP error goes up into the host by the ingress of this device (ifindex).
-    RejectHost(DropReason, u32),
+pub struct Verdict {
+    ifindex: u32,
+    kind: Kind,
+    reason: u8,
+    _pad: [u8; 2],
 }
 
-/// A verdict without its target: the columns of the verdict counters.
-#[repr(u32)]
+/// What is done; also the columns of the verdict counters.
+#[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// [`Verdict::Pass`].
+    /// Not ours: up the stack, untouched.
     Pass = 0,
-    /// [`Verdict::Peer`].
+    /// Into the pod behind a host veth, without a detour through the host's ingress queue.
     Peer = 1,
-    /// [`Verdict::Neigh`].
+    /// Out of a device towards the next hop the kernel's routes name.
     Neigh = 2,
-    /// [`Verdict::Host`].
+    /// To the host's own sockets, by the ingress of a gateway device.
     Host = 3,
-    /// [`Verdict::Out`].
+    /// Out of a device as it is: an answer to its sender, or the host's packet to a pod.
     Out = 4,
-    /// [`Verdict::Drop`], [`Verdict::Reject`] and [`Verdict::RejectHost`].
+    /// Dropped and counted.
     Drop = 5,
+    /// Dropped and counted; in its place an ICMP error goes back to the sender, out of a device.
+    Reject = 6,
+    /// Dropped and counted; in its place an ICMP error goes up into the host by the ingress of a gateway device.
+    RejectHost = 7,
 }
 
 impl Kind {
     /// All of them, in column order.
-    pub const ALL: [Self; 6] = [Self::Pass, Self::Peer, Self::Neigh, Self::Host, Self::Out, Self::Drop];
+    pub const ALL: [Self; 8] =
+        [Self::Pass, Self::Peer, Self::Neigh, Self::Host, Self::Out, Self::Drop, Self::Reject, Self::RejectHost];
 
     /// The word for it in JSON and tables.
     pub const fn as_str(self) -> &'static str {
@@ -53,29 +50,92 @@ impl Kind {
             Self::Host => "host",
             Self::Out => "out",
             Self::Drop => "drop",
+            Self::Reject => "reject",
+            Self::RejectHost => "reject-host",
         }
+    }
+
+    /// Whether the packet itself ends here; each such verdict counts under a reason as well.
+    #[inline(always)]
+    pub const fn is_drop(self) -> bool {
+        matches!(self, Self::Drop | Self::Reject | Self::RejectHost)
     }
 }
 
 impl Verdict {
-    /// The column this verdict counts in.
+    /// Up the stack.
+    pub const PASS: Self = Self::to(Kind::Pass, 0);
+
+    #[inline(always)]
+    const fn to(kind: Kind, ifindex: u32) -> Self {
+        Self { ifindex, kind, reason: 0, _pad: [0; 2] }
+    }
+
+    /// Into the pod behind this host veth.
+    #[inline(always)]
+    pub const fn peer(ifindex: u32) -> Self {
+        Self::to(Kind::Peer, ifindex)
+    }
+
+    /// Out of this device towards the next hop.
+    #[inline(always)]
+    pub const fn neigh(ifindex: u32) -> Self {
+        Self::to(Kind::Neigh, ifindex)
+    }
+
+    /// To the host's sockets by this gateway device.
+    #[inline(always)]
+    pub const fn host(ifindex: u32) -> Self {
+        Self::to(Kind::Host, ifindex)
+    }
+
+    /// Out of this device as it is.
+    #[inline(always)]
+    pub const fn out(ifindex: u32) -> Self {
+        Self::to(Kind::Out, ifindex)
+    }
+
+    /// Dropped.
+    #[inline(always)]
+    pub const fn drop(reason: DropReason) -> Self {
+        Self { ifindex: 0, kind: Kind::Drop, reason: reason as u8, _pad: [0; 2] }
+    }
+
+    /// Dropped, an error goes out of this device.
+    #[inline(always)]
+    pub const fn reject(reason: DropReason, ifindex: u32) -> Self {
+        Self { ifindex, kind: Kind::Reject, reason: reason as u8, _pad: [0; 2] }
+    }
+
+    /// Dropped, an error goes up into the host by this gateway device.
+    #[inline(always)]
+    pub const fn reject_host(reason: DropReason, ifindex: u32) -> Self {
+        Self { ifindex, kind: Kind::RejectHost, reason: reason as u8, _pad: [0; 2] }
+    }
+
+    /// What is done.
     #[inline(always)]
     pub const fn kind(self) -> Kind {
-        match self {
-            Self::Pass => Kind::Pass,
-            Self::Peer(_) => Kind::Peer,
-            Self::Neigh(_) => Kind::Neigh,
-            Self::Host(_) => Kind::Host,
-            Self::Out(_) => Kind::Out,
-            Self::Drop(_) | Self::Reject(..) | Self::RejectHost(..) => Kind::Drop,
-        }
+        self.kind
+    }
+
+    /// The device, for kinds that have one.
+    #[inline(always)]
+    pub const fn ifindex(self) -> u32 {
+        self.ifindex
+    }
+
+    /// Number of the [`DropReason`]; 0 if it is no drop.
+    #[inline(always)]
+    pub const fn reason(self) -> u8 {
+        self.reason
     }
 }
 
 impl From<DropReason> for Verdict {
     #[inline(always)]
     fn from(reason: DropReason) -> Self {
-        Self::Drop(reason)
+        Self::drop(reason)
     }
 }
 

@@ -16,7 +16,7 @@ use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use netns_ebpf_common::counters::Hook;
-use netns_ebpf_common::verdict::Verdict;
+use netns_ebpf_common::verdict::{Kind, Verdict};
 
 use crate::packet::Packet;
 
@@ -49,14 +49,15 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
 /// Does what the verdict says.
 #[inline(always)]
 fn act(verdict: Verdict) -> i32 {
-    match verdict {
+    let ifindex = verdict.ifindex();
+    match verdict.kind() {
         // "Continue": the programs after ours on the hook run too, then the stack.
-        Verdict::Pass => TC_ACT_UNSPEC,
-        Verdict::Peer(ifindex) => packet::redirect_peer(ifindex),
-        Verdict::Neigh(ifindex) => packet::redirect_neigh(ifindex),
-        Verdict::Host(ifindex) | Verdict::RejectHost(_, ifindex) => packet::redirect(ifindex, BPF_F_INGRESS as u64),
-        Verdict::Out(ifindex) | Verdict::Reject(_, ifindex) => packet::redirect(ifindex, 0),
-        Verdict::Drop(_) => TC_ACT_SHOT,
+        Kind::Pass => TC_ACT_UNSPEC,
+        Kind::Peer => packet::redirect_peer(ifindex),
+        Kind::Neigh => packet::redirect_neigh(ifindex),
+        Kind::Host | Kind::RejectHost => packet::redirect(ifindex, BPF_F_INGRESS as u64),
+        Kind::Out | Kind::Reject => packet::redirect(ifindex, 0),
+        Kind::Drop => TC_ACT_SHOT,
     }
 }
 

@@ -1,6 +1,8 @@
 //! Every map of the object, private, behind typed functions.
 #![expect(unsafe_code, reason = "map values are reached by pointers the verifier has checked")]
 
+use core::ptr::NonNull;
+
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
@@ -13,9 +15,13 @@ use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, State, TimeoutClass
 use netns_ebpf_common::fragment::{FragmentKey, FragmentPorts};
 use netns_ebpf_common::host::{HostConfig, Uplink};
 use netns_ebpf_common::network::{Network, NoMasqueradeKey};
+use netns_ebpf_common::parse::Parsed;
 use netns_ebpf_common::publish::{Publish, PublishKey, PublishedPort};
 use netns_ebpf_common::verdict::{DROP_COUNTERS, DropReason};
 use netns_ebpf_common::{Addr4, Addr6};
+
+use crate::stage::flow::Plan;
+use crate::stage::related::Quoted;
 
 #[map]
 static HOST_CONFIG: Array<HostConfig> = Array::with_max_entries(1, 0);
@@ -76,9 +82,24 @@ static QUOTE: PerCpuArray<[u8; QUOTE_BYTES]> = PerCpuArray::with_max_entries(1, 
 /// Most bytes of a packet quoted in an ICMP error: with headers below 576, what every host takes (RFC 1812 section 4.3.2.3).
 pub const QUOTE_BYTES: usize = 512;
 
-/// Working memory of a run that opens a flow.
+/// Working memory of a run.
 #[repr(C)]
 pub struct Scratch<A> {
+    /// The packet taken apart.
+    parsed: Parsed<A>,
+    /// The packet an ICMP error quotes.
+    quoted: Quoted<A>,
+    /// A flow being opened.
+    opening: OpeningFlow<A>,
+    /// Key of the other direction of a flow at hand.
+    peer_key: FlowKey<A>,
+}
+
+/// A flow being opened: both entries, and room for the key of whatever stands in its way.
+#[repr(C)]
+pub struct OpeningFlow<A> {
+    /// What it shall be.
+    pub plan: Plan,
     /// The opener's direction.
     pub key: FlowKey<A>,
     /// Its entry.
@@ -210,13 +231,32 @@ pub fn publish(id: u32) -> Option<&'static Publish> {
     PUBLISHES.get(id)
 }
 
-/// Working memory for opening a flow; `None` never happens.
+/// This CPU's working memory.
 #[inline(always)]
-pub fn scratch<F: FamilyMaps>() -> Result<&'static mut Scratch<F::Addr>, DropReason> {
-    let ptr = F::scratch_map().get_ptr_mut(0).ok_or(DropReason::Internal)?;
-    // SAFETY: per-CPU, and a run never nests in another on one CPU (see the statics), so nothing else refers to it
-    // while this run does; it is asked for once per run.
-    Ok(unsafe { &mut *ptr })
+fn scratch<F: FamilyMaps>() -> Result<*mut Scratch<F::Addr>, DropReason> {
+    F::scratch_map().get_ptr_mut(0).ok_or(DropReason::Internal)
+}
+
+/// Where the packet is taken apart; each hook asks once per run.
+#[inline(always)]
+pub fn parsed<F: FamilyMaps>() -> Result<&'static mut Parsed<F::Addr>, DropReason> {
+    // SAFETY: per-CPU, and a run never nests in another on one CPU (see the statics); this is the one reference to the
+    // field, as the hooks ask once per run.
+    Ok(unsafe { &mut (*scratch::<F>()?).parsed })
+}
+
+/// Where the quoted packet is taken apart; asked for once per run.
+#[inline(always)]
+pub fn quoted<F: FamilyMaps>() -> Result<&'static mut Quoted<F::Addr>, DropReason> {
+    // SAFETY: as in `parsed`.
+    Ok(unsafe { &mut (*scratch::<F>()?).quoted })
+}
+
+/// Where a flow's entries are put together. Short-lived: the port search's callback asks for it again.
+#[inline(always)]
+pub fn opening_flow<F: FamilyMaps>() -> Result<&'static mut OpeningFlow<F::Addr>, DropReason> {
+    // SAFETY: per-CPU, no nesting. `port::claim` and its callback take turns, neither holds a value across the other's run.
+    Ok(unsafe { &mut (*scratch::<F>()?).opening })
 }
 
 /// Working memory for the bytes an ICMP error quotes.
@@ -231,13 +271,13 @@ pub fn quote_scratch() -> Result<*mut [u8; QUOTE_BYTES], DropReason> {
 /// one reused at once by a preallocated map can show another flow's bytes, which costs one misrouted packet of a flow
 /// that was being removed anyway).
 #[derive(Clone, Copy)]
-pub struct FlowRef<F: FamilyMaps>(*mut FlowEntry<F::Addr>);
+pub struct FlowRef<F: FamilyMaps>(NonNull<FlowEntry<F::Addr>>);
 
 impl<F: FamilyMaps> FlowRef<F> {
     /// The entry of a key.
     #[inline(always)]
     pub fn find(key: &FlowKey<F::Addr>) -> Option<Self> {
-        F::flows().get_ptr_mut(key).map(Self)
+        F::flows().get_ptr_mut(key).and_then(NonNull::new).map(Self)
     }
 
     /// Inserts unless there is one.
@@ -259,30 +299,31 @@ impl<F: FamilyMaps> FlowRef<F> {
 
     /// What the tuple becomes.
     #[inline(always)]
-    pub fn to(self) -> FlowTuple<F::Addr> {
-        // SAFETY: `self.0` came from a look-up of this run; the field is constant (see `FlowEntry`).
-        unsafe { (*self.0).to }
+    pub fn to(self) -> &'static FlowTuple<F::Addr> {
+        // SAFETY: `self.0` came from a look-up of this run, which map memory outlives; the field is constant (see
+        // `FlowEntry`).
+        unsafe { &(*self.0.as_ptr()).to }
     }
 
     /// Slot or ifindex.
     #[inline(always)]
     pub fn target(self) -> u32 {
         // SAFETY: as in `to`.
-        unsafe { (*self.0).target }
+        unsafe { (*self.0.as_ptr()).target }
     }
 
     /// The flag bits.
     #[inline(always)]
     pub fn flags(self) -> u8 {
         // SAFETY: as in `to`.
-        unsafe { (*self.0).flags }
+        unsafe { (*self.0.as_ptr()).flags }
     }
 
     /// The publish the flow came in by, or `FlowEntry::NO_OWNER`.
     #[inline(always)]
     pub fn publish(self) -> u32 {
         // SAFETY: as in `to`.
-        unsafe { (*self.0).publish }
+        unsafe { (*self.0.as_ptr()).publish }
     }
 
     /// Whether this is the opener's direction.
@@ -291,32 +332,60 @@ impl<F: FamilyMaps> FlowRef<F> {
         self.flags() & FlowEntry::<F::Addr>::ORIGINAL != 0
     }
 
-    /// Key of the other direction.
+    /// The key of the other direction, in working memory.
     #[inline(always)]
-    pub fn peer_key(self, proto: u8) -> FlowKey<F::Addr> {
-        // SAFETY: as in `to`; both fields read are constant.
-        unsafe { FlowKey::new((*self.0).peer_zone, proto, (*self.0).to.reverse()) }
+    fn peer_key(self, proto: u8) -> Option<&'static FlowKey<F::Addr>> {
+        let scratch = scratch::<F>().ok()?;
+        // SAFETY: per-CPU, no nesting, and nobody keeps a reference to the field beyond the two functions below. The fields of
+        // the entry that are read are constant (see `to`).
+        unsafe {
+            let entry = self.0.as_ptr();
+            let key = &mut (*scratch).peer_key;
+            key.tuple.src = (*entry).to.dst;
+            key.tuple.dst = (*entry).to.src;
+            key.tuple.sport = (*entry).to.dport;
+            key.tuple.dport = (*entry).to.sport;
+            key.zone = (*entry).peer_zone;
+            key.proto = proto;
+            key._pad = 0;
+            Some(key)
+        }
+    }
+
+    /// The entry of the other direction.
+    #[inline(always)]
+    pub fn peer(self, proto: u8) -> Option<Self> {
+        Self::find(self.peer_key(proto)?)
+    }
+
+    /// Removes both directions; `key` is this one's.
+    #[inline(always)]
+    pub fn remove_both(self, key: &FlowKey<F::Addr>) {
+        if let Some(peer_key) = self.peer_key(key.proto) {
+            Self::remove(peer_key);
+        }
+        Self::remove(key);
     }
 
     /// Where the connection stands.
     #[inline(always)]
     pub fn state(self) -> State {
         // SAFETY: a byte other CPUs may store; any value of it is a state.
-        State::from_u8(unsafe { core::ptr::addr_of!((*self.0).state).read_volatile() })
+        State::from_u8(unsafe { core::ptr::addr_of!((*self.0.as_ptr()).state).read_volatile() })
     }
 
     /// Stores where the connection stands.
     #[inline(always)]
     pub fn set_state(self, state: State) {
         // SAFETY: as in `state`.
-        unsafe { core::ptr::addr_of_mut!((*self.0).state).write_volatile(state as u8) };
+        unsafe { core::ptr::addr_of_mut!((*self.0.as_ptr()).state).write_volatile(state as u8) };
     }
 
     /// Time of the last packet in this direction.
     #[inline(always)]
     pub fn last_seen_ns(self) -> u64 {
         // SAFETY: an aligned word other CPUs may store.
-        unsafe { core::ptr::addr_of!((*self.0).last_seen_ns).read_volatile() }
+        unsafe { core::ptr::addr_of!((*self.0.as_ptr()).last_seen_ns).read_volatile() }
     }
 
     /// Notes a packet in this direction; writes at most once per tick of the clock it is fed with.
@@ -324,7 +393,7 @@ impl<F: FamilyMaps> FlowRef<F> {
     pub fn touch(self, now_ns: u64) {
         if self.last_seen_ns() != now_ns {
             // SAFETY: as in `last_seen_ns`.
-            unsafe { core::ptr::addr_of_mut!((*self.0).last_seen_ns).write_volatile(now_ns) };
+            unsafe { core::ptr::addr_of_mut!((*self.0.as_ptr()).last_seen_ns).write_volatile(now_ns) };
         }
     }
 
@@ -333,7 +402,10 @@ impl<F: FamilyMaps> FlowRef<F> {
     pub fn ack_window(self) -> (u32, u32) {
         // SAFETY: aligned words other CPUs may store; a torn pair widens or narrows the window of one RST check.
         unsafe {
-            (core::ptr::addr_of!((*self.0).ack).read_volatile(), core::ptr::addr_of!((*self.0).window).read_volatile())
+            (
+                core::ptr::addr_of!((*self.0.as_ptr()).ack).read_volatile(),
+                core::ptr::addr_of!((*self.0.as_ptr()).window).read_volatile(),
+            )
         }
     }
 
@@ -342,8 +414,8 @@ impl<F: FamilyMaps> FlowRef<F> {
     pub fn set_ack_window(self, ack: u32, window: u32) {
         // SAFETY: as in `ack_window`.
         unsafe {
-            core::ptr::addr_of_mut!((*self.0).ack).write_volatile(ack);
-            core::ptr::addr_of_mut!((*self.0).window).write_volatile(window);
+            core::ptr::addr_of_mut!((*self.0.as_ptr()).ack).write_volatile(ack);
+            core::ptr::addr_of_mut!((*self.0.as_ptr()).window).write_volatile(window);
         }
     }
 }
@@ -394,10 +466,10 @@ pub fn count_verdict(index: u32) {
     }
 }
 
-/// Adds to this CPU's counter of a drop reason.
+/// Adds to this CPU's counter of a drop reason's number.
 #[inline(always)]
-pub fn count_drop(reason: DropReason) {
-    if let Some(n) = DROPS.get_ptr_mut(reason as u32) {
+pub fn count_drop(reason: u8) {
+    if let Some(n) = DROPS.get_ptr_mut(u32::from(reason)) {
         // SAFETY: per-CPU element, no nesting.
         unsafe { *n += 1 };
     }

@@ -11,7 +11,9 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::TcContext;
 use netns_ebpf_common::csum::Sum;
-use netns_ebpf_common::hdr::{Frame, Wire};
+use netns_ebpf_common::family::Address;
+use netns_ebpf_common::flow::FlowTuple;
+use netns_ebpf_common::hdr::{Frame, Walk, Wire};
 use netns_ebpf_common::verdict::DropReason;
 
 /// Headers looked at directly lie within this many bytes; the rest of a packet may stay in fragments.
@@ -39,6 +41,27 @@ impl Frame for Packet {
         // any bytes at any alignment. The verifier refuses the program if the check does not cover the access.
         Some(unsafe { (at as *const T).read_unaligned() })
     }
+
+    #[inline(always)]
+    fn walk<W: Walk>(&self, n: u32, walk: &mut W) {
+        let mut state = WalkState { skb: self.skb(), walk: core::ptr::from_mut(walk) };
+        repeat(n, walk_step::<W>, &mut state);
+    }
+}
+
+/// What a step of a walk gets to see.
+#[repr(C)]
+struct WalkState<W> {
+    skb: *mut __sk_buff,
+    walk: *mut W,
+}
+
+/// One step of a walk over the packet.
+extern "C" fn walk_step<W: Walk>(_: u32, state: *mut WalkState<W>) -> i64 {
+    // SAFETY: `Packet::walk` passes a state on its stack whose pointers are good for the whole call, and nothing else uses
+    // the walk meanwhile.
+    let (pkt, walk) = unsafe { (Packet::new(TcContext::new((*state).skb)), &mut *(*state).walk) };
+    walk.step(&pkt).into()
 }
 
 impl Packet {
@@ -162,6 +185,7 @@ impl Packet {
         len_bytes: usize,
         scratch: *mut [u8; N],
     ) -> Result<Sum, DropReason> {
+        let len_bytes = opaque(len_bytes);
         if len_bytes == 0 || len_bytes > N {
             return Err(DropReason::Internal);
         }
@@ -184,11 +208,15 @@ impl Packet {
         unsafe { helpers::bpf_fib_lookup(self.ctx.as_ptr(), params, size, flags) }
     }
 
-    /// Whether a socket of the host would take a packet with this tuple (`size_bytes`: 12 for IPv4, 36 for IPv6).
+    /// Whether a socket of the host would take a packet with this tuple.
     #[inline(always)]
-    pub fn host_socket(&self, tcp: bool, tuple: &mut bpf_sock_tuple, size_bytes: u32) -> bool {
+    pub fn host_socket<A: Address>(&self, tcp: bool, tuple: &FlowTuple<A>) -> bool {
         const CURRENT_NETNS: u64 = u64::MAX;
-        // SAFETY: `tuple` holds at least `size_bytes`; a socket found is released at once and not looked into.
+        // The kernel's `bpf_sock_tuple`: both addresses, both ports, in network order. So is ours.
+        const { assert!(mem::size_of::<FlowTuple<A>>() == 8 * A::WORDS + 4) };
+        let size_bytes = mem::size_of::<FlowTuple<A>>() as u32;
+        let tuple: *mut bpf_sock_tuple = core::ptr::from_ref(tuple).cast_mut().cast();
+        // SAFETY: `tuple` holds `size_bytes` and is only read; a socket found is released at once and not looked into.
         unsafe {
             let sk = if tcp {
                 helpers::bpf_skc_lookup_tcp(self.ctx.as_ptr(), tuple, size_bytes, CURRENT_NETNS, 0)
@@ -202,6 +230,31 @@ impl Packet {
         }
         true
     }
+}
+
+/// Hides from the compiler what it knows of `n`, so that a bounds check that follows is not optimised away: the verifier has not
+/// followed the reasoning that made it superfluous.
+#[inline(always)]
+fn opaque(n: usize) -> usize {
+    // SAFETY: reads a live local of the same type.
+    unsafe { core::ptr::read_volatile(&n) }
+}
+
+/// Sum of both addresses of `new`, less those of `old`.
+#[inline(always)]
+pub fn addrs_csum_diff<A: Address>(old: &FlowTuple<A>, new: &FlowTuple<A>) -> Sum {
+    let size_bytes = 2 * mem::size_of::<A>() as u32;
+    let (old, new) = (core::ptr::from_ref(old).cast_mut().cast(), core::ptr::from_ref(new).cast_mut().cast());
+    // SAFETY: the helper reads the first `size_bytes` of each tuple: its two addresses, which come first and side by side.
+    Sum(unsafe { helpers::bpf_csum_diff(old, size_bytes, new, size_bytes, 0) } as u32)
+}
+
+/// Sum of an address.
+#[inline(always)]
+pub fn addr_csum<A: Address>(addr: &A) -> Sum {
+    let addr = core::ptr::from_ref(addr).cast_mut().cast();
+    // SAFETY: the helper reads the address, whose size is a multiple of 4.
+    Sum(unsafe { helpers::bpf_csum_diff(core::ptr::null_mut(), 0, addr, mem::size_of::<A>() as u32, 0) } as u32)
 }
 
 /// The time flows are stamped with, `CLOCK_MONOTONIC` at the resolution of a tick: cheaper than the exact clock.

@@ -1,7 +1,7 @@
 //! Counting: one verdict per packet and hook, one reason per drop.
 
 use netns_ebpf_common::counters::{Hook, verdict_index};
-use netns_ebpf_common::verdict::{Kind, Verdict};
+use netns_ebpf_common::verdict::Verdict;
 
 use crate::maps;
 
@@ -9,8 +9,8 @@ use crate::maps;
 #[inline(always)]
 pub fn count(hook: Hook, verdict: Verdict) {
     maps::count_verdict(verdict_index(hook, verdict.kind()));
-    if let Verdict::Drop(reason) | Verdict::Reject(reason, _) | Verdict::RejectHost(reason, _) = verdict {
-        maps::count_drop(reason);
+    if verdict.kind().is_drop() {
+        maps::count_drop(verdict.reason());
     }
 }
 
@@ -20,7 +20,7 @@ pub fn count_endpoint_tx(slot: u32, len_bytes: usize, verdict: Verdict) {
     maps::with_endpoint_stats(slot, |s| {
         s.tx_packets += 1;
         s.tx_bytes += len_bytes as u64;
-        if verdict.kind() as u32 == Kind::Drop as u32 {
+        if verdict.kind().is_drop() {
             s.tx_dropped += 1;
         }
     });

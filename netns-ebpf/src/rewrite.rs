@@ -11,7 +11,7 @@ use netns_ebpf_common::parse::{IcmpKind, L4, Parsed};
 use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps;
-use crate::packet::Packet;
+use crate::packet::{self, Packet};
 
 /// Offset of the IP header: every device the programs run on is Ethernet.
 pub const L3_OFF: usize = eth::ETH_LEN;
@@ -43,22 +43,22 @@ pub fn link_layer(pkt: &mut Packet, dst: Mac, src: Mac) -> Result<(), DropReason
     pkt.write(eth::DST_OFF, EthAddrs { dst, src })
 }
 
-/// Sum of the change from one address to another.
-#[inline(always)]
-fn addr_diff<A: Address>(sum: Sum, old: &A, new: &A) -> Sum {
-    let mut sum = sum;
-    let mut i = 0;
-    while i < A::WORDS {
-        sum = sum.sub(old.word(i)).add(new.word(i));
-        i += 1;
-    }
-    sum
-}
-
 /// Sum of the change of both addresses of a tuple.
 #[inline(always)]
 pub fn addrs_diff<A: Address>(old: &FlowTuple<A>, new: &FlowTuple<A>) -> Sum {
-    addr_diff(addr_diff(Sum::default(), &old.src, &new.src), &old.dst, &new.dst)
+    if A::WORDS == 1 {
+        return Sum::default().sub(old.src.word(0)).sub(old.dst.word(0)).add(new.src.word(0)).add(new.dst.word(0));
+    }
+    packet::addrs_csum_diff(old, new)
+}
+
+/// Sum of an address.
+#[inline(always)]
+pub fn addr_sum<A: Address>(addr: &A) -> Sum {
+    if A::WORDS == 1 {
+        return Sum::default().add(addr.word(0));
+    }
+    packet::addr_csum(addr)
 }
 
 /// Sum of the change of both ports of a tuple.
@@ -90,23 +90,23 @@ fn csum_ipv6<F: Family>() -> bool {
 }
 
 /// Gives the packet the tuple `to`: addresses, ports or query identifier, and all checksums.
-#[inline(always)]
+#[inline(never)]
 pub fn translate<F: Family>(pkt: &mut Packet, p: &Parsed<F::Addr>, to: &FlowTuple<F::Addr>) -> Result<(), DropReason> {
     let addrs = addrs_diff(&p.tuple, to);
     let ports = ports_diff(&p.tuple, to);
     if let Some(csum_off) = p.csum_off() {
         let udp = matches!(p.l4, L4::Udp);
-        if !matches!(p.l4, L4::Icmp(_)) || F::ICMP_PSEUDO_HDR {
+        if !matches!(p.l4, L4::Icmp) || F::ICMP_PSEUDO_HDR {
             pkt.l4_csum_replace(csum_off, addrs, true, csum_ipv6::<F>(), udp)?;
         }
         if p.tuple.sport != to.sport || p.tuple.dport != to.dport {
             pkt.l4_csum_replace(csum_off, ports, false, false, udp)?;
             match p.l4 {
                 L4::Tcp | L4::Udp => {
-                    pkt.write(p.l4_off, [to.sport.0[0], to.sport.0[1], to.dport.0[0], to.dport.0[1]])?;
+                    pkt.write(p.l4_off(), [to.sport.0[0], to.sport.0[1], to.dport.0[0], to.dport.0[1]])?;
                 }
-                L4::Icmp(IcmpKind::EchoRequest) => pkt.write(p.l4_off + icmp::ID_OFF, to.sport.0)?,
-                L4::Icmp(IcmpKind::EchoReply) => pkt.write(p.l4_off + icmp::ID_OFF, to.dport.0)?,
+                _ if p.is_icmp(IcmpKind::EchoRequest) => pkt.write(p.l4_off() + icmp::ID_OFF, to.sport.0)?,
+                _ if p.is_icmp(IcmpKind::EchoReply) => pkt.write(p.l4_off() + icmp::ID_OFF, to.dport.0)?,
                 _ => {}
             }
         }

@@ -24,6 +24,24 @@ pub unsafe trait Wire: Copy {}
 pub trait Frame {
     /// The value at `off` bytes from the start of the frame, or `None` when it does not lie wholly inside.
     fn read<T: Wire>(&self, off: usize) -> Option<T>;
+
+    /// Takes steps over the frame until one says it is done, at most `n`.
+    ///
+    /// The kernel verifies the step once instead of `n` times.
+    #[inline(always)]
+    fn walk<W: Walk>(&self, n: u32, walk: &mut W) {
+        for _ in 0..n {
+            if walk.step(self) {
+                break;
+            }
+        }
+    }
+}
+
+/// A walk over a frame in steps, such as from one option to the next.
+pub trait Walk {
+    /// Takes one step; `true` when there is none left.
+    fn step<T: Frame + ?Sized>(&mut self, frame: &T) -> bool;
 }
 
 impl Frame for [u8] {

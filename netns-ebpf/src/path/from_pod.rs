@@ -3,7 +3,7 @@
 use netns_ebpf_common::abi::ZONE_HOST;
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::family::{Address, Family, Scope, V4, V6};
-use netns_ebpf_common::flow::{FlowEntry, FlowTuple};
+use netns_ebpf_common::flow::FlowEntry;
 use netns_ebpf_common::hdr::Frame;
 use netns_ebpf_common::hdr::eth::{EthHdr, ethertype};
 use netns_ebpf_common::network::Network;
@@ -13,9 +13,10 @@ use netns_ebpf_common::verdict::{DropReason, Verdict};
 
 use crate::maps::{self, FamilyMaps, FlowRef};
 use crate::packet::Packet;
+use crate::path::settle;
 use crate::report;
 use crate::rewrite;
-use crate::stage::flow::Opening;
+use crate::stage::flow::Plan;
 use crate::stage::icmp_error::{self, Answer, ErrorFormat, Problem};
 use crate::stage::port::Ports;
 use crate::stage::{arp_reply, deliver, echo_reply, flow, fragment, ndp_reply, publish, related, route, source_check};
@@ -32,13 +33,13 @@ struct Sender {
 #[inline(always)]
 pub fn run(pkt: &mut Packet) -> (Verdict, u32) {
     let Some((slot, endpoint)) = maps::endpoint_by_ifindex(pkt.ifindex()) else {
-        return (Verdict::Drop(DropReason::NoEndpoint), u32::MAX);
+        return (Verdict::drop(DropReason::NoEndpoint), u32::MAX);
     };
     let Some(network) = maps::network(endpoint.network) else {
-        return (Verdict::Drop(DropReason::NoEndpoint), slot);
+        return (Verdict::drop(DropReason::NoEndpoint), slot);
     };
     let sender = Sender { slot, endpoint, network, zone: endpoint.network as u16 };
-    (link_layer(pkt, &sender).unwrap_or_else(Verdict::Drop), slot)
+    (link_layer(pkt, &sender).unwrap_or_else(Verdict::drop), slot)
 }
 
 /// 1. The frame is the pod's own; 2. its EtherType picks the family.
@@ -48,63 +49,79 @@ fn link_layer(pkt: &mut Packet, sender: &Sender) -> Result<Verdict, DropReason> 
     let eth: EthHdr = pkt.read(0).ok_or(DropReason::Malformed)?;
     source_check::mac(sender.endpoint, eth.src)?;
     match eth.ethertype() {
-        ethertype::IPV4 => internet::<V4>(pkt, sender),
-        ethertype::IPV6 => internet::<V6>(pkt, sender),
-        ethertype::ARP => arp_reply::run(pkt, sender.endpoint, sender.network),
+        ethertype::IPV4 => Ok(internet::<V4>(pkt, sender)),
+        ethertype::IPV6 => Ok(internet::<V6>(pkt, sender)),
+        ethertype::ARP => Ok(arp_reply::run(pkt, sender.endpoint, sender.network)),
         _ => Err(DropReason::UnknownEtherType),
     }
 }
 
 /// The way of an IP packet.
 #[inline(never)]
-fn internet<F: FromPod>(pkt: &mut Packet, sender: &Sender) -> Result<Verdict, DropReason> {
-    // 3. Take it apart; nothing is believed that does not lie inside the frame.
-    let mut p = F::parse(pkt, rewrite::L3_OFF, pkt.len_bytes())?;
+fn internet<F: FromPod>(pkt: &mut Packet, sender: &Sender) -> Verdict {
+    settle(|| {
+        // 3. Take it apart; nothing is believed that does not lie inside the frame.
+        let p = maps::parsed::<F>()?;
+        F::parse(pkt, rewrite::L3_OFF, pkt.len_bytes(), p)?;
 
-    // 4. The source is the pod's.
-    source_check::address::<F>(sender.endpoint, &p)?;
+        // 4. The source is the pod's.
+        source_check::address::<F>(sender.endpoint, p)?;
 
-    // 5. Neighbour discovery is answered here, as ARP is.
-    if let L4::Icmp(kind) = p.l4
-        && let Some(verdict) = F::neighbour_discovery(pkt, sender, &p, kind)
-    {
-        return verdict;
-    }
+        // 5. Neighbour discovery is answered here, as ARP is.
+        if let L4::Icmp = p.l4
+            && let Some(verdict) = F::neighbour_discovery(pkt, sender, p)
+        {
+            return Ok(verdict);
+        }
 
-    // 6. Destinations no packet is forwarded to.
-    match F::scope(p.tuple.dst) {
-        Scope::Unicast => {}
-        Scope::Multicast => return Err(DropReason::Multicast),
-        Scope::LinkLocal | Scope::Martian => return Err(DropReason::Martian),
-    }
+        // 6. Destinations no packet is forwarded to.
+        match F::scope(&p.tuple.dst) {
+            Scope::Unicast => {}
+            Scope::Multicast => return Err(DropReason::Multicast),
+            Scope::LinkLocal | Scope::Martian => return Err(DropReason::Martian),
+        }
 
-    // 7. A pod of the same network.
-    let network = sender.network;
-    if F::in_subnet(network, p.tuple.dst) && p.tuple.dst != F::gateway(network) {
-        return to_pod::<F>(pkt, sender, &p);
-    }
+        // 7. A pod of the same network.
+        let network = sender.network;
+        if F::in_subnet(network, &p.tuple.dst) && p.tuple.dst != *F::gateway(network) {
+            return to_pod::<F>(pkt, sender, p);
+        }
 
-    // 8. An error about a flow.
-    if matches!(p.l4, L4::Icmp(IcmpKind::Error)) {
-        return error_of_flow::<F>(pkt, sender, &p);
-    }
+        // 8. An error about a flow.
+        if p.is_icmp(IcmpKind::Error) {
+            return Ok(error_of_flow::<F>(pkt, sender, p));
+        }
 
-    // 9. A packet of a flow, or the first of a new one.
-    fragment::track::<F>(sender.zone, &mut p)?;
-    if flow::is_trackable(&p)
-        && let Some(flow) = flow::find::<F>(sender.zone, &p)?
-    {
-        return along_flow::<F>(pkt, sender, &p, flow);
-    }
+        // 9. A packet of a flow, or the first of a new one.
+        fragment::track::<F>(sender.zone, p)?;
+        if flow::is_trackable(p)
+            && let Some(flow) = flow::find::<F>(sender.zone, p)
+        {
+            return Ok(along_flow::<F>(pkt, sender, p, flow));
+        }
 
-    // 10. The host: a port published there, or its own sockets.
-    if p.tuple.dst == F::gateway(network) || maps::is_host_addr::<F>(p.tuple.dst) {
-        return to_host::<F>(pkt, sender, &p);
-    }
+        // 10. The host, or the LAN: the way ends there, or a flow is planned.
+        let planned = if p.tuple.dst == *F::gateway(network) || maps::is_host_addr::<F>(p.tuple.dst) {
+            to_host::<F>(pkt, sender, p)
+        } else {
+            to_lan::<F>(pkt, sender, p)
+        };
+        if planned != PLANNED {
+            return Ok(planned);
+        }
 
-    // 11. The LAN.
-    to_lan::<F>(pkt, sender, &p)
+        // 11. The planned flow is opened, and the packet goes along it.
+        match flow::open::<F>(pkt, p) {
+            Ok(()) => Ok(along_flow::<F>(pkt, sender, p, flow::opened::<F>()?)),
+            Err(DropReason::PortsExhausted) => Ok(reject::<F>(pkt, sender, p, Problem::PROHIBITED)),
+            Err(reason) => Err(reason),
+        }
+    })
 }
+
+/// A flow is planned, in working memory. No packet of a pod goes up the stack untouched, so the verdict that says so is free
+/// to say this.
+const PLANNED: Verdict = Verdict::PASS;
 
 /// To a pod of the sender's network, by its address alone.
 #[inline(always)]
@@ -114,231 +131,199 @@ fn to_pod<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) ->
         None => None,
     };
     let Some((slot, endpoint)) = live else {
-        return reject::<F>(pkt, sender, p, Problem::HostUnreachable);
+        return Ok(reject::<F>(pkt, sender, p, Problem::HOST_UNREACHABLE));
     };
     if let Some(problem) = deliver::problem(pkt, p, endpoint.mtu_bytes) {
-        return reject::<F>(pkt, sender, p, problem);
+        return Ok(reject::<F>(pkt, sender, p, problem));
     }
     deliver::to_endpoint::<F>(pkt, p, slot, endpoint, sender.network)
 }
 
 /// To where the packet's flow leads.
 #[inline(never)]
-fn along_flow<F: FromPod>(
-    pkt: &mut Packet,
-    sender: &Sender,
-    p: &Parsed<F::Addr>,
-    flow: FlowRef<F>,
-) -> Result<Verdict, DropReason> {
-    let (to, target, flags) = (flow.to(), flow.target(), flow.flags());
-    if flags & FlowEntry::<F::Addr>::TO_UPLINK != 0 {
-        let uplink = maps::uplink(target).ok_or(DropReason::NoRoute)?;
-        if let Some(problem) = deliver::problem(pkt, p, uplink.mtu_bytes) {
-            return reject::<F>(pkt, sender, p, problem);
+fn along_flow<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>, flow: FlowRef<F>) -> Verdict {
+    settle(|| {
+        let (to, target, flags) = (flow.to(), flow.target(), flow.flags());
+        if flags & FlowEntry::<F::Addr>::TO_UPLINK != 0 {
+            let uplink = maps::uplink(target).ok_or(DropReason::NoRoute)?;
+            if let Some(problem) = deliver::problem(pkt, p, uplink.mtu_bytes) {
+                return Ok(reject::<F>(pkt, sender, p, problem));
+            }
+            if flags & FlowEntry::<F::Addr>::TRANSLATED != 0 {
+                rewrite::translate::<F>(pkt, p, to)?;
+            }
+            return deliver::to_uplink::<F>(pkt, p, target);
         }
-        if flags & FlowEntry::<F::Addr>::TRANSLATED != 0 {
-            rewrite::translate::<F>(pkt, p, &to)?;
+        let (endpoint, network) = deliver::backend(target)?;
+        if let Some(problem) = deliver::problem(pkt, p, endpoint.mtu_bytes) {
+            return Ok(reject::<F>(pkt, sender, p, problem));
         }
-        return deliver::to_uplink::<F>(pkt, p, target);
-    }
-    let (endpoint, network) = deliver::backend(target)?;
-    if let Some(problem) = deliver::problem(pkt, p, endpoint.mtu_bytes) {
-        return reject::<F>(pkt, sender, p, problem);
-    }
-    rewrite::translate::<F>(pkt, p, &to)?;
-    deliver::to_endpoint::<F>(pkt, p, target, endpoint, network)
+        rewrite::translate::<F>(pkt, p, to)?;
+        deliver::to_endpoint::<F>(pkt, p, target, endpoint, network)
+    })
 }
 
 /// To an address of the host: what is published there, else its sockets.
 #[inline(never)]
-fn to_host<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) -> Result<Verdict, DropReason> {
-    if let Some(found) = publish::find::<F>(p)
-        && found.publish.flags & Publish::LOOPBACK == 0
-    {
-        if found.publish.flags & Publish::ACTIVE == 0 {
-            return Err(DropReason::Draining);
+fn to_host<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) -> Verdict {
+    settle(|| {
+        if let Some(found) = publish::find::<F>(p)
+            && found.publish.flags & Publish::LOOPBACK == 0
+        {
+            return to_published::<F>(pkt, sender, p, &found);
         }
-        if !flow::may_open(p) {
-            return Err(DropReason::NoFlow);
+        if sender.network.flags & Network::HOST_ACCESS != 0 {
+            return Ok(Verdict::host(sender.network.gateway_ifindex));
         }
-        return to_published::<F>(pkt, sender, p, &found);
-    }
-    if sender.network.flags & Network::HOST_ACCESS != 0 {
-        return Ok(Verdict::Host(sender.network.gateway_ifindex));
-    }
-    if p.tuple.dst == F::gateway(sender.network) && matches!(p.l4, L4::Icmp(IcmpKind::EchoRequest)) {
-        return echo_reply::run::<F>(pkt, sender.endpoint, sender.network, p);
-    }
-    Err(DropReason::NoHostAccess)
+        if p.tuple.dst == *F::gateway(sender.network) && p.is_icmp(IcmpKind::EchoRequest) {
+            return echo_reply::run::<F>(pkt, sender.endpoint, sender.network, p);
+        }
+        Err(DropReason::NoHostAccess)
+    })
 }
 
 /// Hairpin: to a pod by a published address, from that address (RFC 4787 REQ-9a), so that the answer comes back here
 /// whichever pod it is, the sender itself included.
-#[inline(never)]
+#[inline(always)]
 fn to_published<F: FromPod>(
     pkt: &mut Packet,
     sender: &Sender,
     p: &Parsed<F::Addr>,
     found: &publish::Match,
 ) -> Result<Verdict, DropReason> {
-    let (endpoint, network) = deliver::backend(found.publish.slot)?;
-    let pod = F::endpoint_addr(endpoint);
-    if pod.is_unspecified() {
-        return Err(DropReason::BackendGone);
-    }
+    let endpoint = publish::backend::<F>(p, found)?;
     if let Some(problem) = deliver::problem(pkt, p, endpoint.mtu_bytes) {
-        return reject::<F>(pkt, sender, p, problem);
+        return Ok(reject::<F>(pkt, sender, p, problem));
     }
-    let flow = flow::open::<F>(
-        pkt,
-        p,
-        &Opening {
-            zone: sender.zone,
-            peer_zone: endpoint.network as u16,
-            to: FlowTuple { src: p.tuple.dst, dst: pod, sport: p.tuple.sport, dport: found.port.pod_port },
-            target: found.publish.slot,
-            to_uplink: false,
-            peer_target: sender.slot,
-            peer_to_uplink: false,
-            owner_slot: sender.slot,
-            publish: found.id,
-            ports: Ports::HostRange,
-        },
-    );
-    let flow = match flow {
-        Ok(flow) => flow,
-        Err(DropReason::PortsExhausted) => return reject::<F>(pkt, sender, p, Problem::Prohibited),
-        Err(reason) => return Err(reason),
+    let o = maps::opening_flow::<F>()?;
+    o.entry.to.src = p.tuple.dst;
+    o.entry.to.sport = p.tuple.sport;
+    o.entry.to.dst = *F::endpoint_addr(endpoint);
+    o.entry.to.dport = found.port.pod_port;
+    o.plan = Plan {
+        zone: sender.zone,
+        peer_zone: endpoint.network as u16,
+        target: found.publish.slot,
+        peer_target: sender.slot,
+        owner_slot: sender.slot,
+        publish: found.id,
+        flags: 0,
+        peer_flags: 0,
+        ports: Ports::HostRange,
+        _pad: 0,
     };
-    maps::with_publish_stats(found.id, |s| s.flows += 1);
-    rewrite::translate::<F>(pkt, p, &flow.to())?;
-    deliver::to_endpoint::<F>(pkt, p, found.publish.slot, endpoint, network)
+    Ok(PLANNED)
 }
 
 /// To the LAN by the host's routes, with the uplink's address unless an exception keeps the pod's.
 #[inline(never)]
-fn to_lan<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) -> Result<Verdict, DropReason> {
-    if !flow::is_trackable(p) {
-        return Err(DropReason::UnknownProtocol);
-    }
-    if !flow::may_open(p) {
-        return Err(DropReason::NoFlow);
-    }
-    let Ok((ifindex, uplink)) = route::uplink::<F>(pkt, sender.network, p) else {
-        return reject::<F>(pkt, sender, p, Problem::NetUnreachable);
-    };
-    if let Some(problem) = deliver::problem(pkt, p, uplink.mtu_bytes) {
-        return reject::<F>(pkt, sender, p, problem);
-    }
-    let masquerade = sender.network.flags & Network::MASQUERADE != 0
-        && !maps::is_no_masquerade::<F>(sender.endpoint.network, p.tuple.dst);
-    let (src, ports) = if masquerade { (F::uplink_addr(uplink), Ports::HostRange) } else { (p.tuple.src, Ports::Keep) };
-    if src.is_unspecified() {
-        return Err(DropReason::NoUplinkAddress);
-    }
-    let flow = flow::open::<F>(
-        pkt,
-        p,
-        &Opening {
+fn to_lan<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) -> Verdict {
+    settle(|| {
+        if !flow::is_trackable(p) {
+            return Err(DropReason::UnknownProtocol);
+        }
+        if !flow::may_open(p) {
+            return Err(DropReason::NoFlow);
+        }
+        let ifindex = route::ifindex::<F>(pkt, sender.network, p);
+        let Some(uplink) = maps::uplink(ifindex) else {
+            return Ok(reject::<F>(pkt, sender, p, Problem::NET_UNREACHABLE));
+        };
+        if let Some(problem) = deliver::problem(pkt, p, uplink.mtu_bytes) {
+            return Ok(reject::<F>(pkt, sender, p, problem));
+        }
+        let o = maps::opening_flow::<F>()?;
+        o.entry.to = p.tuple;
+        let mut ports = Ports::Keep;
+        if sender.network.flags & Network::MASQUERADE != 0
+            && !maps::is_no_masquerade::<F>(sender.endpoint.network, p.tuple.dst)
+        {
+            o.entry.to.src = *F::uplink_addr(uplink);
+            ports = Ports::HostRange;
+        }
+        if o.entry.to.src.is_unspecified() {
+            return Err(DropReason::NoUplinkAddress);
+        }
+        o.plan = Plan {
             zone: sender.zone,
             peer_zone: ZONE_HOST,
-            to: FlowTuple { src, ..p.tuple },
             target: ifindex,
-            to_uplink: true,
             peer_target: sender.slot,
-            peer_to_uplink: false,
             owner_slot: sender.slot,
             publish: FlowEntry::<F::Addr>::NO_OWNER,
+            flags: FlowEntry::<F::Addr>::TO_UPLINK,
+            peer_flags: 0,
             ports,
-        },
-    );
-    let flow = match flow {
-        Ok(flow) => flow,
-        Err(DropReason::PortsExhausted) => return reject::<F>(pkt, sender, p, Problem::Prohibited),
-        Err(reason) => return Err(reason),
-    };
-    if flow.flags() & FlowEntry::<F::Addr>::TRANSLATED != 0 {
-        rewrite::translate::<F>(pkt, p, &flow.to())?;
-    }
-    deliver::to_uplink::<F>(pkt, p, ifindex)
+            _pad: 0,
+        };
+        Ok(PLANNED)
+    })
 }
 
 /// An ICMP error a pod sends about a flow; about anything else only the host may hear.
 #[inline(never)]
-fn error_of_flow<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) -> Result<Verdict, DropReason> {
-    let related = match related::find::<F>(pkt, sender.zone, p) {
-        Ok(related) => related,
-        Err(reason) => {
-            let host = p.tuple.dst == F::gateway(sender.network) || maps::is_host_addr::<F>(p.tuple.dst);
-            if host && sender.network.flags & Network::HOST_ACCESS != 0 {
-                return Ok(Verdict::Host(sender.network.gateway_ifindex));
+fn error_of_flow<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) -> Verdict {
+    settle(|| {
+        let mut related = match related::find::<F>(pkt, sender.zone, p) {
+            Ok(related) => related,
+            Err(reason) => {
+                let host = p.tuple.dst == *F::gateway(sender.network) || maps::is_host_addr::<F>(p.tuple.dst);
+                if host && sender.network.flags & Network::HOST_ACCESS != 0 {
+                    return Ok(Verdict::host(sender.network.gateway_ifindex));
+                }
+                return Err(reason);
             }
-            return Err(reason);
+        };
+        let (to, target, flags) = (related.flow.to(), related.flow.target(), related.flow.flags());
+        if flags & FlowEntry::<F::Addr>::TO_UPLINK != 0 {
+            related::translate::<F>(pkt, p, &mut related, &to.src)?;
+            return deliver::to_uplink::<F>(pkt, p, target);
         }
-    };
-    let (to, target, flags) = (related.flow.to(), related.flow.target(), related.flow.flags());
-    if flags & FlowEntry::<F::Addr>::TO_UPLINK != 0 {
-        related::translate::<F>(pkt, p, &related, to.src)?;
-        return deliver::to_uplink::<F>(pkt, p, target);
-    }
-    let (endpoint, network) = deliver::backend(target)?;
-    related::translate::<F>(pkt, p, &related, to.src)?;
-    deliver::to_endpoint::<F>(pkt, p, target, endpoint, network)
+        let (endpoint, network) = deliver::backend(target)?;
+        related::translate::<F>(pkt, p, &mut related, &to.src)?;
+        deliver::to_endpoint::<F>(pkt, p, target, endpoint, network)
+    })
 }
 
 /// Drops the packet and answers it with an error from the gateway.
 #[inline(never)]
-fn reject<F: FromPod>(
-    pkt: &mut Packet,
-    sender: &Sender,
-    p: &Parsed<F::Addr>,
-    problem: Problem,
-) -> Result<Verdict, DropReason> {
-    let answer =
-        Answer { problem, src: F::gateway(sender.network), dst_mac: sender.endpoint.mac, src_mac: sender.network.mac };
-    icmp_error::replace::<F>(pkt, p, &answer)?;
-    report::count_endpoint_rx(sender.slot, pkt.len_bytes());
-    Ok(Verdict::Reject(problem.reason(), sender.endpoint.ifindex))
+fn reject<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>, problem: Problem) -> Verdict {
+    settle(|| {
+        let answer = Answer {
+            problem,
+            src: F::gateway(sender.network),
+            dst_mac: sender.endpoint.mac,
+            src_mac: sender.network.mac,
+        };
+        icmp_error::replace::<F>(pkt, p, &answer)?;
+        report::count_endpoint_rx(sender.slot, pkt.len_bytes());
+        Ok(Verdict::reject(problem.reason(), sender.endpoint.ifindex))
+    })
 }
 
 /// What the families have different at this hook.
 trait FromPod: Family + FamilyMaps + ErrorFormat {
     /// The verdict on a neighbour-discovery message; `None` if it is none.
-    fn neighbour_discovery(
-        pkt: &mut Packet,
-        sender: &Sender,
-        p: &Parsed<Self::Addr>,
-        kind: IcmpKind,
-    ) -> Option<Result<Verdict, DropReason>>;
+    fn neighbour_discovery(pkt: &mut Packet, sender: &Sender, p: &Parsed<Self::Addr>) -> Option<Verdict>;
 }
 
 impl FromPod for V4 {
     /// IPv4's neighbours are found by ARP. Redirects are a router's business.
     #[inline(always)]
-    fn neighbour_discovery(
-        _: &mut Packet,
-        _: &Sender,
-        _: &Parsed<Self::Addr>,
-        kind: IcmpKind,
-    ) -> Option<Result<Verdict, DropReason>> {
-        matches!(kind, IcmpKind::Redirect).then_some(Err(DropReason::RouterAdvertisement))
+    fn neighbour_discovery(_: &mut Packet, _: &Sender, p: &Parsed<Self::Addr>) -> Option<Verdict> {
+        p.is_icmp(IcmpKind::Redirect).then_some(Verdict::drop(DropReason::RouterAdvertisement))
     }
 }
 
 impl FromPod for V6 {
     #[inline(always)]
-    fn neighbour_discovery(
-        pkt: &mut Packet,
-        sender: &Sender,
-        p: &Parsed<Self::Addr>,
-        kind: IcmpKind,
-    ) -> Option<Result<Verdict, DropReason>> {
-        match kind {
+    fn neighbour_discovery(pkt: &mut Packet, sender: &Sender, p: &Parsed<Self::Addr>) -> Option<Verdict> {
+        match p.icmp {
             IcmpKind::NeighbourSolicit
             | IcmpKind::NeighbourAdvert
             | IcmpKind::RouterSolicit
             | IcmpKind::RouterAdvert
-            | IcmpKind::Redirect => Some(ndp_reply::run(pkt, sender.endpoint, sender.network, p, kind)),
+            | IcmpKind::Redirect => Some(ndp_reply::run(pkt, sender.endpoint, sender.network, p)),
             _ => None,
         }
     }

@@ -3,3 +3,14 @@
 pub mod from_host;
 pub mod from_pod;
 pub mod from_uplink;
+
+use netns_ebpf_common::verdict::{DropReason, Verdict};
+
+/// Runs a step that is kept out of line and gives its outcome the form such a step returns.
+///
+/// Out of line are the steps that are rare, or that would not fit together in one frame: the kernel allows 512 bytes of stack
+/// over a whole chain of calls.
+#[inline(always)]
+pub fn settle(step: impl FnOnce() -> Result<Verdict, DropReason>) -> Verdict {
+    step().unwrap_or_else(Verdict::drop)
+}

@@ -20,17 +20,17 @@ pub fn fits<A>(pkt: &Packet, p: &Parsed<A>, mtu_bytes: u32) -> bool {
         return true;
     }
     let gso = pkt.gso_size_bytes();
-    gso != 0 && p.headers_len_bytes + gso <= mtu
+    gso != 0 && p.headers_len_bytes() + gso <= mtu
 }
 
 /// What forbids sending the packet on through something with this MTU.
 #[inline(always)]
 pub fn problem<A>(pkt: &Packet, p: &Parsed<A>, mtu_bytes: u32) -> Option<Problem> {
     if p.hop_limit <= 1 {
-        return Some(Problem::HopLimit);
+        return Some(Problem::HOP_LIMIT);
     }
     if !fits(pkt, p, mtu_bytes) {
-        return Some(Problem::TooBig(mtu_bytes));
+        return Some(Problem::too_big(mtu_bytes));
     }
     None
 }
@@ -47,14 +47,14 @@ pub fn to_endpoint<F: Family>(
     rewrite::decrement_hop_limit::<F>(pkt, p.hop_limit)?;
     rewrite::link_layer(pkt, endpoint.mac, network.mac)?;
     report::count_endpoint_rx(slot, pkt.len_bytes());
-    Ok(Verdict::Peer(endpoint.ifindex))
+    Ok(Verdict::peer(endpoint.ifindex))
 }
 
 /// Out of an uplink; the kernel's neighbour table gives the link layer.
 #[inline(always)]
 pub fn to_uplink<F: Family>(pkt: &mut Packet, p: &Parsed<F::Addr>, ifindex: u32) -> Result<Verdict, DropReason> {
     rewrite::decrement_hop_limit::<F>(pkt, p.hop_limit)?;
-    Ok(Verdict::Neigh(ifindex))
+    Ok(Verdict::neigh(ifindex))
 }
 
 /// The live endpoint in a slot, and its network.

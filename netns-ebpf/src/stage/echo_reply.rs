@@ -22,12 +22,12 @@ pub fn run<F: Family>(
     network: &Network,
     p: &Parsed<F::Addr>,
 ) -> Result<Verdict, DropReason> {
-    let request: IcmpHdr = pkt.read(p.l4_off).ok_or(DropReason::Malformed)?;
+    let request: IcmpHdr = pkt.read(p.l4_off()).ok_or(DropReason::Malformed)?;
     let diff = Sum::default().sub([request.kind, request.code]).add([F::ECHO_REPLY, 0]);
-    pkt.l4_csum_replace(p.l4_off + icmp::CSUM_OFF, diff, false, false, false)?;
-    pkt.write(p.l4_off, [F::ECHO_REPLY, 0])?;
+    pkt.l4_csum_replace(p.l4_off() + icmp::CSUM_OFF, diff, false, false, false)?;
+    pkt.write(p.l4_off(), [F::ECHO_REPLY, 0])?;
     pkt.write(L3_OFF + F::SRC_OFF, p.tuple.dst)?;
     pkt.write(L3_OFF + F::SRC_OFF + size_of::<F::Addr>(), p.tuple.src)?;
     rewrite::link_layer(pkt, endpoint.mac, network.mac)?;
-    Ok(Verdict::Out(endpoint.ifindex))
+    Ok(Verdict::out(endpoint.ifindex))
 }

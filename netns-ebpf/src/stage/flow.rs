@@ -14,7 +14,7 @@ use crate::stage::port::{self, Ports};
 pub fn is_trackable<A>(p: &Parsed<A>) -> bool {
     match p.l4 {
         L4::Tcp | L4::Udp => true,
-        L4::Icmp(kind) => matches!(kind, IcmpKind::EchoRequest | IcmpKind::EchoReply),
+        L4::Icmp => matches!(p.icmp, IcmpKind::EchoRequest | IcmpKind::EchoReply),
         // Only the first fragment says what this is; its protocol is enough, as `fragment::track` found its ports.
         L4::LaterFragment => {
             p.proto == proto::TCP || p.proto == proto::UDP || p.proto == proto::ICMP || p.proto == proto::ICMPV6
@@ -30,7 +30,7 @@ pub fn may_open<A>(p: &Parsed<A>) -> bool {
     match p.l4 {
         L4::Tcp => p.tcp.flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST | tcp_flag::FIN) == tcp_flag::SYN,
         L4::Udp => true,
-        L4::Icmp(kind) => matches!(kind, IcmpKind::EchoRequest),
+        L4::Icmp => matches!(p.icmp, IcmpKind::EchoRequest),
         L4::LaterFragment | L4::Other => false,
     }
 }
@@ -39,13 +39,13 @@ pub fn may_open<A>(p: &Parsed<A>) -> bool {
 ///
 /// `None` if there is none, its time is over, or the packet is a SYN that opens the connection anew.
 #[inline(never)]
-pub fn find<F: FamilyMaps>(zone: u16, p: &Parsed<<F as Family>::Addr>) -> Result<Option<FlowRef<F>>, DropReason> {
+pub fn find<F: FamilyMaps>(zone: u16, p: &Parsed<<F as Family>::Addr>) -> Option<FlowRef<F>> {
     let key = FlowKey::new(zone, p.proto, p.tuple);
-    let Some(flow) = FlowRef::<F>::find(&key) else { return Ok(None) };
+    let flow = FlowRef::<F>::find(&key)?;
     let now = now_ns();
     if is_expired(flow, p.proto, now) {
-        remove(flow, &key);
-        return Ok(None);
+        flow.remove_both(&key);
+        return None;
     }
     match p.l4 {
         L4::Tcp => advance_tcp(flow, &key, p, now),
@@ -57,7 +57,7 @@ pub fn find<F: FamilyMaps>(zone: u16, p: &Parsed<<F as Family>::Addr>) -> Result
             // RFC 4787 REQ-6: inbound packets need not refresh a mapping; outbound ones must. Each direction has its own
             // clock here and the flow lives while either runs.
             flow.touch(now);
-            Ok(Some(flow))
+            Some(flow)
         }
     }
 }
@@ -68,24 +68,24 @@ fn advance_tcp<F: FamilyMaps>(
     key: &FlowKey<F::Addr>,
     p: &Parsed<F::Addr>,
     now: u64,
-) -> Result<Option<FlowRef<F>>, DropReason> {
+) -> Option<FlowRef<F>> {
     const CHANGES: u8 = tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST;
     let state = flow.state();
     let flags = p.tcp.flags;
     if flags & CHANGES != 0 || state as u8 != State::Established as u8 {
         let opens = flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST) == tcp_flag::SYN;
         if opens && flow.is_original() && state.restarts_on_syn() {
-            remove(flow, key);
-            return Ok(None);
+            flow.remove_both(key);
+            return None;
         }
         if flags & tcp_flag::RST != 0 {
-            let (ack, window) = match FlowRef::<F>::find(&flow.peer_key(key.proto)) {
+            let (ack, window) = match flow.peer(key.proto) {
                 Some(peer) => peer.ack_window(),
                 None => (0, 0),
             };
             // Passed on all the same: the end host judges for itself, and answers with a challenge ACK if it is none.
             if !rst_acceptable(p.tcp.seq, ack, window << 14) {
-                return Ok(Some(flow));
+                return Some(flow);
             }
         }
         let next = state.after_tcp(flow.is_original(), flags);
@@ -97,7 +97,7 @@ fn advance_tcp<F: FamilyMaps>(
         flow.set_ack_window(p.tcp.ack, u32::from(p.tcp.window));
     }
     flow.touch(now);
-    Ok(Some(flow))
+    Some(flow)
 }
 
 /// The flow an ICMP error is about, found by the reverse of the quoted tuple; errors neither refresh nor end it.
@@ -112,7 +112,7 @@ pub fn find_quoted<F: FamilyMaps>(zone: u16, proto: u8, quoted: &FlowTuple<F::Ad
 fn is_expired<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, now: u64) -> bool {
     let timeout = maps::timeout_ns(flow.state().timeout_class(proto));
     if is_idle(flow.last_seen_ns(), now, timeout) {
-        return match FlowRef::<F>::find(&flow.peer_key(proto)) {
+        return match flow.peer(proto) {
             Some(peer) => is_idle(peer.last_seen_ns(), now, timeout),
             None => true,
         };
@@ -126,89 +126,75 @@ fn is_idle(last_seen_ns: u64, now: u64, timeout_ns: u64) -> bool {
     now > last_seen_ns && now - last_seen_ns > timeout_ns
 }
 
-/// Removes both directions.
-#[inline(always)]
-fn remove<F: FamilyMaps>(flow: FlowRef<F>, key: &FlowKey<F::Addr>) {
-    let peer_key = flow.peer_key(key.proto);
-    FlowRef::<F>::remove(&peer_key);
-    FlowRef::<F>::remove(key);
-}
-
 #[inline(always)]
 fn set_both<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, state: State) {
     flow.set_state(state);
-    if let Some(peer) = FlowRef::<F>::find(&flow.peer_key(proto)) {
+    if let Some(peer) = flow.peer(proto) {
         peer.set_state(state);
     }
 }
 
-/// A flow about to be opened.
-pub struct Opening<A> {
-    /// Zone of the opener.
-    pub zone: u16,
-    /// Zone of the other side.
-    pub peer_zone: u16,
-    /// What the opener's tuple becomes; the source port may still change, as `ports` says.
-    pub to: FlowTuple<A>,
-    /// Where the opener's packets go: slot, or ifindex with `to_uplink`.
+/// What a new flow is, but for the tuple its packets get: the planner leaves both in [`maps::opening_flow`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Plan {
+    /// Where the opener's packets go: slot, or ifindex with `TO_UPLINK` in `flags`.
     pub target: u32,
-    /// `target` is an uplink.
-    pub to_uplink: bool,
-    /// Where the replies go: slot or ifindex.
+    /// Where the replies go: slot, or ifindex with `TO_UPLINK` in `peer_flags`.
     pub peer_target: u32,
-    /// `peer_target` is an uplink.
-    pub peer_to_uplink: bool,
     /// Slot whose limit the flow counts against.
     pub owner_slot: u32,
     /// Publish it came in by, or `FlowEntry::NO_OWNER`.
     pub publish: u32,
+    /// Zone of the opener.
+    pub zone: u16,
+    /// Zone of the other side.
+    pub peer_zone: u16,
+    /// `FlowEntry::TO_UPLINK` or 0.
+    pub flags: u8,
+    /// `FlowEntry::TO_UPLINK` or 0.
+    pub peer_flags: u8,
     /// How the source port is chosen.
     pub ports: Ports,
+    /// Padding, zero.
+    pub _pad: u8,
 }
 
-/// Inserts both directions of a new flow; what the packet becomes is in the entry returned.
+/// Inserts both directions of a new flow; [`opened`] finds it.
 ///
 /// The reply's entry goes first and claims the port: if the opener's entry cannot follow, the claim is taken back, so the two
 /// come together or not at all. If another CPU opened the same flow meanwhile, its entry is the one used.
 #[inline(never)]
-pub fn open<F: FamilyMaps>(
-    pkt: &Packet,
-    p: &Parsed<<F as Family>::Addr>,
-    opening: &Opening<F::Addr>,
-) -> Result<FlowRef<F>, DropReason> {
+pub fn open<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Result<(), DropReason> {
     let now = now_ns();
-    let s = maps::scratch::<F>()?;
-    let translated = |to: &FlowTuple<F::Addr>| if *to == p.tuple { 0 } else { FlowEntry::<F::Addr>::TRANSLATED };
-    let uplink_flag = |yes: bool| if yes { FlowEntry::<F::Addr>::TO_UPLINK } else { 0 };
+    let s = maps::opening_flow::<F>()?;
+    let plan = s.plan;
+    s.key.tuple = p.tuple;
+    set_key(&mut s.key, plan.zone, p.proto);
+    s.peer_key.tuple.src = s.entry.to.dst;
+    s.peer_key.tuple.dst = s.entry.to.src;
+    s.peer_key.tuple.sport = s.entry.to.dport;
+    s.peer_key.tuple.dport = s.entry.to.sport;
+    set_key(&mut s.peer_key, plan.peer_zone, p.proto);
 
-    s.key = FlowKey::new(opening.zone, p.proto, p.tuple);
-    s.peer_key = FlowKey::new(opening.peer_zone, p.proto, opening.to.reverse());
-    s.peer_entry = FlowEntry {
-        last_seen_ns: now,
-        to: p.tuple.reverse(),
-        target: opening.peer_target,
-        peer_zone: opening.zone,
-        flags: uplink_flag(opening.peer_to_uplink) | FlowEntry::<F::Addr>::TRANSLATED,
-        state: State::Opening as u8,
-        ack: 0,
-        window: 0,
-        owner_slot: opening.owner_slot,
-        publish: opening.publish,
-    };
-    let sport = port::claim::<F>(pkt, s, opening.ports)?;
-    s.entry = FlowEntry {
-        last_seen_ns: now,
-        to: FlowTuple { sport, ..opening.to },
-        target: opening.target,
-        peer_zone: opening.peer_zone,
-        flags: uplink_flag(opening.to_uplink) | FlowEntry::<F::Addr>::ORIGINAL,
-        state: State::Opening as u8,
-        ack: 0,
-        window: 0,
-        owner_slot: opening.owner_slot,
-        publish: opening.publish,
-    };
-    s.entry.flags |= translated(&s.entry.to);
+    s.peer_entry.to.src = p.tuple.dst;
+    s.peer_entry.to.dst = p.tuple.src;
+    s.peer_entry.to.sport = p.tuple.dport;
+    s.peer_entry.to.dport = p.tuple.sport;
+    s.peer_entry.target = plan.peer_target;
+    s.peer_entry.peer_zone = plan.zone;
+    s.peer_entry.flags = plan.peer_flags | FlowEntry::<F::Addr>::TRANSLATED;
+    set_common(&mut s.peer_entry, &plan, now);
+    port::claim::<F>(pkt, s, plan.ports)?;
+
+    s.entry.to.sport = s.peer_key.tuple.dport;
+    s.entry.target = plan.target;
+    s.entry.peer_zone = plan.peer_zone;
+    s.entry.flags = plan.flags | FlowEntry::<F::Addr>::ORIGINAL | FlowEntry::<F::Addr>::TRANSLATED;
+    set_common(&mut s.entry, &plan, now);
+    if s.entry.to == p.tuple {
+        s.entry.flags &= !FlowEntry::<F::Addr>::TRANSLATED;
+    }
     match FlowRef::<F>::insert(&s.key, &s.entry) {
         Ok(()) => {}
         Err(InsertError::Exists) => FlowRef::<F>::remove(&s.peer_key),
@@ -217,7 +203,34 @@ pub fn open<F: FamilyMaps>(
             return Err(DropReason::FlowTableFull);
         }
     }
-    FlowRef::find(&s.key).ok_or(DropReason::FlowTableFull)
+    if plan.publish != FlowEntry::<F::Addr>::NO_OWNER {
+        maps::with_publish_stats(plan.publish, |s| s.flows += 1);
+    }
+    Ok(())
+}
+
+/// The entry [`open`] has just made, or the one another CPU made in its place.
+#[inline(always)]
+pub fn opened<F: FamilyMaps>() -> Result<FlowRef<F>, DropReason> {
+    FlowRef::find(&maps::opening_flow::<F>()?.key).ok_or(DropReason::FlowTableFull)
+}
+
+#[inline(always)]
+fn set_key<A>(key: &mut FlowKey<A>, zone: u16, proto: u8) {
+    key.zone = zone;
+    key.proto = proto;
+    key._pad = 0;
+}
+
+/// What both entries have alike.
+#[inline(always)]
+fn set_common<A>(entry: &mut FlowEntry<A>, plan: &Plan, now: u64) {
+    entry.last_seen_ns = now;
+    entry.state = State::Opening as u8;
+    entry.ack = 0;
+    entry.window = 0;
+    entry.owner_slot = plan.owner_slot;
+    entry.publish = plan.publish;
 }
 
 /// Takes an entry of the other direction's key away if its flow's time is over; says whether the key is free now.
@@ -225,7 +238,7 @@ pub fn open<F: FamilyMaps>(
 pub fn reap<F: FamilyMaps>(key: &FlowKey<F::Addr>, now: u64) -> bool {
     match FlowRef::<F>::find(key) {
         Some(flow) if is_expired(flow, key.proto, now) => {
-            remove(flow, key);
+            flow.remove_both(key);
             true
         }
         Some(_) => false,

@@ -2,7 +2,7 @@
 
 use netns_ebpf_common::family::Family;
 use netns_ebpf_common::fragment::{FRAGMENT_TIMEOUT_NS, FragmentKey, FragmentPorts};
-use netns_ebpf_common::parse::Parsed;
+use netns_ebpf_common::parse::{Fragment, Parsed};
 use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, FamilyMaps};
@@ -13,10 +13,12 @@ use crate::packet::now_ns;
 /// No decision on ports is ever taken from a later fragment's own bytes.
 #[inline(never)]
 pub fn track<F: FamilyMaps>(zone: u16, p: &mut Parsed<<F as Family>::Addr>) -> Result<(), DropReason> {
-    let Some(fragment) = p.fragment else { return Ok(()) };
-    let key = FragmentKey { src: p.tuple.src, dst: p.tuple.dst, id: fragment.id, zone, proto: p.proto, _pad: 0 };
+    if matches!(p.fragment, Fragment::Whole) {
+        return Ok(());
+    }
+    let key = FragmentKey { src: p.tuple.src, dst: p.tuple.dst, id: p.fragment_id, zone, proto: p.proto, _pad: 0 };
     let now = now_ns();
-    if fragment.offset_bytes == 0 {
+    if matches!(p.fragment, Fragment::First) {
         let ports = FragmentPorts { seen_ns: now, sport: p.tuple.sport, dport: p.tuple.dport, _pad: 0 };
         return maps::remember_fragment::<F>(&key, &ports);
     }

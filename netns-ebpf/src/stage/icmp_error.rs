@@ -7,21 +7,20 @@ use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::hdr::eth::{ETH_LEN, EthHdr};
 use netns_ebpf_common::hdr::icmp::{ICMP_LEN, IcmpHdr, v4, v6};
 use netns_ebpf_common::hdr::ipv4::{IPV4_LEN, Ipv4Hdr};
-use netns_ebpf_common::hdr::ipv6::Ipv6Hdr;
 use netns_ebpf_common::parse::{IcmpKind, L4, Parsed};
 use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, QUOTE_BYTES};
 use crate::packet::Packet;
-use crate::rewrite::L3_OFF;
+use crate::rewrite::{self, L3_OFF};
 
 /// What an error tells its receiver.
-#[derive(Clone, Copy)]
-pub enum Problem {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum ProblemKind {
     /// The hop limit ran out.
     HopLimit,
-    /// Larger than this MTU.
-    TooBig(u32),
+    /// Larger than the way out takes.
+    TooBig,
     /// Nobody has the address.
     HostUnreachable,
     /// No route.
@@ -30,16 +29,40 @@ pub enum Problem {
     Prohibited,
 }
 
+/// A problem to report. Not an enum with a payload: the unused half of one is whatever a register held, and the
+/// verifier refuses to spill that when it was a pointer.
+#[derive(Clone, Copy)]
+pub struct Problem {
+    kind: ProblemKind,
+    /// The MTU to tell, for [`ProblemKind::TooBig`].
+    mtu_bytes: u32,
+}
+
 impl Problem {
+    /// The hop limit ran out.
+    pub const HOP_LIMIT: Self = Self { kind: ProblemKind::HopLimit, mtu_bytes: 0 };
+    /// Nobody has the address.
+    pub const HOST_UNREACHABLE: Self = Self { kind: ProblemKind::HostUnreachable, mtu_bytes: 0 };
+    /// No route.
+    pub const NET_UNREACHABLE: Self = Self { kind: ProblemKind::NetUnreachable, mtu_bytes: 0 };
+    /// Refused.
+    pub const PROHIBITED: Self = Self { kind: ProblemKind::Prohibited, mtu_bytes: 0 };
+
+    /// Larger than `mtu_bytes`.
+    #[inline(always)]
+    pub const fn too_big(mtu_bytes: u32) -> Self {
+        Self { kind: ProblemKind::TooBig, mtu_bytes }
+    }
+
     /// The reason the packet counts under.
     #[inline(always)]
     pub const fn reason(self) -> DropReason {
-        match self {
-            Self::HopLimit => DropReason::HopLimit,
-            Self::TooBig(_) => DropReason::TooBig,
-            Self::HostUnreachable => DropReason::UnknownAddress,
-            Self::NetUnreachable => DropReason::NoRoute,
-            Self::Prohibited => DropReason::PortsExhausted,
+        match self.kind {
+            ProblemKind::HopLimit => DropReason::HopLimit,
+            ProblemKind::TooBig => DropReason::TooBig,
+            ProblemKind::HostUnreachable => DropReason::UnknownAddress,
+            ProblemKind::NetUnreachable => DropReason::NoRoute,
+            ProblemKind::Prohibited => DropReason::PortsExhausted,
         }
     }
 }
@@ -57,25 +80,35 @@ pub trait ErrorFormat: Family {
     fn message(problem: Problem) -> Message;
 
     /// Writes the IP header of an error of `payload_len` bytes and returns the sum its ICMP checksum starts from.
-    fn write_header(pkt: &mut Packet, src: Self::Addr, dst: Self::Addr, payload_len: usize) -> Result<Sum, DropReason>;
+    fn write_header(
+        pkt: &mut Packet,
+        src: &Self::Addr,
+        dst: &Self::Addr,
+        payload_len: usize,
+    ) -> Result<Sum, DropReason>;
 }
 
 impl ErrorFormat for netns_ebpf_common::family::V4 {
     #[inline(always)]
     fn message(problem: Problem) -> Message {
-        let (kind, code, rest) = match problem {
-            Problem::HopLimit => (v4::TIME_EXCEEDED, 0, 0),
+        let (kind, code, rest) = match problem.kind {
+            ProblemKind::HopLimit => (v4::TIME_EXCEEDED, 0, 0),
             // RFC 1191 section 4: the next hop's MTU in the lower half.
-            Problem::TooBig(mtu) => (v4::UNREACHABLE, v4::CODE_FRAG_NEEDED, mtu & 0xffff),
-            Problem::HostUnreachable => (v4::UNREACHABLE, v4::CODE_HOST, 0),
-            Problem::NetUnreachable => (v4::UNREACHABLE, v4::CODE_NET, 0),
-            Problem::Prohibited => (v4::UNREACHABLE, v4::CODE_ADMIN, 0),
+            ProblemKind::TooBig => (v4::UNREACHABLE, v4::CODE_FRAG_NEEDED, problem.mtu_bytes & 0xffff),
+            ProblemKind::HostUnreachable => (v4::UNREACHABLE, v4::CODE_HOST, 0),
+            ProblemKind::NetUnreachable => (v4::UNREACHABLE, v4::CODE_NET, 0),
+            ProblemKind::Prohibited => (v4::UNREACHABLE, v4::CODE_ADMIN, 0),
         };
         Message { kind, code, rest: rest.to_be_bytes() }
     }
 
     #[inline(always)]
-    fn write_header(pkt: &mut Packet, src: Self::Addr, dst: Self::Addr, payload_len: usize) -> Result<Sum, DropReason> {
+    fn write_header(
+        pkt: &mut Packet,
+        src: &Self::Addr,
+        dst: &Self::Addr,
+        payload_len: usize,
+    ) -> Result<Sum, DropReason> {
         let total_len = ((IPV4_LEN + payload_len) as u16).to_be_bytes();
         // RFC 1812 section 4.3.2.5: precedence 6, internetwork control.
         let mut ip = Ipv4Hdr {
@@ -106,38 +139,43 @@ impl ErrorFormat for netns_ebpf_common::family::V4 {
 impl ErrorFormat for netns_ebpf_common::family::V6 {
     #[inline(always)]
     fn message(problem: Problem) -> Message {
-        let (kind, code, rest) = match problem {
-            Problem::HopLimit => (v6::TIME_EXCEEDED, 0, 0),
-            Problem::TooBig(mtu) => (v6::PACKET_TOO_BIG, 0, mtu),
-            Problem::HostUnreachable => (v6::UNREACHABLE, v6::CODE_ADDRESS, 0),
-            Problem::NetUnreachable => (v6::UNREACHABLE, v6::CODE_NO_ROUTE, 0),
-            Problem::Prohibited => (v6::UNREACHABLE, v6::CODE_ADMIN, 0),
+        let (kind, code, rest) = match problem.kind {
+            ProblemKind::HopLimit => (v6::TIME_EXCEEDED, 0, 0),
+            ProblemKind::TooBig => (v6::PACKET_TOO_BIG, 0, problem.mtu_bytes),
+            ProblemKind::HostUnreachable => (v6::UNREACHABLE, v6::CODE_ADDRESS, 0),
+            ProblemKind::NetUnreachable => (v6::UNREACHABLE, v6::CODE_NO_ROUTE, 0),
+            ProblemKind::Prohibited => (v6::UNREACHABLE, v6::CODE_ADMIN, 0),
         };
         Message { kind, code, rest: rest.to_be_bytes() }
     }
 
     #[inline(always)]
-    fn write_header(pkt: &mut Packet, src: Self::Addr, dst: Self::Addr, payload_len: usize) -> Result<Sum, DropReason> {
-        let ip = Ipv6Hdr {
-            version_class_flow: [0x60, 0, 0, 0],
-            payload_len: (payload_len as u16).to_be_bytes(),
-            next_header: proto::ICMPV6,
-            hop_limit: 64,
-            src: src.0,
-            dst: dst.0,
-        };
-        pkt.write(L3_OFF, ip)?;
+    fn write_header(
+        pkt: &mut Packet,
+        src: &Self::Addr,
+        dst: &Self::Addr,
+        payload_len: usize,
+    ) -> Result<Sum, DropReason> {
+        let [len_high, len_low] = (payload_len as u16).to_be_bytes();
+        pkt.write(L3_OFF, [0x60, 0, 0, 0, len_high, len_low, proto::ICMPV6, 64])?;
+        pkt.write(L3_OFF + Self::SRC_OFF, *src)?;
+        pkt.write(L3_OFF + Self::SRC_OFF + size_of::<Self::Addr>(), *dst)?;
         // RFC 8200 section 8.1.
-        Ok(Sum::default().add(ip.src).add(ip.dst).add((payload_len as u32).to_be_bytes()).add([0, 0, 0, proto::ICMPV6]))
+        Ok(rewrite::addr_sum(src).plus(rewrite::addr_sum(dst)).add((payload_len as u32).to_be_bytes()).add([
+            0,
+            0,
+            0,
+            proto::ICMPV6,
+        ]))
     }
 }
 
 /// An error to be sent.
-pub struct Answer<A> {
+pub struct Answer<'a, A> {
     /// What it tells.
     pub problem: Problem,
     /// Who tells it.
-    pub src: A,
+    pub src: &'a A,
     /// Link-layer destination.
     pub dst_mac: Mac,
     /// Link-layer source.
@@ -152,23 +190,14 @@ pub struct Answer<A> {
 pub fn replace<F: ErrorFormat>(
     pkt: &mut Packet,
     p: &Parsed<F::Addr>,
-    answer: &Answer<F::Addr>,
+    answer: &Answer<'_, F::Addr>,
 ) -> Result<(), DropReason> {
     let Answer { problem, src, dst_mac, src_mac } = *answer;
     let reason = problem.reason();
-    let forbidden = matches!(
-        p.l4,
-        L4::LaterFragment
-            | L4::Icmp(
-                IcmpKind::Error
-                    | IcmpKind::Redirect
-                    | IcmpKind::NeighbourSolicit
-                    | IcmpKind::NeighbourAdvert
-                    | IcmpKind::RouterSolicit
-                    | IcmpKind::RouterAdvert
-            )
-    );
-    if forbidden || !matches!(F::scope(p.tuple.dst), Scope::Unicast) || src.is_unspecified() {
+    let forbidden = matches!(p.l4, L4::LaterFragment)
+        || (matches!(p.l4, L4::Icmp)
+            && !matches!(p.icmp, IcmpKind::EchoRequest | IcmpKind::EchoReply | IcmpKind::Other));
+    if forbidden || !matches!(F::scope(&p.tuple.dst), Scope::Unicast) || src.is_unspecified() {
         return Err(reason);
     }
     // A multiple of 4, which is what the checksum helper takes; the sender's headers are within the first bytes.
@@ -181,7 +210,7 @@ pub fn replace<F: ErrorFormat>(
 
     let icmp_off = ETH_LEN + F::HDR_LEN;
     let message = F::message(problem);
-    let start = F::write_header(pkt, src, p.tuple.src, ICMP_LEN + quote_len)?;
+    let start = F::write_header(pkt, src, &p.tuple.src, ICMP_LEN + quote_len)?;
     let quote = pkt.sum_at(icmp_off + ICMP_LEN, quote_len, maps::quote_scratch()?)?;
     let csum = start.plus(quote).add([message.kind, message.code]).add(message.rest).checksum();
     pkt.write(icmp_off, IcmpHdr { kind: message.kind, code: message.code, csum, rest: message.rest })?;

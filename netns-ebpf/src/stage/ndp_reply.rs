@@ -1,19 +1,19 @@
 //! Answers neighbour solicitations with the gateway's MAC, as `arp_reply` does for IPv4.
 
-use netns_ebpf_common::csum::Sum;
+use netns_ebpf_common::Addr6;
 use netns_ebpf_common::endpoint::Endpoint;
-use netns_ebpf_common::family::{Address, V6};
+use netns_ebpf_common::family::{Address, Family, V6};
 use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::hdr::Frame;
-use netns_ebpf_common::hdr::icmp::{IcmpHdr, LinkLayerOption, NeighbourMsg, v6};
-use netns_ebpf_common::hdr::ipv6::{HOP_LIMIT_OFF, IPV6_LEN, Ipv6Hdr};
+use netns_ebpf_common::hdr::icmp::{ICMP_LEN, IcmpHdr, LinkLayerOption, NeighbourMsg, v6};
+use netns_ebpf_common::hdr::ipv6::IPV6_LEN;
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::parse::{IcmpKind, Parsed};
 use netns_ebpf_common::verdict::{DropReason, Verdict};
-use netns_ebpf_common::{Addr6, Mac};
 
 use crate::maps;
 use crate::packet::Packet;
+use crate::path::settle;
 use crate::rewrite::{self, L3_OFF};
 
 const MSG_OFF: usize = L3_OFF + IPV6_LEN;
@@ -25,20 +25,16 @@ const FLAGS: u8 = 0x60;
 
 /// What a neighbour-discovery message of a pod becomes.
 #[inline(never)]
-pub fn run(
-    pkt: &mut Packet,
-    endpoint: &Endpoint,
-    network: &Network,
-    p: &Parsed<Addr6>,
-    kind: IcmpKind,
-) -> Result<Verdict, DropReason> {
-    match kind {
-        IcmpKind::NeighbourSolicit => solicitation(pkt, endpoint, network, p),
-        // An answer to the host's solicitation would be the only honest one, and the host never asks.
-        IcmpKind::NeighbourAdvert => Err(DropReason::NdpSpoof),
-        IcmpKind::RouterAdvert | IcmpKind::Redirect => Err(DropReason::RouterAdvertisement),
-        _ => Err(DropReason::NeighbourNoise),
-    }
+pub fn run(pkt: &mut Packet, endpoint: &Endpoint, network: &Network, p: &Parsed<Addr6>) -> Verdict {
+    settle(|| {
+        match p.icmp {
+            IcmpKind::NeighbourSolicit => solicitation(pkt, endpoint, network, p),
+            // An answer to the host's solicitation would be the only honest one, and the host never asks.
+            IcmpKind::NeighbourAdvert => Err(DropReason::NdpSpoof),
+            IcmpKind::RouterAdvert | IcmpKind::Redirect => Err(DropReason::RouterAdvertisement),
+            _ => Err(DropReason::NeighbourNoise),
+        }
+    })
 }
 
 #[inline(always)]
@@ -49,7 +45,7 @@ fn solicitation(
     p: &Parsed<Addr6>,
 ) -> Result<Verdict, DropReason> {
     // RFC 4861 section 7.1.1: a hop limit of 255 proves the sender is on the link.
-    if p.hop_limit != 255 || p.l4_off != MSG_OFF {
+    if p.hop_limit != 255 || p.l4_off() != MSG_OFF {
         return Err(DropReason::Malformed);
     }
     let msg: NeighbourMsg = pkt.read(MSG_OFF).ok_or(DropReason::Malformed)?;
@@ -69,7 +65,7 @@ fn solicitation(
     if target == p.tuple.src {
         return Err(DropReason::NdpSpoof);
     }
-    advertise(pkt, endpoint, network, p.tuple.src, target)
+    advertise(pkt, endpoint, network, &p.tuple.src, &target)
 }
 
 /// Replaces the packet by an advertisement of `target` at the gateway's MAC.
@@ -78,35 +74,28 @@ fn advertise(
     pkt: &mut Packet,
     endpoint: &Endpoint,
     network: &Network,
-    to: Addr6,
-    target: Addr6,
+    to: &Addr6,
+    target: &Addr6,
 ) -> Result<Verdict, DropReason> {
     pkt.truncate(OPTION_OFF + size_of::<LinkLayerOption>())?;
-    let old: Ipv6Hdr = pkt.read(L3_OFF).ok_or(DropReason::Malformed)?;
-    let ip = Ipv6Hdr {
-        version_class_flow: [0x60, 0, 0, 0],
-        payload_len: (ADVERT_BYTES as u16).to_be_bytes(),
-        next_header: proto::ICMPV6,
-        hop_limit: 255,
-        src: target.0,
-        dst: to.0,
-    };
-    debug_assert!(HOP_LIMIT_OFF == 7 && old.next_header == proto::ICMPV6);
+    pkt.write(L3_OFF, [0x60, 0, 0, 0, 0, ADVERT_BYTES as u8, proto::ICMPV6, 255])?;
+    pkt.write(L3_OFF + V6::SRC_OFF, *target)?;
+    pkt.write(L3_OFF + V6::SRC_OFF + size_of::<Addr6>(), *to)?;
     let option = LinkLayerOption { kind: LinkLayerOption::TARGET, len: 1, mac: network.mac };
-    let csum = Sum::default()
-        .add(ip.src)
-        .add(ip.dst)
+    let target_sum = rewrite::addr_sum(target);
+    // The target is both the source address and part of the message.
+    let csum = target_sum
+        .plus(target_sum)
+        .plus(rewrite::addr_sum(to))
         .add((ADVERT_BYTES as u32).to_be_bytes())
         .add([0, 0, 0, proto::ICMPV6])
         .add([v6::NEIGHBOUR_ADVERT, 0, FLAGS, 0])
-        .add(target.0)
         .add([option.kind, option.len])
         .add(network.mac.0)
         .checksum();
-    let icmp = IcmpHdr { kind: v6::NEIGHBOUR_ADVERT, code: 0, csum, rest: [FLAGS, 0, 0, 0] };
-    pkt.write(L3_OFF, ip)?;
-    pkt.write(MSG_OFF, NeighbourMsg { icmp, target: target.0 })?;
+    pkt.write(MSG_OFF, IcmpHdr { kind: v6::NEIGHBOUR_ADVERT, code: 0, csum, rest: [FLAGS, 0, 0, 0] })?;
+    pkt.write(MSG_OFF + ICMP_LEN, *target)?;
     pkt.write(OPTION_OFF, option)?;
-    rewrite::link_layer(pkt, Mac(endpoint.mac.0), network.mac)?;
-    Ok(Verdict::Out(endpoint.ifindex))
+    rewrite::link_layer(pkt, endpoint.mac, network.mac)?;
+    Ok(Verdict::out(endpoint.ifindex))
 }

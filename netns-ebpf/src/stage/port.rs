@@ -1,15 +1,11 @@
 //! Chooses the source port of a new flow and claims it, in one step, by inserting the reply's entry.
 
-use aya_ebpf::bindings::{
-    bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
-    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
-};
 use netns_ebpf_common::Port;
-use netns_ebpf_common::family::{Address, Family};
+use netns_ebpf_common::family::Family;
 use netns_ebpf_common::flow::{FlowKey, proto};
 use netns_ebpf_common::verdict::DropReason;
 
-use crate::maps::{self, FamilyMaps, FlowRef, InsertError, Scratch};
+use crate::maps::{self, FamilyMaps, FlowRef, InsertError, OpeningFlow};
 use crate::packet::{self, Packet, now_ns};
 use crate::stage::flow;
 
@@ -40,11 +36,11 @@ const SEARCHING: u32 = 0;
 const CLAIMED: u32 = 1;
 const FULL: u32 = 2;
 
-/// Claims the reply's key for a source port and returns the port; `s.peer_key` and `s.peer_entry` are filled but for it.
+/// Claims the reply's key for a source port, which it leaves in that key; `s.peer_key` and `s.peer_entry` are filled but for it.
 ///
 /// Every port of the range is tried, so the last free one is found; the time is bounded by the range.
 #[inline(never)]
-pub fn claim<F: FamilyMaps>(pkt: &Packet, s: &mut Scratch<F::Addr>, ports: Ports) -> Result<Port, DropReason> {
+pub fn claim<F: FamilyMaps>(pkt: &Packet, s: &mut OpeningFlow<F::Addr>, ports: Ports) -> Result<(), DropReason> {
     let own = s.peer_key.tuple.dport;
     let config = maps::host_config()?;
     let (min, max) = (u32::from(config.snat_port_min), u32::from(config.snat_port_max));
@@ -55,7 +51,7 @@ pub fn claim<F: FamilyMaps>(pkt: &Packet, s: &mut Scratch<F::Addr>, ports: Ports
     };
     if try_own {
         match insert::<F>(&s.peer_key, s) {
-            Ok(()) if !matches!(ports, Ports::HostRange) || !host_has::<F>(pkt, &s.peer_key) => return Ok(own),
+            Ok(()) if !matches!(ports, Ports::HostRange) || !host_has::<F>(pkt, &s.peer_key) => return Ok(()),
             Ok(()) => FlowRef::<F>::remove(&s.peer_key),
             Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
             // The same tuple is another live flow's: without translation there is nothing to tell them apart by.
@@ -77,7 +73,7 @@ pub fn claim<F: FamilyMaps>(pkt: &Packet, s: &mut Scratch<F::Addr>, ports: Ports
         match search.outcome {
             CLAIMED => {
                 if !matches!(ports, Ports::HostRange) || !host_has::<F>(pkt, &s.peer_key) {
-                    return Ok(s.peer_key.tuple.dport);
+                    return Ok(());
                 }
                 FlowRef::<F>::remove(&s.peer_key);
                 search.outcome = SEARCHING;
@@ -98,8 +94,10 @@ extern "C" fn try_port<F: FamilyMaps>(i: u32, search: *mut Search) -> i64 {
     #[expect(unsafe_code, reason = "the callback's argument")]
     // SAFETY: `packet::repeat` passes the `Search` on its caller's stack.
     let search = unsafe { &mut *search };
-    let Ok(s) = maps::scratch::<F>() else { return STOP };
-    let port = search.min + (search.start + i) % search.span;
+    let Ok(s) = maps::opening_flow::<F>() else { return STOP };
+    // `claim` never asks with an empty range; the check keeps a division's panic out of the object.
+    let Some(at) = search.start.wrapping_add(i).checked_rem(search.span) else { return STOP };
+    let port = search.min.wrapping_add(at);
     s.peer_key.tuple.dport = Port::new(port as u16);
     search.outcome = match insert::<F>(&s.peer_key, s) {
         Ok(()) => CLAIMED,
@@ -111,7 +109,7 @@ extern "C" fn try_port<F: FamilyMaps>(i: u32, search: *mut Search) -> i64 {
 
 /// Inserts the reply's entry; an entry in its way whose time is over makes room.
 #[inline(always)]
-fn insert<F: FamilyMaps>(key: &FlowKey<F::Addr>, s: &Scratch<F::Addr>) -> Result<(), InsertError> {
+fn insert<F: FamilyMaps>(key: &FlowKey<F::Addr>, s: &OpeningFlow<F::Addr>) -> Result<(), InsertError> {
     match FlowRef::<F>::insert(key, &s.peer_entry) {
         Err(InsertError::Exists) if flow::reap::<F>(key, now_ns()) => FlowRef::<F>::insert(key, &s.peer_entry),
         result => result,
@@ -123,26 +121,9 @@ fn insert<F: FamilyMaps>(key: &FlowKey<F::Addr>, s: &Scratch<F::Addr>) -> Result
 /// This is what keeps a pod from taking a port that is somebody's already ("port shadow").
 #[inline(always)]
 fn host_has<F: Family>(pkt: &Packet, reply: &FlowKey<F::Addr>) -> bool {
-    let tcp = reply.proto == proto::TCP;
-    if !tcp && reply.proto != proto::UDP {
-        return false;
-    }
-    let (src, dst) = (reply.tuple.src, reply.tuple.dst);
-    let (sport, dport) = (u16::from_ne_bytes(reply.tuple.sport.0), u16::from_ne_bytes(reply.tuple.dport.0));
-    let word = |a: &F::Addr, i: usize| u32::from_ne_bytes(a.word(i));
-    if F::Addr::WORDS == 1 {
-        let ipv4 =
-            bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 { saddr: word(&src, 0), daddr: word(&dst, 0), sport, dport };
-        let mut tuple = bpf_sock_tuple { __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 { ipv4 } };
-        pkt.host_socket(tcp, &mut tuple, 12)
-    } else {
-        let ipv6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
-            saddr: [word(&src, 0), word(&src, 1), word(&src, 2), word(&src, 3)],
-            daddr: [word(&dst, 0), word(&dst, 1), word(&dst, 2), word(&dst, 3)],
-            sport,
-            dport,
-        };
-        let mut tuple = bpf_sock_tuple { __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 { ipv6 } };
-        pkt.host_socket(tcp, &mut tuple, 36)
+    match reply.proto {
+        proto::TCP => pkt.host_socket(true, &reply.tuple),
+        proto::UDP => pkt.host_socket(false, &reply.tuple),
+        _ => false,
     }
 }

@@ -1,11 +1,14 @@
 //! Finds what is published at an address and port.
 
+use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::family::{Address, Family};
 use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::parse::Parsed;
 use netns_ebpf_common::publish::{Publish, PublishKey, PublishedPort};
+use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, FamilyMaps};
+use crate::stage::flow;
 
 /// A publish that matches a packet.
 pub struct Match {
@@ -36,4 +39,20 @@ pub fn find<F: FamilyMaps>(p: &Parsed<<F as Family>::Addr>) -> Option<Match> {
     };
     let publish = maps::publish(port.publish)?;
     Some(Match { id: port.publish, publish, port })
+}
+
+/// The live endpoint a new flow of this packet goes to.
+#[inline(always)]
+pub fn backend<F: Family>(p: &Parsed<F::Addr>, found: &Match) -> Result<&'static Endpoint, DropReason> {
+    if found.publish.flags & Publish::ACTIVE == 0 {
+        return Err(DropReason::Draining);
+    }
+    if !flow::may_open(p) {
+        return Err(DropReason::NoFlow);
+    }
+    let endpoint = maps::endpoint(found.publish.slot).ok_or(DropReason::BackendGone)?;
+    if F::endpoint_addr(endpoint).is_unspecified() {
+        return Err(DropReason::BackendGone);
+    }
+    Ok(endpoint)
 }

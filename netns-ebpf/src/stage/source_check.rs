@@ -16,20 +16,22 @@ pub fn mac(endpoint: &Endpoint, src: Mac) -> Result<(), DropReason> {
 #[inline(always)]
 pub fn address<F: Family>(endpoint: &Endpoint, p: &Parsed<F::Addr>) -> Result<(), DropReason> {
     let src = p.tuple.src;
-    if src == F::endpoint_addr(endpoint) && !src.is_unspecified() {
+    if src == *F::endpoint_addr(endpoint) && !src.is_unspecified() {
         return Ok(());
     }
     if F::is_own_link_local(endpoint, src) {
-        return match p.l4 {
-            L4::Icmp(IcmpKind::NeighbourSolicit | IcmpKind::NeighbourAdvert) => Ok(()),
-            L4::Icmp(IcmpKind::RouterAdvert | IcmpKind::Redirect) => Err(DropReason::RouterAdvertisement),
+        return match p.icmp {
+            IcmpKind::NeighbourSolicit | IcmpKind::NeighbourAdvert => Ok(()),
+            IcmpKind::RouterAdvert | IcmpKind::Redirect => Err(DropReason::RouterAdvertisement),
             // Multicast listener reports and router solicitations of every kernel that brings an interface up.
             _ => Err(DropReason::NeighbourNoise),
         };
     }
-    match p.l4 {
+    match p.icmp {
         // Duplicate address detection and first listener reports (RFC 4862 section 5.4, RFC 3590).
-        L4::Icmp(IcmpKind::NeighbourSolicit | IcmpKind::RouterSolicit | IcmpKind::Other) if src.is_unspecified() => {
+        IcmpKind::NeighbourSolicit | IcmpKind::RouterSolicit | IcmpKind::Other
+            if src.is_unspecified() && matches!(p.l4, L4::Icmp) =>
+        {
             Err(DropReason::NeighbourNoise)
         }
         _ => Err(DropReason::SourceAddress),
