@@ -1,4 +1,10 @@
 //! A pod host without a bridge and without iptables: the library behind the `netns` command.
 
+pub mod datapath;
 pub mod ipam;
+pub mod netlink;
+pub mod netns;
+pub mod probe;
+pub mod sysctl;
 pub mod topology;
+pub mod wiring;
