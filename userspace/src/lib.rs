@@ -5,6 +5,7 @@ pub mod ipam;
 pub mod netlink;
 pub mod netns;
 pub mod probe;
+pub mod store;
 pub mod sysctl;
 pub mod topology;
 pub mod wiring;
