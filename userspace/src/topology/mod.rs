@@ -40,7 +40,7 @@ pub use parse::{Document, parse};
 pub use problem::{InputError, Position, Problem};
 pub use publish::{PortRange, Proto, Publish};
 pub use subnet::{gateway, is_assignable, last_host, same_family};
-pub use validate::{Taken, TakenNetwork, TakenPod, resolve_uplink, validate};
+pub use validate::{Taken, TakenPod, resolve_uplink, validate};
 
 #[cfg(test)]
 mod tests;

@@ -210,8 +210,8 @@ fn what_the_instance_holds_counts() {
             name: "old".into(),
             network: "pods".into(),
             addresses: vec!["10.244.0.10".parse().unwrap()],
-            publishes: vec!["7000:7000".parse().unwrap()],
         }],
+        publishes: vec![("old".into(), "7000:7000".parse().unwrap())],
         namespaces: HashSet::from(["theirs".to_owned()]),
         ..Taken::default()
     };
@@ -226,7 +226,7 @@ fn what_the_instance_holds_counts() {
 
 #[test]
 fn a_live_network_is_not_held_against_routes_again() {
-    let taken = Taken { networks: vec![TakenNetwork { name: "pods".into() }], ..Taken::default() };
+    let taken = Taken { networks: vec!["pods".into()], ..Taken::default() };
     let text = GOOD.replace("10.244.0.0/24", "192.0.2.0/24").replace("10.244.0.10", "192.0.2.10");
     check(&text).unwrap_err();
     check_with(&text, &facts(), &taken).unwrap();

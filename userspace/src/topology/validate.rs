@@ -15,19 +15,16 @@ use super::{
 /// What the instance holds beside the topology that is checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Taken {
-    /// Networks that are live already: their subnets are not held against the host's routes again.
-    pub networks: Vec<TakenNetwork>,
+    /// Names of networks that are live already: their subnets are not held against the host's routes again.
+    pub networks: Vec<String>,
     /// Pods that stay and are not part of the topology.
     pub pods: Vec<TakenPod>,
+    /// Publishes that stay and are not part of the topology, with the name of their pod.
+    pub publishes: Vec<(String, Publish)>,
+    /// Publishes of the topology that are live already: not held against the host's sockets and addresses again.
+    pub live: Vec<Publish>,
     /// Namespaces that belong to the instance.
     pub namespaces: HashSet<String>,
-}
-
-/// A live network.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TakenNetwork {
-    /// Name.
-    pub name: String,
 }
 
 /// A live pod.
@@ -39,8 +36,6 @@ pub struct TakenPod {
     pub network: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// What it publishes.
-    pub publishes: Vec<Publish>,
 }
 
 /// Holds a topology against itself, the host and what the instance holds.
@@ -90,10 +85,10 @@ fn networks(topology: &Topology, facts: &HostFacts, taken: &Taken) -> Result<(),
     for (i, network) in topology.networks.iter().enumerate() {
         let field = format!("network[{i}]");
         unique_name(&field, &network.name, &mut seen)?;
-        let live = taken.networks.iter().any(|t| t.name == network.name);
+        let live = taken.networks.contains(&network.name);
         subnets(&field, network, facts, live)?;
     }
-    let all = topology.networks.iter().map(|n| n.name.as_str()).chain(taken.networks.iter().map(|t| t.name.as_str()));
+    let all = topology.networks.iter().map(|n| n.name.as_str()).chain(taken.networks.iter().map(String::as_str));
     let limit = abi::MAX_NETWORKS - 1;
     if all.collect::<HashSet<_>>().len() > limit as usize {
         return Err(InputError::new("network", "", Problem::TooMany(limit)));
@@ -196,10 +191,7 @@ fn check_address(pod: &Pod, network: &Network, k: usize, facts: &HostFacts) -> R
 }
 
 fn publishes(topology: &Topology, facts: &HostFacts, ports: &dyn PortProbe, taken: &Taken) -> Result<(), InputError> {
-    let mut seen: Vec<(&str, Publish)> = Vec::new();
-    for pod in &taken.pods {
-        seen.extend(pod.publishes.iter().map(|p| (pod.name.as_str(), *p)));
-    }
+    let mut seen: Vec<(&str, Publish)> = taken.publishes.iter().map(|(pod, p)| (pod.as_str(), *p)).collect();
     for (i, pod) in topology.pods.iter().enumerate() {
         let network = network_of(&format!("pod[{i}]"), pod, topology)?;
         for (k, publish) in pod.publish.iter().enumerate() {
@@ -207,7 +199,9 @@ fn publishes(topology: &Topology, facts: &HostFacts, ports: &dyn PortProbe, take
             if let Some((by, other)) = seen.iter().find(|(_, p)| p.conflicts(publish)) {
                 return Err(error(Problem::PublishedTwice { by: other.to_string(), pod: (*by).to_owned() }));
             }
-            check_publish(publish, network, &pod.name, facts, ports).map_err(error)?;
+            if !taken.live.contains(publish) {
+                check_publish(publish, network, &pod.name, facts, ports).map_err(error)?;
+            }
             seen.push((&pod.name, *publish));
         }
     }
