@@ -1,0 +1,76 @@
+//! Frames as they are on an interface: sent and received by packet sockets.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::AsFd;
+
+/// A packet socket bound to one interface of the namespace it was opened in; sees every frame, both ways.
+pub struct Tap {
+    socket: OwnedFd,
+}
+
+impl Tap {
+    /// Opens it on an interface of the calling thread's namespace.
+    ///
+    /// # Panics
+    /// When there is no such interface.
+    #[expect(unsafe_code, reason = "no safe crate in use here binds a packet socket to an interface")]
+    pub fn open(ifname: &str) -> Self {
+        let name = CString::new(ifname).expect("an interface name");
+        let protocol = (libc::ETH_P_ALL as u16).to_be();
+        // SAFETY: `name` is a NUL-terminated string that outlives the call.
+        let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        assert_ne!(ifindex, 0, "no interface {ifname}: {}", io::Error::last_os_error());
+        // SAFETY: plain arguments; the result is checked before it is owned.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(protocol)) };
+        assert!(fd >= 0, "packet socket: {}", io::Error::last_os_error());
+        // SAFETY: `fd` was just made and nobody else has it.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        let address = libc::sockaddr_ll {
+            sll_family: libc::AF_PACKET as u16,
+            sll_protocol: protocol,
+            sll_ifindex: ifindex.cast_signed(),
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 0,
+            sll_addr: [0; 8],
+        };
+        let length = size_of_val(&address) as libc::socklen_t;
+        // SAFETY: the pointer and length describe `address`, a complete `sockaddr_ll` that lives until the call returns.
+        let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
+        assert_eq!(bound, 0, "bind a packet socket to {ifname}: {}", io::Error::last_os_error());
+        Self { socket }
+    }
+
+    /// Sends one frame, link-layer header first.
+    pub fn send(&self, frame: &[u8]) {
+        let sent = nix::unistd::write(&self.socket, frame).expect("send a frame");
+        assert_eq!(sent, frame.len());
+    }
+
+    /// The first frame within `timeout` that `wanted` likes.
+    pub fn find(&self, timeout: Duration, mut wanted: impl FnMut(&[u8]) -> bool) -> Option<Vec<u8>> {
+        let end = Instant::now() + timeout;
+        let mut block = vec![0; 65_700];
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let wait = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut wish = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut wish, wait).expect("poll a packet socket") == 0 {
+                return None;
+            }
+            let n = nix::unistd::read(&self.socket, &mut block).expect("receive a frame");
+            if wanted(&block[..n]) {
+                return Some(block[..n].to_vec());
+            }
+            if left.is_zero() {
+                return None;
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What netns promises to leave as it was, written down and compared.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use super::BPFFS;
+use super::command::run;
+
+/// Sysctls the kernel itself counts or rolls while traffic flows.
+const VOLATILE: &[&str] = &[
+    "/proc/sys/net/netfilter/nf_conntrack_count",
+    "/proc/sys/net/ipv4/tcp_fastopen_key",
+    "/proc/sys/net/ipv6/conf/all/stable_secret",
+];
+
+/// Links, addresses, routes, rules, namespaces, firewall, sysctls, mounts, and the trees of bpffs and `/run`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    sections: Vec<(&'static str, BTreeSet<String>)>,
+}
+
+impl Snapshot {
+    /// Of the calling thread's namespaces.
+    pub fn take() -> Self {
+        let ip = |arguments: &str| lines(&run("ip", arguments.split_whitespace()).ok());
+        let sections = vec![
+            ("links", ip("-d -o link")),
+            ("addresses", ip("-o addr")),
+            ("routes (IPv4)", ip("-4 route show table all")),
+            ("routes (IPv6)", ip("-6 route show table all")),
+            ("rules (IPv4)", ip("-4 rule")),
+            ("rules (IPv6)", ip("-6 rule")),
+            ("namespaces", ip("netns list")),
+            ("nft rules", lines(&run("nft", ["list", "ruleset"]).ok())),
+            ("attached programs", lines(&run("bpftool", ["net", "show"]).ok())),
+            ("mounts", mounts()),
+            ("bpffs", tree(Path::new(BPFFS))),
+            ("/run", tree(Path::new("/run"))),
+            ("sysctls", sysctls()),
+        ];
+        Self { sections }
+    }
+
+    /// What differs, one line each with its section; empty when nothing does.
+    pub fn diff(&self, later: &Self) -> String {
+        let mut text = String::new();
+        for ((section, before), (_, after)) in self.sections.iter().zip(&later.sections) {
+            for line in before.difference(after) {
+                let _ = writeln!(text, "{section}: - {line}");
+            }
+            for line in after.difference(before) {
+                let _ = writeln!(text, "{section}: + {line}");
+            }
+        }
+        text
+    }
+
+    /// Asserts that nothing has changed since.
+    #[track_caller]
+    pub fn assert_unchanged(&self, when: &str) {
+        let diff = self.diff(&Self::take());
+        assert!(diff.is_empty(), "{when}, the machine is not as it was:\n{diff}");
+    }
+}
+
+fn lines(text: &str) -> BTreeSet<String> {
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Mount points with type and source; mount ids differ from day to day and say nothing.
+fn mounts() -> BTreeSet<String> {
+    let text = fs::read_to_string("/proc/thread-self/mounts").expect("read the mount table");
+    text.lines().map(|line| line.split(' ').take(3).collect::<Vec<_>>().join(" ")).collect()
+}
+
+fn tree(root: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut pending = vec![root.to_owned()];
+    while let Some(directory) = pending.pop() {
+        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            found.insert(path.display().to_string());
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                pending.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// All of `/proc/sys/net`, which shows the calling thread's namespace.
+fn sysctls() -> BTreeSet<String> {
+    tree(Path::new("/proc/sys/net"))
+        .into_iter()
+        .filter(|path| !VOLATILE.contains(&path.as_str()))
+        // Directories and write-only files (route/flush) have nothing to compare.
+        .filter_map(|path| fs::read_to_string(&path).ok().map(|value| format!("{path} = {}", value.trim_end())))
+        .collect()
+}
