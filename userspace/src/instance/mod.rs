@@ -7,6 +7,7 @@
 mod dirs;
 mod error;
 mod fabric;
+mod kernel;
 mod plan;
 mod session;
 mod verbs;
@@ -17,6 +18,7 @@ use crate::store::{State, Store};
 pub use dirs::{BPFFS, DEFAULT_INSTANCE, Dirs, PIN_ROOT, STATE_ROOT, choose, list};
 pub use error::{FabricError, InstanceError};
 pub use fabric::Fabric;
+pub use kernel::KernelFabric;
 pub use plan::{Plan, PodRequest};
 pub use view::{Applied, NetworkView, PodView, PublishView};
 
