@@ -1,5 +1,6 @@
 //! A pod host without a bridge and without iptables: the library behind the `netns` command.
 
+pub mod cli;
 pub mod datapath;
 pub mod instance;
 pub mod ipam;

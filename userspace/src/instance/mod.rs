@@ -10,6 +10,7 @@ mod fabric;
 mod kernel;
 mod plan;
 mod session;
+mod status;
 mod verbs;
 mod view;
 
@@ -20,6 +21,7 @@ pub use error::{FabricError, InstanceError};
 pub use fabric::Fabric;
 pub use kernel::KernelFabric;
 pub use plan::{Plan, PodRequest};
+pub use status::{DropStatus, HookStatus, PodCounters, PodStatus, PublishStatus, Status, UplinkStatus};
 pub use view::{Applied, NetworkView, PodView, PublishView};
 
 /// An instance: one set of pins and state, and the kernel side it drives.
