@@ -1,1 +1,363 @@
-//! IPv4 and IPv6 as one generic path.
+//! IPv4 and IPv6 as one generic path: what differs between them, and nothing else.
+
+use core::fmt::Debug;
+
+use crate::endpoint::Endpoint;
+use crate::flow::proto;
+use crate::hdr::eth::ethertype;
+use crate::hdr::{Frame, icmp, ipv4, ipv6};
+use crate::host::Uplink;
+use crate::network::Network;
+use crate::parse::{self, IcmpKind, Parsed, Quote};
+use crate::verdict::DropReason;
+use crate::{Addr4, Addr6};
+
+/// An address of a family, as it lies in packets and map keys.
+pub trait Address: Copy + PartialEq + Default + Debug {
+    /// How many 32-bit words it has; what the checksum and the comparison work on.
+    const WORDS: usize;
+
+    /// The word at `i`, its bytes in network order.
+    fn word(&self, i: usize) -> [u8; 4];
+
+    /// 0.0.0.0 or `::`.
+    fn is_unspecified(&self) -> bool;
+}
+
+impl Address for Addr4 {
+    const WORDS: usize = 1;
+
+    #[inline(always)]
+    fn word(&self, _: usize) -> [u8; 4] {
+        self.0
+    }
+
+    #[inline(always)]
+    fn is_unspecified(&self) -> bool {
+        *self == Self::UNSPECIFIED
+    }
+}
+
+impl Address for Addr6 {
+    const WORDS: usize = 4;
+
+    #[inline(always)]
+    fn word(&self, i: usize) -> [u8; 4] {
+        let i = (i & 3) * 4;
+        [self.0[i], self.0[i + 1], self.0[i + 2], self.0[i + 3]]
+    }
+
+    #[inline(always)]
+    fn is_unspecified(&self) -> bool {
+        *self == Self::UNSPECIFIED
+    }
+}
+
+/// Whether `a` and `b` agree under `mask`.
+#[inline(always)]
+fn same_prefix<A: Address>(a: A, b: A, mask: A) -> bool {
+    let mut i = 0;
+    while i < A::WORDS {
+        let (a, b, m) = (a.word(i), b.word(i), mask.word(i));
+        if (u32::from_ne_bytes(a) ^ u32::from_ne_bytes(b)) & u32::from_ne_bytes(m) != 0 {
+            return false;
+        }
+        i += 1;
+    }
+    true
+}
+
+/// What a destination is, before any table is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// An ordinary unicast address.
+    Unicast,
+    /// Multicast, or IPv4's limited broadcast.
+    Multicast,
+    /// The link's own addresses: IPv6 link-local.
+    LinkLocal,
+    /// Loopback, unspecified, reserved: never on a wire.
+    Martian,
+}
+
+/// A family of the Internet protocol, implemented by [`V4`] and [`V6`].
+///
+/// The EtherType picks one at the top of a hook; below that nothing matches on the family again.
+pub trait Family: Copy {
+    /// Its addresses.
+    type Addr: Address;
+
+    /// EtherType.
+    const ETHERTYPE: u16;
+    /// Protocol number of its ICMP.
+    const ICMP: u8;
+    /// Length of its header without options or extension headers.
+    const HDR_LEN: usize;
+    /// Offset of the source address in the header; the destination follows.
+    const SRC_OFF: usize;
+    /// Offset of the hop limit in the header.
+    const HOP_LIMIT_OFF: usize;
+    /// Offset of the header's own checksum, if it has one.
+    const HDR_CSUM_OFF: Option<usize>;
+    /// Whether ICMP's checksum covers a pseudo-header (RFC 4443 section 2.3).
+    const ICMP_PSEUDO_HDR: bool;
+    /// Type of an echo request.
+    const ECHO_REQUEST: u8;
+    /// Type of an echo reply.
+    const ECHO_REPLY: u8;
+    /// `AF_INET` or `AF_INET6`, for the route look-up.
+    const AF: u8;
+
+    /// Takes the packet whose IP header starts at `l3_off` apart.
+    fn parse<T: Frame + ?Sized>(
+        frame: &T,
+        l3_off: usize,
+        frame_len_bytes: usize,
+    ) -> Result<Parsed<Self::Addr>, DropReason>;
+
+    /// Takes the start of a packet quoted by an ICMP error at `off` apart.
+    fn parse_quote<T: Frame + ?Sized>(frame: &T, off: usize) -> Option<Quote<Self::Addr>>;
+
+    /// What an ICMP type of this family is to us.
+    fn icmp_kind(kind: u8) -> IcmpKind;
+
+    /// The scope of a destination.
+    fn scope(addr: Self::Addr) -> Scope;
+
+    /// The pod's address.
+    fn endpoint_addr(endpoint: &Endpoint) -> Self::Addr;
+
+    /// Whether `addr` is the pod's own link-local address.
+    fn is_own_link_local(endpoint: &Endpoint, addr: Self::Addr) -> bool;
+
+    /// The network's gateway; unspecified if it has none of this family.
+    fn gateway(network: &Network) -> Self::Addr;
+
+    /// The mask of the network's subnet.
+    fn mask(network: &Network) -> Self::Addr;
+
+    /// The source address of masqueraded packets.
+    fn uplink_addr(uplink: &Uplink) -> Self::Addr;
+
+    /// Whether `addr` is in the network's subnet of this family.
+    #[inline(always)]
+    fn in_subnet(network: &Network, addr: Self::Addr) -> bool {
+        let gateway = Self::gateway(network);
+        !gateway.is_unspecified() && same_prefix(addr, gateway, Self::mask(network))
+    }
+}
+
+/// IPv4.
+#[derive(Clone, Copy, Debug)]
+pub struct V4;
+
+/// IPv6.
+#[derive(Clone, Copy, Debug)]
+pub struct V6;
+
+impl Family for V4 {
+    type Addr = Addr4;
+
+    const ETHERTYPE: u16 = ethertype::IPV4;
+    const ICMP: u8 = proto::ICMP;
+    const HDR_LEN: usize = ipv4::IPV4_LEN;
+    const SRC_OFF: usize = ipv4::SRC_OFF;
+    const HOP_LIMIT_OFF: usize = ipv4::TTL_OFF;
+    const HDR_CSUM_OFF: Option<usize> = Some(ipv4::CSUM_OFF);
+    const ICMP_PSEUDO_HDR: bool = false;
+    const ECHO_REQUEST: u8 = icmp::v4::ECHO_REQUEST;
+    const ECHO_REPLY: u8 = icmp::v4::ECHO_REPLY;
+    const AF: u8 = 2;
+
+    #[inline(always)]
+    fn parse<T: Frame + ?Sized>(frame: &T, l3_off: usize, frame_len_bytes: usize) -> Result<Parsed<Addr4>, DropReason> {
+        parse::ipv4(frame, l3_off, frame_len_bytes)
+    }
+
+    #[inline(always)]
+    fn parse_quote<T: Frame + ?Sized>(frame: &T, off: usize) -> Option<Quote<Addr4>> {
+        parse::quote4(frame, off)
+    }
+
+    #[inline(always)]
+    fn icmp_kind(kind: u8) -> IcmpKind {
+        use icmp::v4::*;
+        match kind {
+            ECHO_REQUEST => IcmpKind::EchoRequest,
+            ECHO_REPLY => IcmpKind::EchoReply,
+            UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM => IcmpKind::Error,
+            REDIRECT => IcmpKind::Redirect,
+            _ => IcmpKind::Other,
+        }
+    }
+
+    #[inline(always)]
+    fn scope(addr: Addr4) -> Scope {
+        match addr.0 {
+            [0 | 127, ..] => Scope::Martian,
+            [255, 255, 255, 255] | [224..=239, ..] => Scope::Multicast,
+            [240..=255, ..] => Scope::Martian,
+            _ => Scope::Unicast,
+        }
+    }
+
+    #[inline(always)]
+    fn endpoint_addr(endpoint: &Endpoint) -> Addr4 {
+        endpoint.addr4
+    }
+
+    #[inline(always)]
+    fn is_own_link_local(_: &Endpoint, _: Addr4) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn gateway(network: &Network) -> Addr4 {
+        network.gateway4
+    }
+
+    #[inline(always)]
+    fn mask(network: &Network) -> Addr4 {
+        network.mask4
+    }
+
+    #[inline(always)]
+    fn uplink_addr(uplink: &Uplink) -> Addr4 {
+        uplink.addr4
+    }
+}
+
+impl Family for V6 {
+    type Addr = Addr6;
+
+    const ETHERTYPE: u16 = ethertype::IPV6;
+    const ICMP: u8 = proto::ICMPV6;
+    const HDR_LEN: usize = ipv6::IPV6_LEN;
+    const SRC_OFF: usize = ipv6::SRC_OFF;
+    const HOP_LIMIT_OFF: usize = ipv6::HOP_LIMIT_OFF;
+    const HDR_CSUM_OFF: Option<usize> = None;
+    const ICMP_PSEUDO_HDR: bool = true;
+    const ECHO_REQUEST: u8 = icmp::v6::ECHO_REQUEST;
+    const ECHO_REPLY: u8 = icmp::v6::ECHO_REPLY;
+    const AF: u8 = 10;
+
+    #[inline(always)]
+    fn parse<T: Frame + ?Sized>(frame: &T, l3_off: usize, frame_len_bytes: usize) -> Result<Parsed<Addr6>, DropReason> {
+        parse::ipv6(frame, l3_off, frame_len_bytes)
+    }
+
+    #[inline(always)]
+    fn parse_quote<T: Frame + ?Sized>(frame: &T, off: usize) -> Option<Quote<Addr6>> {
+        parse::quote6(frame, off)
+    }
+
+    #[inline(always)]
+    fn icmp_kind(kind: u8) -> IcmpKind {
+        use icmp::v6::*;
+        match kind {
+            ECHO_REQUEST => IcmpKind::EchoRequest,
+            ECHO_REPLY => IcmpKind::EchoReply,
+            UNREACHABLE | PACKET_TOO_BIG | TIME_EXCEEDED | PARAMETER_PROBLEM => IcmpKind::Error,
+            NEIGHBOUR_SOLICIT => IcmpKind::NeighbourSolicit,
+            NEIGHBOUR_ADVERT => IcmpKind::NeighbourAdvert,
+            ROUTER_SOLICIT => IcmpKind::RouterSolicit,
+            ROUTER_ADVERT => IcmpKind::RouterAdvert,
+            REDIRECT => IcmpKind::Redirect,
+            _ => IcmpKind::Other,
+        }
+    }
+
+    #[inline(always)]
+    fn scope(addr: Addr6) -> Scope {
+        match addr.0 {
+            [0xff, ..] => Scope::Multicast,
+            [0xfe, b, ..] if b & 0xc0 == 0x80 => Scope::LinkLocal,
+            // `::`, `::1` and the IPv4-mapped and -compatible forms (RFC 4291 sections 2.5.2, 2.5.3 and 2.5.5).
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ..] => Scope::Martian,
+            _ => Scope::Unicast,
+        }
+    }
+
+    #[inline(always)]
+    fn endpoint_addr(endpoint: &Endpoint) -> Addr6 {
+        endpoint.addr6
+    }
+
+    #[inline(always)]
+    fn is_own_link_local(endpoint: &Endpoint, addr: Addr6) -> bool {
+        addr == Addr6::link_local(endpoint.mac)
+    }
+
+    #[inline(always)]
+    fn gateway(network: &Network) -> Addr6 {
+        network.gateway6
+    }
+
+    #[inline(always)]
+    fn mask(network: &Network) -> Addr6 {
+        network.mask6
+    }
+
+    #[inline(always)]
+    fn uplink_addr(uplink: &Uplink) -> Addr6 {
+        uplink.addr6
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::{Ipv4Addr, Ipv6Addr};
+
+    fn a4(s: &str) -> Addr4 {
+        s.parse::<Ipv4Addr>().unwrap().into()
+    }
+
+    fn a6(s: &str) -> Addr6 {
+        s.parse::<Ipv6Addr>().unwrap().into()
+    }
+
+    #[test]
+    fn scopes() {
+        for (addr, scope) in [
+            ("0.0.0.0", Scope::Martian),
+            ("127.0.0.1", Scope::Martian),
+            ("224.0.0.251", Scope::Multicast),
+            ("239.255.255.255", Scope::Multicast),
+            ("240.0.0.1", Scope::Martian),
+            ("255.255.255.255", Scope::Multicast),
+            ("10.0.0.1", Scope::Unicast),
+            ("169.254.1.1", Scope::Unicast),
+        ] {
+            assert_eq!(V4::scope(a4(addr)), scope, "{addr}");
+        }
+        for (addr, scope) in [
+            ("::", Scope::Martian),
+            ("::1", Scope::Martian),
+            ("::ffff:10.0.0.1", Scope::Martian),
+            ("ff02::1", Scope::Multicast),
+            ("fe80::1", Scope::LinkLocal),
+            ("febf::1", Scope::LinkLocal),
+            ("fec0::1", Scope::Unicast),
+            ("fd00:244::1", Scope::Unicast),
+        ] {
+            assert_eq!(V6::scope(a6(addr)), scope, "{addr}");
+        }
+    }
+
+    #[test]
+    fn subnets() {
+        let network = Network {
+            gateway4: a4("10.244.0.1"),
+            mask4: a4("255.255.255.0"),
+            gateway6: a6("fd00:244::1"),
+            mask6: a6("ffff:ffff:ffff:ffff::"),
+            ..Network::default()
+        };
+        assert!(V4::in_subnet(&network, a4("10.244.0.255")));
+        assert!(!V4::in_subnet(&network, a4("10.244.1.0")));
+        assert!(V6::in_subnet(&network, a6("fd00:244::ffff:1")));
+        assert!(!V6::in_subnet(&network, a6("fd00:244:0:1::1")));
+        assert!(!V4::in_subnet(&Network::default(), a4("10.244.0.1")), "no IPv4 here");
+    }
+}

@@ -38,6 +38,7 @@ pub mod flow;
 pub mod hdr;
 pub mod host;
 pub mod network;
+pub mod parse;
 mod pod;
 pub mod publish;
 pub mod verdict;

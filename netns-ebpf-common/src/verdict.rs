@@ -16,6 +16,8 @@ pub enum Verdict {
     Out(u32),
     /// Dropped and counted.
     Drop(DropReason),
+    /// Dropped and counted; what leaves this device (ifindex) in its place is an ICMP error to the sender.
+    Reject(DropReason, u32),
 }
 
 /// A verdict without its target: the columns of the verdict counters.
@@ -32,7 +34,7 @@ pub enum Kind {
     Host = 3,
     /// [`Verdict::Out`].
     Out = 4,
-    /// [`Verdict::Drop`].
+    /// [`Verdict::Drop`] and [`Verdict::Reject`].
     Drop = 5,
 }
 
@@ -63,7 +65,7 @@ impl Verdict {
             Self::Neigh(_) => Kind::Neigh,
             Self::Host(_) => Kind::Host,
             Self::Out(_) => Kind::Out,
-            Self::Drop(_) => Kind::Drop,
+            Self::Drop(_) | Self::Reject(..) => Kind::Drop,
         }
     }
 }

@@ -1,2 +1,2 @@
-//! xtask
+//! Set-up, run, test, lint and bench of the workspace: `cargo xtask help`.
 fn main() {}

@@ -1,1 +1,51 @@
-//! Headers.
+//! Packet headers as they are on the wire: byte arrays only (alignment 1), one header a file.
+//!
+//! A header is read from a [`Frame`] by value, so nothing parsed outlives a change of the packet. Accessors return
+//! host-order values; setters do not touch checksums.
+
+pub mod arp;
+pub mod eth;
+pub mod icmp;
+pub mod ipv4;
+pub mod ipv6;
+pub mod tcp;
+pub mod udp;
+
+/// A type every bit pattern of which is a value and which has no alignment: it can be read straight from a packet.
+///
+/// # Safety
+///
+/// `repr(C)` (or an array of bytes), made of `u8` and byte arrays only.
+#[expect(unsafe_code, reason = "the promise is what lets packet.rs read the type from packet memory")]
+pub unsafe trait Wire: Copy {}
+
+/// A frame that can be read at an offset: packet memory in the kernel, a slice on the host.
+pub trait Frame {
+    /// The value at `off` bytes from the start of the frame, or `None` when it does not lie wholly inside.
+    fn read<T: Wire>(&self, off: usize) -> Option<T>;
+}
+
+impl Frame for [u8] {
+    #[expect(unsafe_code, reason = "reads plain bytes")]
+    fn read<T: Wire>(&self, off: usize) -> Option<T> {
+        let bytes = self.get(off..off.checked_add(size_of::<T>())?)?;
+        // SAFETY: `bytes` is exactly `size_of::<T>()` long, and `T: Wire` takes any bytes at any alignment.
+        Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    }
+}
+
+macro_rules! wire {
+    ($t:ty, $len:expr) => {
+        const _: () = assert!(core::mem::size_of::<$t>() == $len && core::mem::align_of::<$t>() == 1);
+        #[expect(unsafe_code, reason = "a promise about the layout")]
+        // SAFETY: `repr(C)` and only byte arrays inside: size and alignment are asserted above.
+        unsafe impl $crate::hdr::Wire for $t {}
+    };
+}
+pub(crate) use wire;
+
+wire!([u8; 1], 1);
+wire!([u8; 2], 2);
+wire!([u8; 4], 4);
+wire!([u8; 8], 8);
+wire!([u8; 16], 16);

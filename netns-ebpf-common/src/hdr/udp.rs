@@ -1,0 +1,62 @@
+//! UDP (RFC 768).
+
+use super::wire;
+use crate::Port;
+
+/// Length of the header.
+pub const UDP_LEN: usize = 8;
+/// Offset of the checksum; 0 in IPv4 means none was computed.
+pub const CSUM_OFF: usize = 6;
+
+/// The header.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UdpHdr {
+    sport: [u8; 2],
+    dport: [u8; 2],
+    len: [u8; 2],
+    /// Checksum.
+    pub csum: [u8; 2],
+}
+
+impl UdpHdr {
+    /// Source port.
+    #[inline(always)]
+    pub const fn sport(&self) -> Port {
+        Port(self.sport)
+    }
+
+    /// Destination port.
+    #[inline(always)]
+    pub const fn dport(&self) -> Port {
+        Port(self.dport)
+    }
+
+    /// Length of header and payload.
+    #[inline(always)]
+    pub const fn len(&self) -> u16 {
+        u16::from_be_bytes(self.len)
+    }
+
+    /// Whether the length field says there is not even a header.
+    #[inline(always)]
+    pub const fn is_empty(&self) -> bool {
+        (self.len() as usize) < UDP_LEN
+    }
+}
+
+wire!(UdpHdr, UDP_LEN);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hdr::Frame;
+
+    #[test]
+    fn golden_bytes() {
+        let bytes: [u8; 8] = [0, 53, 0x9c, 0x40, 0, 12, 0xab, 0xcd];
+        let udp: UdpHdr = bytes.as_slice().read(0).unwrap();
+        assert_eq!((udp.sport().get(), udp.dport().get(), udp.len(), udp.csum), (53, 40000, 12, [0xab, 0xcd]));
+        assert!(!udp.is_empty());
+    }
+}

@@ -1,0 +1,1 @@
+//! Programs, maps and links in the kernel.

@@ -1,0 +1,213 @@
+//! Network namespaces: the only `setns` of the project.
+//!
+//! The kernel keeps the network namespace per thread. Work inside another namespace therefore runs on a thread of its
+//! own ([`Netns::run`]), which ends with the work: no thread is ever left in the wrong place. [`Netns::enter`] is for a
+//! process that moves for good, before it starts other threads.
+//!
+//! Named namespaces are those of `ip netns`: see [`Netns::create_named`].
+
+mod exec;
+mod name;
+mod named;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
+
+pub use exec::exec_in;
+pub use name::{NameError, NetnsName};
+pub use named::{RUN_DIR, delete_named, list_named};
+
+/// What can go wrong with a namespace.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    /// The name is not one.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A named namespace that should exist does not.
+    #[error("no network namespace named {0:?}: `netns list` shows those that exist")]
+    Absent(NetnsName),
+    /// A named namespace that should not exist does.
+    #[error("a network namespace named {0:?} exists already: choose another name, or delete it with `netns del`")]
+    Exists(NetnsName),
+    /// The file is something else.
+    #[error("{path} is not a network namespace")]
+    NotNetns {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A process that should exist does not.
+    #[error("no process {0}")]
+    NoProcess(i32),
+    /// A call failed.
+    #[error("{what} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        what: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The thread that was to do the work could not be started.
+    #[error("cannot start a thread for work inside namespace {netns}: {source}")]
+    Thread {
+        /// The namespace.
+        netns: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The program to run could not be started.
+    #[error("cannot run {program:?} in namespace {netns}: {source}")]
+    Exec {
+        /// The program.
+        program: String,
+        /// The namespace.
+        netns: NetnsName,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+impl NetnsError {
+    fn io(what: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
+        Self::Io { what, path: path.into(), source: source.into() }
+    }
+
+    /// Whether the namespace (or process) was simply not there; deletes take that for done.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent(_) | Self::NoProcess(_))
+    }
+
+    /// Whether something of that name was there already.
+    pub fn is_exists(&self) -> bool {
+        matches!(self, Self::Exists(_))
+    }
+}
+
+/// An open network namespace: it lives at least as long as this value.
+///
+/// Cloning shares the descriptor.
+#[derive(Clone, Debug)]
+pub struct Netns {
+    file: Arc<File>,
+    label: String,
+    id: NetnsId,
+}
+
+/// The identity of a namespace: equal for two descriptors exactly when they are the same namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NetnsId {
+    /// Device of the namespace file system.
+    pub dev: u64,
+    /// Inode of the namespace.
+    pub ino: u64,
+}
+
+impl Netns {
+    /// The calling thread's namespace.
+    pub fn current() -> Result<Self, NetnsError> {
+        // Not /proc/self: that is the main thread's, and threads of one process can differ.
+        Self::open_path(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// The namespace of a process.
+    pub fn of_pid(pid: i32) -> Result<Self, NetnsError> {
+        Self::open_path(Path::new(&format!("/proc/{pid}/ns/net"))).map_err(|e| match e {
+            NetnsError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => NetnsError::NoProcess(pid),
+            e => e,
+        })
+    }
+
+    /// The namespace a file stands for: a bind mount as in [`RUN_DIR`], or a link as in `/proc/PID/ns`.
+    pub fn open_path(path: &Path) -> Result<Self, NetnsError> {
+        let file = File::open(path).map_err(|e| NetnsError::io("open", path, e))?;
+        let is_ns = fstatfs(&file).map_err(|e| NetnsError::io("statfs", path, e))?.filesystem_type() == NSFS_MAGIC;
+        if !is_ns {
+            return Err(NetnsError::NotNetns { path: path.to_owned() });
+        }
+        let meta = file.metadata().map_err(|e| NetnsError::io("stat", path, e))?;
+        let id = NetnsId { dev: meta.dev(), ino: meta.ino() };
+        Ok(Self { file: Arc::new(file), label: path.display().to_string(), id })
+    }
+
+    /// The named namespace `name`.
+    pub fn open_named(name: &NetnsName) -> Result<Self, NetnsError> {
+        Self::open_path(&name.path()).map_err(|e| match e {
+            NetnsError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                NetnsError::Absent(name.clone())
+            }
+            e => e,
+        })
+    }
+
+    /// Makes a new namespace under `name`, as `ip netns add` does, with its loopback interface down.
+    ///
+    /// [`NetnsError::Exists`] when the name is taken; on any failure nothing is left.
+    pub fn create_named(name: &NetnsName) -> Result<Self, NetnsError> {
+        named::create(name)
+    }
+
+    /// Who this is: comparable with another namespace's.
+    pub fn id(&self) -> NetnsId {
+        self.id
+    }
+
+    /// Whether both are the same namespace.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+
+    /// Where it was opened, for messages.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Runs `work` inside the namespace, on a thread of its own, and waits for it.
+    ///
+    /// Sockets made there stay in the namespace and may be used from anywhere. A panic of `work` goes on in the
+    /// caller.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+        thread::scope(|scope| {
+            let thread = thread::Builder::new()
+                .name("netns".to_owned())
+                .spawn_scoped(scope, || {
+                    self.enter()?;
+                    Ok(work())
+                })
+                .map_err(|source| NetnsError::Thread { netns: self.label.clone(), source })?;
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Moves the calling thread into the namespace, for good.
+    ///
+    /// Threads started later inherit it, threads that exist do not: call it before the runtime starts.
+    pub fn enter(&self) -> Result<(), NetnsError> {
+        setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|e| match e {
+            // The descriptor is a namespace, but of another kind.
+            Errno::EINVAL => NetnsError::NotNetns { path: PathBuf::from(&self.label) },
+            e => NetnsError::io("enter network namespace", &self.label, e),
+        })
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl AsRawFd for Netns {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}

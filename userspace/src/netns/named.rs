@@ -1,0 +1,108 @@
+//! The names: files in a shared mount, made and removed as iproute2's `ipnetns.c` does, under the same lock.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, open};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::Mode;
+
+use super::{Netns, NetnsError, NetnsName};
+
+/// Where the names are.
+pub const RUN_DIR: &str = "/run/netns";
+
+/// Makes a namespace and binds it to its name, in that order: a name never stands for a namespace that is half there.
+pub(super) fn create(name: &NetnsName) -> Result<Netns, NetnsError> {
+    prepare_run_dir()?;
+    let path = name.path();
+    match open(&path, OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC, Mode::empty()) {
+        Ok(_) => {}
+        Err(Errno::EEXIST) => return Err(NetnsError::Exists(name.clone())),
+        Err(e) => return Err(NetnsError::io("create", &path, e)),
+    }
+    bind_new(&path).and_then(|()| Netns::open_named(name)).inspect_err(|_| {
+        // The first error is the one to report; what is left after a failed removal is what `del` removes.
+        let _ = umount2(&path, MntFlags::MNT_DETACH);
+        let _ = fs::remove_file(&path);
+    })
+}
+
+/// Unshares a network namespace on a thread of its own and binds it to `path`.
+fn bind_new(path: &Path) -> Result<(), NetnsError> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("netns-create".to_owned())
+            .spawn_scoped(scope, || {
+                unshare(CloneFlags::CLONE_NEWNET).map_err(|e| NetnsError::io("unshare network for", path, e))?;
+                mount(Some("/proc/thread-self/ns/net"), path, Some("none"), MsFlags::MS_BIND, None::<&str>)
+                    .map_err(|e| NetnsError::io("bind new namespace to", path, e))
+            })
+            .map_err(|source| NetnsError::Thread { netns: path.display().to_string(), source })?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Makes [`RUN_DIR`] a shared mount, so that a name removed in one mount namespace goes away in all of them and the
+/// namespace can end. Two at once would stack mounts: hence the lock, which is iproute2's as well.
+fn prepare_run_dir() -> Result<(), NetnsError> {
+    let dir = Path::new(RUN_DIR);
+    match DirBuilder::new().mode(0o755).create(dir) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(NetnsError::io("create", dir, e)),
+    }
+    let handle = File::open(dir).map_err(|e| NetnsError::io("open", dir, e))?;
+    let _lock = Flock::lock(handle, FlockArg::LockExclusive).map_err(|(_, e)| NetnsError::io("lock", dir, e))?;
+    let share = || mount(Some(""), dir, Some("none"), MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+    match share() {
+        Ok(()) => return Ok(()),
+        // Not a mount point yet.
+        Err(Errno::EINVAL) => {}
+        Err(e) => return Err(NetnsError::io("share mount", dir, e)),
+    }
+    mount(Some(dir), dir, Some("none"), MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+        .map_err(|e| NetnsError::io("bind mount", dir, e))?;
+    share().map_err(|e| NetnsError::io("share mount", dir, e))
+}
+
+/// Removes a name. The namespace itself ends with its last process, socket or other name.
+///
+/// [`NetnsError::Absent`] when there is no such name.
+pub fn delete_named(name: &NetnsName) -> Result<(), NetnsError> {
+    let path = name.path();
+    match umount2(&path, MntFlags::MNT_DETACH) {
+        // Not a mount point: left by a creation that was killed, or already unmounted elsewhere.
+        Ok(()) | Err(Errno::EINVAL) => {}
+        Err(Errno::ENOENT) => return Err(NetnsError::Absent(name.clone())),
+        Err(e) => return Err(NetnsError::io("unmount", &path, e)),
+    }
+    match fs::remove_file(&path) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(NetnsError::io("remove", &path, e)),
+    }
+}
+
+/// The names there are, sorted. Files whose names are none of ours to print (see [`NetnsName`]) are left out.
+pub fn list_named() -> Result<Vec<NetnsName>, NetnsError> {
+    let dir = Path::new(RUN_DIR);
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(NetnsError::io("read", dir, e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| NetnsError::io("read", dir, e))?;
+        if let Some(name) = entry.file_name().to_str().and_then(|n| NetnsName::new(n).ok()) {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
