@@ -35,6 +35,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// Whether frames have an Ethernet header.
     pub ethernet: bool,
+    /// The loopback interface.
+    pub loopback: bool,
 }
 
 /// One end of a veth pair.
@@ -77,6 +79,7 @@ impl From<&LinkMessage> for Link {
             peer_index: None,
             kind: None,
             ethernet: matches!(message.header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback),
+            loopback: flags.contains(LinkFlags::Loopback),
         };
         for attribute in &message.attributes {
             match attribute {

@@ -1,0 +1,181 @@
+//! Endpoints and networks.
+
+use aya::Pod;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{HashMap, MapData};
+use ipnet::IpNet;
+use netns_ebpf_common::abi::map;
+use netns_ebpf_common::counters::EndpointCounters;
+use netns_ebpf_common::endpoint::{Endpoint, EndpointKey};
+use netns_ebpf_common::network::{Network, NoMasqueradeKey};
+use netns_ebpf_common::{Addr4, Addr6};
+
+use super::{Datapath, DatapathError, errno, map_error, or_absent};
+
+impl Datapath {
+    /// The endpoint in a slot; `None` when it is free.
+    pub fn endpoint(&self, slot: u32) -> Result<Option<Endpoint>, DatapathError> {
+        let found = self.array::<Endpoint>(map::ENDPOINTS)?.get(&slot, 0);
+        let found = found.map_err(|e| map_error(map::ENDPOINTS, format!("read slot {slot}"), e))?;
+        Ok((found.ifindex != 0).then_some(found))
+    }
+
+    /// Fills a slot, then adds its address entries if it is [`Endpoint::UP`] (and removes them if not).
+    ///
+    /// A slot of another owner is refused; the counters of a new owner start at 0.
+    pub fn put_endpoint(&self, slot: u32, endpoint: &Endpoint) -> Result<(), DatapathError> {
+        let before = self.endpoint(slot)?;
+        match &before {
+            Some(b) if b.owner != endpoint.owner => {
+                return Err(DatapathError::Owner {
+                    what: format!("endpoint slot {slot}"),
+                    found: b.owner,
+                    ours: endpoint.owner,
+                });
+            }
+            Some(b) if (b.network, b.addr4, b.addr6) != (endpoint.network, endpoint.addr4, endpoint.addr6) => {
+                self.remove_addresses(slot, b)?;
+            }
+            Some(_) => {}
+            None => self.clear_per_cpu::<EndpointCounters>(map::ENDPOINT_STATS, slot)?,
+        }
+        self.set_endpoint(slot, endpoint)?;
+        if endpoint.flags & Endpoint::UP == 0 {
+            return self.remove_addresses(slot, endpoint);
+        }
+        let network = endpoint.network;
+        if endpoint.addr4 != Addr4::UNSPECIFIED {
+            let mut addresses = self.hash(map::ENDPOINT_ADDR4)?;
+            add_address(&mut addresses, map::ENDPOINT_ADDR4, EndpointKey { network, addr: endpoint.addr4 }, slot)?;
+        }
+        if endpoint.addr6 != Addr6::UNSPECIFIED {
+            let mut addresses = self.hash(map::ENDPOINT_ADDR6)?;
+            add_address(&mut addresses, map::ENDPOINT_ADDR6, EndpointKey { network, addr: endpoint.addr6 }, slot)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a slot's address entries, then clears the slot.
+    ///
+    /// `false`: the slot is free or another owner's, and left as it is.
+    pub fn remove_endpoint(&self, slot: u32, owner: u64) -> Result<bool, DatapathError> {
+        let Some(found) = self.endpoint(slot)?.filter(|e| e.owner == owner) else { return Ok(false) };
+        self.remove_addresses(slot, &found)?;
+        self.set_endpoint(slot, &Endpoint::default())?;
+        Ok(true)
+    }
+
+    /// The network of this id; `None` when the id is free.
+    pub fn network(&self, id: u16) -> Result<Option<Network>, DatapathError> {
+        let found = self.array::<Network>(map::NETWORKS)?.get(&u32::from(id), 0);
+        let found = found.map_err(|e| map_error(map::NETWORKS, format!("read network {id}"), e))?;
+        Ok((found.gateway_ifindex != 0).then_some(found))
+    }
+
+    /// Declares a network.
+    pub fn put_network(&self, id: u16, network: &Network) -> Result<(), DatapathError> {
+        self.array::<Network>(map::NETWORKS)?
+            .set(u32::from(id), network, 0)
+            .map_err(|e| map_error(map::NETWORKS, format!("write network {id}"), e))
+    }
+
+    /// Clears a network and its `no_masquerade` prefixes.
+    pub fn remove_network(&self, id: u16) -> Result<(), DatapathError> {
+        self.put_network(id, &Network::default())?;
+        self.sync_no_masquerade(id, &[])
+    }
+
+    /// Makes a network's `no_masquerade` prefixes exactly these. An empty list means none.
+    pub fn sync_no_masquerade(&self, id: u16, prefixes: &[IpNet]) -> Result<(), DatapathError> {
+        let network_be = u32::from(id).to_be_bytes();
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for prefix in prefixes {
+            let bits = 32 + u32::from(prefix.prefix_len());
+            match prefix {
+                IpNet::V4(p) => v4.push((bits, NoMasqueradeKey { network_be, addr: Addr4::from(p.network()) })),
+                IpNet::V6(p) => v6.push((bits, NoMasqueradeKey { network_be, addr: Addr6::from(p.network()) })),
+            }
+        }
+        self.sync_trie(map::NO_MASQ4, network_be, &v4)?;
+        self.sync_trie(map::NO_MASQ6, network_be, &v6)
+    }
+
+    fn sync_trie<A>(
+        &self,
+        name: &'static str,
+        network_be: [u8; 4],
+        wanted: &[(u32, NoMasqueradeKey<A>)],
+    ) -> Result<(), DatapathError>
+    where
+        A: Copy + PartialEq,
+        NoMasqueradeKey<A>: Pod,
+    {
+        let mut trie = self.trie::<NoMasqueradeKey<A>, u32>(name)?;
+        for (bits, key) in wanted {
+            trie.insert(&Key::new(*bits, *key), 1, 0).map_err(|e| map_error(name, "add a prefix", e))?;
+        }
+        let mut stale = Vec::new();
+        for key in trie.keys() {
+            let key = key.map_err(|e| map_error(name, "list prefixes", e))?;
+            let (bits, data) = (key.prefix_len(), key.data());
+            if data.network_be == network_be && !wanted.iter().any(|(b, d)| *b == bits && *d == data) {
+                stale.push(key);
+            }
+        }
+        for key in &stale {
+            or_absent(name, "remove a prefix", trie.remove(key))?;
+        }
+        Ok(())
+    }
+
+    fn set_endpoint(&self, slot: u32, endpoint: &Endpoint) -> Result<(), DatapathError> {
+        self.array::<Endpoint>(map::ENDPOINTS)?
+            .set(slot, endpoint, 0)
+            .map_err(|e| map_error(map::ENDPOINTS, format!("write slot {slot}"), e))
+    }
+
+    fn remove_addresses(&self, slot: u32, endpoint: &Endpoint) -> Result<(), DatapathError> {
+        let network = endpoint.network;
+        let mut addresses = self.hash(map::ENDPOINT_ADDR4)?;
+        remove_address(&mut addresses, map::ENDPOINT_ADDR4, EndpointKey { network, addr: endpoint.addr4 }, slot)?;
+        let mut addresses = self.hash(map::ENDPOINT_ADDR6)?;
+        remove_address(&mut addresses, map::ENDPOINT_ADDR6, EndpointKey { network, addr: endpoint.addr6 }, slot)
+    }
+}
+
+fn add_address<A: std::fmt::Debug>(
+    addresses: &mut HashMap<MapData, EndpointKey<A>, u32>,
+    name: &'static str,
+    key: EndpointKey<A>,
+    slot: u32,
+) -> Result<(), DatapathError>
+where
+    EndpointKey<A>: Pod,
+{
+    let what = || format!("add address {:?} of network {}", key.addr, key.network);
+    match addresses.get(&key, 0) {
+        Ok(found) if found == slot => Ok(()),
+        Ok(found) => Err(DatapathError::Owner { what: what(), found: u64::from(found), ours: u64::from(slot) }),
+        Err(e) if errno(&e) == Some(nix::libc::ENOENT) => {
+            addresses.insert(key, slot, 0).map_err(|e| map_error(name, what(), e))
+        }
+        Err(e) => Err(map_error(name, what(), e)),
+    }
+}
+
+/// Removes an address entry if it leads to this slot.
+fn remove_address<A: std::fmt::Debug>(
+    addresses: &mut HashMap<MapData, EndpointKey<A>, u32>,
+    name: &'static str,
+    key: EndpointKey<A>,
+    slot: u32,
+) -> Result<(), DatapathError>
+where
+    EndpointKey<A>: Pod,
+{
+    match addresses.get(&key, 0) {
+        Ok(found) if found == slot => or_absent(name, format!("remove address {:?}", key.addr), addresses.remove(&key)),
+        Ok(_) => Ok(()),
+        Err(e) => or_absent(name, format!("find address {:?}", key.addr), Err(e)),
+    }
+}

@@ -1,0 +1,154 @@
+//! Flows, for listing and for removal by rule.
+
+use std::fmt::Debug;
+use std::net::IpAddr;
+
+use aya::Pod;
+use netns_ebpf_common::abi::map;
+use netns_ebpf_common::flow::{FlowEntry, FlowKey, State};
+use netns_ebpf_common::{Addr4, Addr6};
+
+use super::{Datapath, DatapathError, map_error, or_absent};
+
+/// One direction of a flow, whatever its family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowRecord {
+    /// Network id or `abi::ZONE_HOST`: where the tuple was seen.
+    pub zone: u16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Source as it arrives.
+    pub src: IpAddr,
+    /// Source port as it arrives.
+    pub sport: u16,
+    /// Destination as it arrives.
+    pub dst: IpAddr,
+    /// Destination port as it arrives.
+    pub dport: u16,
+    /// Source after translation.
+    pub to_src: IpAddr,
+    /// Source port after translation.
+    pub to_sport: u16,
+    /// Destination after translation.
+    pub to_dst: IpAddr,
+    /// Destination port after translation.
+    pub to_dport: u16,
+    /// Zone of the other direction.
+    pub peer_zone: u16,
+    /// Where it goes: a pod's slot.
+    pub target_slot: Option<u32>,
+    /// Where it goes: an uplink's index.
+    pub target_uplink: Option<u32>,
+    /// The opener's direction.
+    pub original: bool,
+    /// Connection state.
+    pub state: State,
+    /// `CLOCK_MONOTONIC` of the last packet in this direction.
+    pub last_seen_ns: u64,
+    /// The slot whose limit it counts against.
+    pub owner_slot: Option<u32>,
+    /// The publish it came in by.
+    pub publish: Option<u32>,
+}
+
+/// A family's flow map.
+trait FlowFamily: Copy + Debug + Default + PartialEq + Into<IpAddr> + 'static {
+    const MAP: &'static str;
+}
+
+impl FlowFamily for Addr4 {
+    const MAP: &'static str = map::FLOWS4;
+}
+
+impl FlowFamily for Addr6 {
+    const MAP: &'static str = map::FLOWS6;
+}
+
+impl FlowRecord {
+    fn new<A: FlowFamily>(key: &FlowKey<A>, entry: &FlowEntry<A>) -> Self {
+        let present = |v: u32| (v != FlowEntry::<A>::NO_OWNER).then_some(v);
+        let uplink = entry.flags & FlowEntry::<A>::TO_UPLINK != 0;
+        Self {
+            zone: key.zone,
+            proto: key.proto,
+            src: key.tuple.src.into(),
+            sport: key.tuple.sport.get(),
+            dst: key.tuple.dst.into(),
+            dport: key.tuple.dport.get(),
+            to_src: entry.to.src.into(),
+            to_sport: entry.to.sport.get(),
+            to_dst: entry.to.dst.into(),
+            to_dport: entry.to.dport.get(),
+            peer_zone: entry.peer_zone,
+            target_slot: (!uplink).then_some(entry.target),
+            target_uplink: uplink.then_some(entry.target),
+            original: entry.is_original(),
+            state: State::from_u8(entry.state),
+            last_seen_ns: entry.last_seen_ns,
+            owner_slot: present(entry.owner_slot),
+            publish: present(entry.publish),
+        }
+    }
+
+    /// Whether the flow's direction leads to, or is accounted to, the pod in this slot.
+    pub fn concerns_slot(&self, slot: u32) -> bool {
+        self.target_slot == Some(slot) || self.owner_slot == Some(slot)
+    }
+}
+
+impl Datapath {
+    /// All flow entries of both families: two for each flow.
+    pub fn flows(&self) -> Result<Vec<FlowRecord>, DatapathError> {
+        let mut records = Vec::new();
+        self.each_flow::<Addr4>(|key, entry| records.push(FlowRecord::new(key, entry)))?;
+        self.each_flow::<Addr6>(|key, entry| records.push(FlowRecord::new(key, entry)))?;
+        Ok(records)
+    }
+
+    /// Deletes every flow one of whose directions `doomed` picks, both directions of it; says how many entries went.
+    pub fn delete_flows(&self, mut doomed: impl FnMut(&FlowRecord) -> bool) -> Result<usize, DatapathError> {
+        Ok(self.delete_flows_of::<Addr4>(&mut doomed)? + self.delete_flows_of::<Addr6>(&mut doomed)?)
+    }
+
+    fn delete_flows_of<A: FlowFamily>(
+        &self,
+        doomed: &mut impl FnMut(&FlowRecord) -> bool,
+    ) -> Result<usize, DatapathError>
+    where
+        FlowKey<A>: Pod,
+        FlowEntry<A>: Pod,
+    {
+        // Collected first: deleting the key the kernel is asked to go on from starts the walk anew.
+        let mut keys = Vec::new();
+        self.each_flow::<A>(|key, entry| {
+            if doomed(&FlowRecord::new(key, entry)) {
+                keys.extend([*key, entry.peer_key(key.proto)]);
+            }
+        })?;
+        let mut flows = self.hash::<FlowKey<A>, FlowEntry<A>>(A::MAP)?;
+        let mut deleted = 0;
+        for key in &keys {
+            match flows.remove(key) {
+                Ok(()) => deleted += 1,
+                done => or_absent(A::MAP, "delete a flow", done)?,
+            }
+        }
+        Ok(deleted)
+    }
+
+    fn each_flow<A: FlowFamily>(&self, mut visit: impl FnMut(&FlowKey<A>, &FlowEntry<A>)) -> Result<(), DatapathError>
+    where
+        FlowKey<A>: Pod,
+        FlowEntry<A>: Pod,
+    {
+        let data = self.map_data(A::MAP)?;
+        let capacity = data.info().map_err(|e| map_error(A::MAP, "read its size", e))?.max_entries();
+        let flows = self.hash::<FlowKey<A>, FlowEntry<A>>(A::MAP)?;
+        // A program that deletes the key just seen makes the kernel start anew: bounded, the walk ends all the same.
+        for found in flows.iter().take(2 * capacity as usize) {
+            let (key, entry) = found.map_err(|e| map_error(A::MAP, "list flows", e))?;
+            visit(&key, &entry);
+        }
+        Ok(())
+    }
+}

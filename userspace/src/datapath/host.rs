@@ -1,0 +1,81 @@
+//! What the programs know of the host.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::net::IpAddr;
+
+use aya::Pod;
+use netns_ebpf_common::abi::map;
+use netns_ebpf_common::host::{HostConfig, Uplink};
+use netns_ebpf_common::{Addr4, Addr6};
+
+use super::{Datapath, DatapathError, map_error, or_absent};
+
+impl Datapath {
+    /// The host-wide settings.
+    pub fn host_config(&self) -> Result<HostConfig, DatapathError> {
+        self.array::<HostConfig>(map::HOST_CONFIG)?
+            .get(&0, 0)
+            .map_err(|e| map_error(map::HOST_CONFIG, "read the settings", e))
+    }
+
+    /// Sets the host-wide settings.
+    pub fn set_host_config(&self, config: &HostConfig) -> Result<(), DatapathError> {
+        self.array::<HostConfig>(map::HOST_CONFIG)?
+            .set(0, config, 0)
+            .map_err(|e| map_error(map::HOST_CONFIG, "write the settings", e))
+    }
+
+    /// Declares an uplink, or changes it.
+    pub fn put_uplink(&self, ifindex: u32, uplink: &Uplink) -> Result<(), DatapathError> {
+        self.hash::<u32, Uplink>(map::UPLINKS)?
+            .insert(ifindex, uplink, 0)
+            .map_err(|e| map_error(map::UPLINKS, format!("add uplink {ifindex}"), e))
+    }
+
+    /// Removes an uplink; not there means done.
+    pub fn remove_uplink(&self, ifindex: u32) -> Result<(), DatapathError> {
+        let what = format!("remove uplink {ifindex}");
+        or_absent(map::UPLINKS, what, self.hash::<u32, Uplink>(map::UPLINKS)?.remove(&ifindex))
+    }
+
+    /// The uplinks by interface index.
+    pub fn uplinks(&self) -> Result<Vec<(u32, Uplink)>, DatapathError> {
+        self.hash::<u32, Uplink>(map::UPLINKS)?
+            .iter()
+            .collect::<Result<_, _>>()
+            .map_err(|e| map_error(map::UPLINKS, "list uplinks", e))
+    }
+
+    /// Makes the host's addresses exactly these, each with its interface's index: new ones are added before old ones
+    /// go, and those that stay are not touched.
+    pub fn sync_host_addresses(&self, addresses: &[(IpAddr, u32)]) -> Result<(), DatapathError> {
+        let (mut v4, mut v6) = (HashMap::new(), HashMap::new());
+        for (address, ifindex) in addresses {
+            match address {
+                IpAddr::V4(a) => v4.insert(Addr4::from(*a), *ifindex),
+                IpAddr::V6(a) => v6.insert(Addr6::from(*a), *ifindex),
+            };
+        }
+        self.sync_hash(map::HOST_ADDRS4, &v4)?;
+        self.sync_hash(map::HOST_ADDRS6, &v6)
+    }
+
+    fn sync_hash<K: Pod + Eq + Hash + Debug>(
+        &self,
+        name: &'static str,
+        wanted: &HashMap<K, u32>,
+    ) -> Result<(), DatapathError> {
+        let mut hash = self.hash::<K, u32>(name)?;
+        let found: HashMap<K, u32> =
+            hash.iter().collect::<Result<_, _>>().map_err(|e| map_error(name, "list addresses", e))?;
+        for (key, value) in wanted.iter().filter(|(k, v)| found.get(k) != Some(v)) {
+            hash.insert(key, value, 0).map_err(|e| map_error(name, format!("add address {key:?}"), e))?;
+        }
+        for key in found.keys().filter(|k| !wanted.contains_key(k)) {
+            or_absent(name, format!("remove address {key:?}"), hash.remove(key))?;
+        }
+        Ok(())
+    }
+}

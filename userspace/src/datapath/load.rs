@@ -1,0 +1,162 @@
+//! Loading once per instance, and unloading.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+
+use aya::programs::SchedClassifier;
+use aya::{Ebpf, EbpfLoader};
+use netns_ebpf_common::abi;
+use netns_ebpf_common::counters::Hook;
+
+use super::{Datapath, DatapathError};
+
+pub(super) const MAPS: &str = "maps";
+pub(super) const PROGS: &str = "progs";
+pub(super) const LINKS: &str = "links";
+const ABI: &str = "abi";
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netns-ebpf.o"));
+
+/// Capacities chosen when the programs are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Flow entries of each family; a flow takes two.
+    pub flow_entries: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { flow_entries: abi::DEFAULT_FLOW_ENTRIES }
+    }
+}
+
+impl Datapath {
+    /// Loads programs and maps and pins them under `pins`; if that was done before, opens them.
+    ///
+    /// The directory is made with mode 0700, on a bpffs that is mounted already ([`super::ensure_bpffs`]). What a killed
+    /// load left is removed first. On failure nothing is left.
+    pub fn load(pins: &Path, sizes: &Sizes) -> Result<Self, DatapathError> {
+        let this = Self { pins: pins.to_owned() };
+        match this.check_abi() {
+            Ok(()) => return Ok(this),
+            Err(DatapathError::NotLoaded(_)) => {}
+            Err(e) => return Err(e),
+        }
+        this.unload()?;
+        this.load_and_pin(sizes).inspect_err(|_| {
+            if let Err(e) = this.unload() {
+                tracing::warn!("after a failed load: {e}");
+            }
+        })?;
+        Ok(this)
+    }
+
+    /// Opens what is loaded.
+    pub fn open(pins: &Path) -> Result<Self, DatapathError> {
+        let this = Self { pins: pins.to_owned() };
+        this.check_abi()?;
+        Ok(this)
+    }
+
+    /// Opens the pins whatever their version and state, for removal only.
+    pub fn for_removal(pins: &Path) -> Self {
+        Self { pins: pins.to_owned() }
+    }
+
+    /// Removes links, programs and maps, and the directories up to the instance's; nothing there means done.
+    pub fn unload(&self) -> Result<(), DatapathError> {
+        // The marker first: from here on this is no instance any more.
+        remove(&self.pins.join(ABI))?;
+        for dir in [LINKS, PROGS, MAPS] {
+            let dir = self.pins.join(dir);
+            for path in entries(&dir)? {
+                remove(&path)?;
+            }
+            remove_dir(&dir)?;
+        }
+        remove_dir(&self.pins)
+    }
+
+    fn check_abi(&self) -> Result<(), DatapathError> {
+        let path = self.pins.join(ABI);
+        match fs::read_link(&path) {
+            Ok(found) if found == Path::new(&abi::ABI_VERSION.to_string()) => Ok(()),
+            Ok(found) => Err(DatapathError::AbiMismatch {
+                pins: self.pins.clone(),
+                found: found.display().to_string(),
+                ours: abi::ABI_VERSION,
+            }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(DatapathError::NotLoaded(self.pins.clone())),
+            Err(source) => Err(DatapathError::Io { what: "read", path, source }),
+        }
+    }
+
+    fn load_and_pin(&self, sizes: &Sizes) -> Result<(), DatapathError> {
+        for dir in [MAPS, PROGS, LINKS] {
+            make_dir(&self.pins.join(dir))?;
+        }
+        // RLIMIT_MEMLOCK is left alone: kernels that have tcx (6.6) account BPF memory to the cgroup (since 5.11).
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries(abi::map::FLOWS4, sizes.flow_entries)
+            .map_max_entries(abi::map::FLOWS6, sizes.flow_entries)
+            .load(OBJECT)
+            .map_err(|e| DatapathError::Load(Box::new(e)))?;
+        for hook in Hook::ALL {
+            self.load_program(&mut ebpf, hook.as_str())?;
+        }
+        for (name, map) in ebpf.maps() {
+            // Sections of constants belong to the programs, which keep them; bpffs takes no dots.
+            if !name.starts_with('.') {
+                let path = self.pins.join(MAPS).join(name);
+                map.pin(&path).map_err(|source| DatapathError::Pin { path, source })?;
+            }
+        }
+        let path = self.pins.join(ABI);
+        symlink(abi::ABI_VERSION.to_string(), &path).map_err(|source| DatapathError::Io { what: "mark", path, source })
+    }
+
+    fn load_program(&self, ebpf: &mut Ebpf, name: &'static str) -> Result<(), DatapathError> {
+        let fail = |e| DatapathError::Program { name: name.to_owned(), source: Box::new(e) };
+        let program = ebpf.program_mut(name).ok_or(DatapathError::NoProgram(name))?;
+        let program: &mut SchedClassifier = program.try_into().map_err(fail)?;
+        program.load().map_err(fail)?;
+        let path = self.pins.join(PROGS).join(name);
+        program.pin(&path).map_err(|source| DatapathError::Pin { path, source })
+    }
+}
+
+/// Makes a directory and those above it, each for root only.
+fn make_dir(path: &Path) -> Result<(), DatapathError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| DatapathError::Io {
+        what: "create",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+    let fail = |source| DatapathError::Io { what: "read", path: dir.to_owned(), source };
+    match fs::read_dir(dir) {
+        Ok(entries) => entries.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>().map_err(fail),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(fail(e)),
+    }
+}
+
+pub(super) fn remove(path: &Path) -> Result<(), DatapathError> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(DatapathError::Io { what: "remove", path: path.to_owned(), source }),
+    }
+}
+
+fn remove_dir(path: &Path) -> Result<(), DatapathError> {
+    match fs::remove_dir(path) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(DatapathError::Io { what: "remove", path: path.to_owned(), source }),
+    }
+}

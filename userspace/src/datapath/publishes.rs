@@ -1,0 +1,177 @@
+//! Published ports.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use aya::Pod;
+use netns_ebpf_common::abi::map;
+use netns_ebpf_common::counters::PublishCounters;
+use netns_ebpf_common::publish::{Publish, PublishKey, PublishedPort};
+use netns_ebpf_common::{Addr4, Addr6, Port};
+
+use super::{Datapath, DatapathError, errno, map_error, or_absent};
+
+/// The host ports of a declaration and the pod's ports they lead to, one to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishPorts {
+    /// Host address; unspecified is any of its family, `None` any of both.
+    pub addr: Option<IpAddr>,
+    /// IP protocol number (`netns_ebpf_common::flow::proto`).
+    pub proto: u8,
+    /// First host port.
+    pub host_first: u16,
+    /// First port of the pod.
+    pub pod_first: u16,
+    /// How many; neither range leaves the port space.
+    pub count: u16,
+}
+
+impl PublishPorts {
+    fn addr4(&self) -> Option<Addr4> {
+        match self.addr {
+            None => Some(Addr4::UNSPECIFIED),
+            Some(IpAddr::V4(a)) => Some(a.into()),
+            Some(IpAddr::V6(_)) => None,
+        }
+    }
+
+    fn addr6(&self) -> Option<Addr6> {
+        match self.addr {
+            None => Some(Addr6::UNSPECIFIED),
+            Some(IpAddr::V6(a)) => Some(a.into()),
+            Some(IpAddr::V4(_)) => None,
+        }
+    }
+
+    fn entries<A: Copy>(&self, addr: A, publish: u32) -> impl Iterator<Item = (PublishKey<A>, PublishedPort)> {
+        let Self { proto, host_first, pod_first, count, .. } = *self;
+        (0..count).map(move |i| {
+            let key = PublishKey { addr, port: Port::new(host_first.saturating_add(i)), proto, _pad: 0 };
+            (key, PublishedPort { publish, pod_port: Port::new(pod_first.saturating_add(i)), _pad: 0 })
+        })
+    }
+}
+
+impl Datapath {
+    /// The declaration of this index; `None` when it is free.
+    pub fn publish(&self, id: u32) -> Result<Option<Publish>, DatapathError> {
+        let found = self.array::<Publish>(map::PUBLISHES)?.get(&id, 0);
+        let found = found.map_err(|e| map_error(map::PUBLISHES, format!("read publish {id}"), e))?;
+        Ok((found.owner != 0).then_some(found))
+    }
+
+    /// Declares a publish, then its ports. Repeating it, or changing the declaration, is fine.
+    ///
+    /// A port that leads to another live declaration is refused, and nothing is left of this one.
+    /// `publish.owner` must not be 0, which marks a free index.
+    pub fn put_publish(&self, id: u32, publish: &Publish, ports: &PublishPorts) -> Result<(), DatapathError> {
+        let before = self.publish(id)?;
+        match before {
+            Some(b) if b.owner != publish.owner => {
+                return Err(DatapathError::Owner {
+                    what: format!("publish {id}"),
+                    found: b.owner,
+                    ours: publish.owner,
+                });
+            }
+            Some(_) => {}
+            None => self.clear_per_cpu::<PublishCounters>(map::PUBLISH_STATS, id)?,
+        }
+        self.set_publish(id, publish)?;
+        let done = self
+            .add_ports(map::PUBLISHED4, id, ports.addr4(), ports)
+            .and_then(|()| self.add_ports(map::PUBLISHED6, id, ports.addr6(), ports));
+        if done.is_err() && before.is_none() {
+            if let Err(e) = self.remove_publish(id, publish.owner, ports) {
+                tracing::warn!("after a failed publish: {e}");
+            }
+        }
+        done
+    }
+
+    /// Changes a declaration's backend or flags; its ports all follow.
+    pub fn set_publish(&self, id: u32, publish: &Publish) -> Result<(), DatapathError> {
+        self.array::<Publish>(map::PUBLISHES)?
+            .set(id, publish, 0)
+            .map_err(|e| map_error(map::PUBLISHES, format!("write publish {id}"), e))
+    }
+
+    /// Removes a declaration's ports, then the declaration.
+    ///
+    /// `false`: the index is free or another owner's, and left as it is.
+    pub fn remove_publish(&self, id: u32, owner: u64, ports: &PublishPorts) -> Result<bool, DatapathError> {
+        if self.publish(id)?.is_none_or(|p| p.owner != owner) {
+            return Ok(false);
+        }
+        self.remove_ports(map::PUBLISHED4, id, ports.addr4(), ports)?;
+        self.remove_ports(map::PUBLISHED6, id, ports.addr6(), ports)?;
+        self.set_publish(id, &Publish::default())?;
+        Ok(true)
+    }
+
+    fn add_ports<A>(
+        &self,
+        name: &'static str,
+        id: u32,
+        addr: Option<A>,
+        ports: &PublishPorts,
+    ) -> Result<(), DatapathError>
+    where
+        A: Copy + Into<IpAddr>,
+        PublishKey<A>: Pod,
+    {
+        const BPF_NOEXIST: u64 = 1;
+        let Some(addr) = addr else { return Ok(()) };
+        let mut published = self.hash::<PublishKey<A>, PublishedPort>(name)?;
+        for (key, value) in ports.entries(addr, id) {
+            let what = || format!("publish {}", Shown(&key));
+            match published.insert(key, value, BPF_NOEXIST) {
+                Ok(()) => continue,
+                Err(e) if errno(&e) == Some(nix::libc::EEXIST) => {}
+                Err(e) => return Err(map_error(name, what(), e)),
+            }
+            let found = published.get(&key, 0).map_err(|e| map_error(name, what(), e))?;
+            // An entry whose declaration is gone was left by a removal that was killed; it leads nowhere.
+            if found.publish != id && self.publish(found.publish)?.is_some() {
+                return Err(DatapathError::Published { port: Shown(&key).to_string(), publish: found.publish });
+            }
+            published.insert(key, value, 0).map_err(|e| map_error(name, what(), e))?;
+        }
+        Ok(())
+    }
+
+    fn remove_ports<A>(
+        &self,
+        name: &'static str,
+        id: u32,
+        addr: Option<A>,
+        ports: &PublishPorts,
+    ) -> Result<(), DatapathError>
+    where
+        A: Copy + Into<IpAddr>,
+        PublishKey<A>: Pod,
+    {
+        let Some(addr) = addr else { return Ok(()) };
+        let mut published = self.hash::<PublishKey<A>, PublishedPort>(name)?;
+        for (key, _) in ports.entries(addr, id) {
+            match published.get(&key, 0) {
+                Ok(found) if found.publish == id => {
+                    or_absent(name, format!("remove {}", Shown(&key)), published.remove(&key))?;
+                }
+                Ok(_) => {}
+                Err(e) => or_absent(name, format!("find {}", Shown(&key)), Err(e))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A key as people write it.
+struct Shown<'a, A>(&'a PublishKey<A>);
+
+impl<A: Copy + Into<IpAddr>> fmt::Display for Shown<'_, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(key) = self;
+        write!(f, "{}/{}", SocketAddr::new(key.addr.into(), key.port.get()), key.proto)
+    }
+}

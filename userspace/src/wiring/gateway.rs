@@ -1,0 +1,163 @@
+//! The host's own leg in a network.
+//!
+//! A veth pair of which only one end does anything. It resolves no neighbours (`from_host` addresses the frames), and
+//! its `forwarding` is on because `bpf_fib_lookup` asks for it, while the host's own forwarding stays as it is.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use netns_ebpf_common::Addr4;
+use netns_ebpf_common::Addr6;
+use netns_ebpf_common::counters::Hook;
+use netns_ebpf_common::network::Network;
+
+use super::names::{gateway_ifindex, gateway_ifname, gateway_mac, gateway_peer_ifname, gateway_peer_mac};
+use super::{FirstError, Host, WiringError, write_settings};
+use crate::netlink::{AddressOptions, Idempotent, VethEnd, VethPair};
+
+/// A network, as the data path is to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkSpec {
+    /// Id, from 1; below `abi::MAX_NETWORKS`.
+    pub id: u16,
+    /// The gateway's IPv4 address with the subnet's prefix length.
+    pub gateway4: Option<Ipv4Net>,
+    /// The gateway's IPv6 address with the subnet's prefix length.
+    pub gateway6: Option<Ipv6Net>,
+    /// MTU of the network's devices, in bytes.
+    pub mtu_bytes: u32,
+    /// Pods leave for the LAN with the uplink's address.
+    pub masquerade: bool,
+    /// Endpoint-independent mapping.
+    pub endpoint_independent: bool,
+    /// Host and pods reach each other: no other network of the host has these subnets.
+    pub host_access: bool,
+    /// Destinations that are not masqueraded; empty means none.
+    pub no_masquerade: Vec<IpNet>,
+}
+
+impl NetworkSpec {
+    /// The gateway's addresses with prefix lengths.
+    pub fn gateways(&self) -> impl Iterator<Item = IpNet> {
+        self.gateway4.map(IpNet::V4).into_iter().chain(self.gateway6.map(IpNet::V6))
+    }
+
+    fn network(&self, instance: &str) -> Network {
+        let mut flags = 0;
+        for (on, flag) in [
+            (self.masquerade, Network::MASQUERADE),
+            (self.host_access, Network::HOST_ACCESS),
+            (self.endpoint_independent, Network::ENDPOINT_INDEPENDENT),
+        ] {
+            flags |= if on { flag } else { 0 };
+        }
+        Network {
+            gateway_ifindex: gateway_ifindex(self.id),
+            flags,
+            gateway4: self.gateway4.map_or(Addr4::UNSPECIFIED, |n| n.addr().into()),
+            mask4: self.gateway4.map_or(Addr4::UNSPECIFIED, |n| n.netmask().into()),
+            gateway6: self.gateway6.map_or(Addr6::UNSPECIFIED, |n| n.addr().into()),
+            mask6: self.gateway6.map_or(Addr6::UNSPECIFIED, |n| n.netmask().into()),
+            mac: gateway_mac(instance, self.id),
+            _pad: 0,
+            mtu_bytes: self.mtu_bytes,
+        }
+    }
+}
+
+impl Host {
+    /// Makes a network's gateway device and declares the network. May be repeated, also to change flags, MTU and
+    /// `no_masquerade`.
+    pub async fn wire_gateway(&self, spec: &NetworkSpec) -> Result<(), WiringError> {
+        let made = self.make_gateway_device(spec).await?;
+        let done = self.set_up_gateway(spec).await;
+        if done.is_err() && made {
+            if let Err(e) = self.unwire_gateway(spec.id).await {
+                tracing::warn!("while undoing: {e}");
+            }
+        }
+        done
+    }
+
+    /// Removes a network and its gateway device. Its pods are to be gone before.
+    pub async fn unwire_gateway(&self, id: u16) -> Result<(), WiringError> {
+        let mut errors = FirstError::default();
+        let (index, name) = (gateway_ifindex(id), gateway_ifname(id));
+        errors.note(self.datapath.detach(Hook::FromHost, index));
+        if let Some(Some(link)) = errors.note(self.netlink.link_by_index(index).await) {
+            if link.name == name && link.mac == Some(gateway_mac(&self.instance, id)) {
+                errors.note(self.netlink.delete_link(index, &name).await);
+            }
+        }
+        errors.note(self.datapath.remove_network(id));
+        errors.done()
+    }
+
+    /// Whether the device had to be made.
+    async fn make_gateway_device(&self, spec: &NetworkSpec) -> Result<bool, WiringError> {
+        let (index, name) = (gateway_ifindex(spec.id), gateway_ifname(spec.id));
+        let mac = gateway_mac(&self.instance, spec.id);
+        if let Some(link) = self.netlink.link_by_index(index).await? {
+            if link.name != name || link.mac != Some(mac) {
+                return Err(WiringError::Taken { name: link.name, index });
+            }
+            if link.mtu_bytes != spec.mtu_bytes {
+                self.netlink.set_mtu(index, spec.mtu_bytes).await?;
+            }
+            return Ok(false);
+        }
+        let here = VethEnd { name, index: Some(index), mac, noarp: true };
+        let peer = VethEnd {
+            name: gateway_peer_ifname(spec.id),
+            index: None,
+            mac: gateway_peer_mac(&self.instance, spec.id),
+            noarp: true,
+        };
+        let pair = VethPair { here: &here, peer: &peer, peer_netns: None, mtu_bytes: spec.mtu_bytes };
+        self.netlink.create_veth(&pair).await?;
+        Ok(true)
+    }
+
+    async fn set_up_gateway(&self, spec: &NetworkSpec) -> Result<(), WiringError> {
+        let (index, name, peer) = (gateway_ifindex(spec.id), gateway_ifname(spec.id), gateway_peer_ifname(spec.id));
+        let settings = [
+            (format!("ipv6/conf/{peer}/disable_ipv6"), "1"),
+            (format!("ipv6/conf/{name}/accept_ra"), "0"),
+            (format!("ipv6/conf/{name}/accept_redirects"), "0"),
+            (format!("ipv6/conf/{name}/accept_dad"), "0"),
+            // No link-local address: nothing on this link would answer for it, and nothing needs it.
+            (format!("ipv6/conf/{name}/addr_gen_mode"), "1"),
+            (format!("ipv6/conf/{name}/forwarding"), "1"),
+            (format!("ipv4/conf/{name}/forwarding"), "1"),
+            // Sources are checked by `from_pod`, exactly; the host's global setting may be stricter and then holds.
+            (format!("ipv4/conf/{name}/rp_filter"), "0"),
+            (format!("ipv4/conf/{name}/accept_redirects"), "0"),
+            (format!("ipv4/conf/{name}/send_redirects"), "0"),
+        ];
+        self.netns.run(|| write_settings(&settings))??;
+        self.datapath.put_network(spec.id, &spec.network(&self.instance))?;
+        self.datapath.sync_no_masquerade(spec.id, &spec.no_masquerade)?;
+        self.netns.run(|| self.datapath.attach(Hook::FromHost, &name, index))??;
+        if let Some(peer) = self.netlink.link_by_name(&peer).await? {
+            self.netlink.set_up(peer.index, true).await?;
+        }
+        self.netlink.set_up(index, true).await?;
+        self.set_gateway_addresses(spec, index).await
+    }
+
+    /// Gives the device the gateway's addresses if the host is to have routes to the network, else none.
+    async fn set_gateway_addresses(&self, spec: &NetworkSpec, index: u32) -> Result<(), WiringError> {
+        let wanted: Vec<IpNet> = if spec.host_access { spec.gateways().collect() } else { Vec::new() };
+        for found in self.netlink.addresses(Some(index)).await? {
+            let link_local = matches!(found.addr(), IpAddr::V6(a) if a.is_unicast_link_local());
+            if !link_local && !wanted.contains(&found.net) {
+                self.netlink.delete_address(index, found.net).await.or_absent()?;
+            }
+        }
+        let options = AddressOptions { nodad: true, noprefixroute: false };
+        for net in wanted {
+            self.netlink.add_address(index, net, options).await.or_exists()?;
+        }
+        Ok(())
+    }
+}

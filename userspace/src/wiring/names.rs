@@ -1,0 +1,91 @@
+//! Names, indices and addresses of the devices we make, all derived: what a killed process left can be told from its
+//! slot alone.
+
+use netns_ebpf_common::{Mac, abi};
+
+/// The interface inside a pod.
+pub const POD_IFNAME: &str = "eth0";
+
+/// Name of the host end of the veth of a slot. As unique as the index, of which one namespace has one.
+pub fn host_ifname(slot: u32) -> String {
+    format!("nn{slot}")
+}
+
+/// Name of the gateway device of a network.
+pub fn gateway_ifname(network: u16) -> String {
+    format!("nngw{network}")
+}
+
+/// Name of the other end of the gateway device, which is there for carrier only.
+pub(super) fn gateway_peer_ifname(network: u16) -> String {
+    format!("nngw{network}p")
+}
+
+/// Index of the host end of the veth of a slot.
+pub fn endpoint_ifindex(slot: u32) -> u32 {
+    abi::IFINDEX_ENDPOINT + slot
+}
+
+/// Index of the gateway device of a network.
+pub fn gateway_ifindex(network: u16) -> u32 {
+    abi::IFINDEX_GATEWAY + u32::from(network)
+}
+
+/// MAC of the pod's end of the veth of a slot.
+pub fn pod_mac(instance: &str, slot: u32) -> Mac {
+    mac(0x02, instance, slot)
+}
+
+/// MAC of the host end of the veth of a slot.
+pub fn host_mac(instance: &str, slot: u32) -> Mac {
+    mac(0x06, instance, slot)
+}
+
+/// MAC of a network's gateway: the one neighbour its pods see.
+pub fn gateway_mac(instance: &str, network: u16) -> Mac {
+    mac(0x0a, instance, u32::from(network))
+}
+
+pub(super) fn gateway_peer_mac(instance: &str, network: u16) -> Mac {
+    mac(0x0e, instance, u32::from(network))
+}
+
+/// A locally administered unicast address: the role, 24 bits of the instance, 16 bits of number.
+///
+/// These never leave the host, so it is enough that they differ within an instance and tell instances apart.
+fn mac(role: u8, instance: &str, number: u32) -> Mac {
+    // FNV-1a: stable for all time, unlike the standard library's hasher.
+    let hash =
+        instance.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let [.., a, b, c] = (hash ^ (hash >> 24) ^ (hash >> 48)).to_be_bytes();
+    let [.., d, e] = number.to_be_bytes();
+    Mac([role, a, b, c, d, e])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn macs_differ_and_are_local_unicast() {
+        let mut seen = HashSet::new();
+        for instance in ["default", "sandbox", "a", "b"] {
+            for n in 0..abi::MAX_ENDPOINTS {
+                for mac in [pod_mac(instance, n), host_mac(instance, n)] {
+                    assert!(!mac.is_multicast() && mac.0[0] & 2 == 2);
+                    assert!(seen.insert(mac), "{mac}");
+                }
+            }
+        }
+        assert!(abi::MAX_ENDPOINTS <= 1 << 16);
+    }
+
+    #[test]
+    fn names_fit_the_kernel() {
+        assert!(host_ifname(abi::MAX_ENDPOINTS).len() <= 15);
+        assert!(gateway_peer_ifname(u16::MAX).len() <= 15);
+        assert!(endpoint_ifindex(abi::MAX_ENDPOINTS) < abi::IFINDEX_GATEWAY);
+    }
+}

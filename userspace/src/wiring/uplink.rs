@@ -1,0 +1,135 @@
+//! The way to the LAN, and the host's own addresses.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netns_ebpf_common::counters::Hook;
+use netns_ebpf_common::host::Uplink;
+use netns_ebpf_common::{Addr4, Addr6, abi};
+
+use super::{FirstError, Host, WiringError};
+use crate::netlink::{Address, Family, Link};
+
+/// An uplink as the data path knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UplinkState {
+    /// Index.
+    pub ifindex: u32,
+    /// Name.
+    pub ifname: String,
+    /// Source address of masqueraded IPv4.
+    pub addr4: Option<Ipv4Addr>,
+    /// Source address of masqueraded IPv6.
+    pub addr6: Option<Ipv6Addr>,
+    /// MTU, in bytes.
+    pub mtu_bytes: u32,
+}
+
+impl Host {
+    /// The name of the interface of the default route: IPv4's, else IPv6's.
+    pub async fn find_uplink(&self) -> Result<Option<String>, WiringError> {
+        for family in Family::ALL {
+            let route = self.netlink.default_route(family).await?;
+            if let Some(index) = route.and_then(|r| r.oif) {
+                if let Some(link) = self.netlink.link_by_index(index).await? {
+                    return Ok(Some(link.name));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// What an interface would be as an uplink. Changes nothing.
+    pub async fn uplink_state(&self, ifname: &str) -> Result<UplinkState, WiringError> {
+        let link = self.uplink_link(ifname).await?;
+        let addresses = self.netlink.addresses(Some(link.index)).await?;
+        let preferred = |family| async move {
+            let route = self.netlink.default_route(family).await?;
+            Ok::<_, WiringError>(route.filter(|r| r.oif == Some(link.index)).and_then(|r| r.preferred_source))
+        };
+        let addr4 = match preferred(Family::V4).await? {
+            Some(IpAddr::V4(a)) => Some(a),
+            _ => primary4(&addresses),
+        };
+        let addr6 = match preferred(Family::V6).await? {
+            Some(IpAddr::V6(a)) => Some(a),
+            _ => primary6(&addresses),
+        };
+        Ok(UplinkState { ifindex: link.index, ifname: link.name, addr4, addr6, mtu_bytes: link.mtu_bytes })
+    }
+
+    /// Makes an interface an uplink, or brings what is known of it up to date. May be repeated.
+    pub async fn wire_uplink(&self, ifname: &str) -> Result<UplinkState, WiringError> {
+        let state = self.uplink_state(ifname).await?;
+        let link = self.uplink_link(ifname).await?;
+        let uplink = Uplink {
+            addr4: state.addr4.map_or(Addr4::UNSPECIFIED, Into::into),
+            addr6: state.addr6.map_or(Addr6::UNSPECIFIED, Into::into),
+            mtu_bytes: state.mtu_bytes,
+            l2_len_bytes: if link.ethernet { 14 } else { 0 },
+        };
+        let known = self.datapath.uplinks()?.iter().any(|(index, _)| *index == state.ifindex);
+        self.datapath.put_uplink(state.ifindex, &uplink)?;
+        let attached = self.netns.run(|| self.datapath.attach(Hook::FromUplink, ifname, state.ifindex))?;
+        if attached.is_err() && !known {
+            if let Err(e) = self.unwire_uplink(state.ifindex) {
+                tracing::warn!("while undoing: {e}");
+            }
+        }
+        attached?;
+        Ok(state)
+    }
+
+    /// Ends an interface's being an uplink. The interface may be gone.
+    pub fn unwire_uplink(&self, ifindex: u32) -> Result<(), WiringError> {
+        let mut errors = FirstError::default();
+        errors.note(self.datapath.detach(Hook::FromUplink, ifindex));
+        errors.note(self.datapath.remove_uplink(ifindex));
+        errors.done()
+    }
+
+    /// Tells the programs the host's addresses: all of them but link-local ones, loopback ones included.
+    pub async fn sync_host_addresses(&self) -> Result<(), WiringError> {
+        let addresses: Vec<(IpAddr, u32)> = self
+            .netlink
+            .addresses(None)
+            .await?
+            .iter()
+            .filter(|a| !matches!(a.addr(), IpAddr::V6(a) if a.is_unicast_link_local()))
+            .map(|a| (a.addr(), a.index))
+            .collect();
+        if addresses.len() > abi::MAX_HOST_ADDRS as usize {
+            return Err(WiringError::TooManyAddresses { found: addresses.len(), max: abi::MAX_HOST_ADDRS });
+        }
+        Ok(self.datapath.sync_host_addresses(&addresses)?)
+    }
+
+    async fn uplink_link(&self, ifname: &str) -> Result<Link, WiringError> {
+        let link = self.netlink.link_by_name(ifname).await?;
+        let link = link.ok_or_else(|| WiringError::NoUplink(ifname.to_owned()))?;
+        if link.loopback {
+            return Err(WiringError::BadUplink(link.name, "it is the loopback interface"));
+        }
+        Ok(link)
+    }
+}
+
+/// The first address in the kernel's order, which is the one it takes as source.
+fn primary4(addresses: &[Address]) -> Option<Ipv4Addr> {
+    addresses.iter().filter(|a| a.usable && a.global && !a.secondary).find_map(|a| match a.addr() {
+        IpAddr::V4(a) => Some(a),
+        IpAddr::V6(_) => None,
+    })
+}
+
+/// The first stable address, one that is routed everywhere before one that is not (RFC 4193).
+fn primary6(addresses: &[Address]) -> Option<Ipv6Addr> {
+    let stable = addresses.iter().filter(|a| a.usable && a.global && !a.secondary);
+    let mut found: Vec<Ipv6Addr> = stable
+        .filter_map(|a| match a.addr() {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(a) => Some(a),
+        })
+        .collect();
+    found.sort_by_key(Ipv6Addr::is_unique_local);
+    found.first().copied()
+}
