@@ -1,6 +1,6 @@
 //! Names and addresses of the sandbox, the same as in `default.toml`, whose pods they describe.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::check::Site;
 
@@ -84,4 +84,5 @@ pub const CORAL: Site = jumbo("coral", "coral", 20, 0x20);
 pub const PODS: [Site; 7] = [RED, BLUE, GREEN, VIOLET, INDIGO, AMBER, CORAL];
 
 /// Where the LAN finds the pods of `pods` that keep their address: as a router would be told.
-pub const PODS_SUBNETS: [(&str, u8); 2] = [("10.244.0.0", 24), ("fd00:244::", 64)];
+pub const PODS_SUBNETS: [(IpAddr, u8); 2] =
+    [(IpAddr::V4(Ipv4Addr::new(10, 244, 0, 0)), 24), (IpAddr::V6(Ipv6Addr::new(0xfd00, 0x244, 0, 0, 0, 0, 0, 0)), 64)];
