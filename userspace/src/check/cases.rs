@@ -24,7 +24,19 @@ const ONE_HOP: u8 = SENT_HOP_LIMIT - 1;
 
 /// Every path of the sandbox, in both families.
 pub fn sandbox_cases() -> Vec<Case> {
-    Family::ALL.into_iter().flat_map(Table::new).collect()
+    Family::ALL.into_iter().flat_map(of_family).collect()
+}
+
+fn of_family(family: Family) -> Vec<Case> {
+    let mut table = Table { family, path: "", cases: Vec::new() };
+    table.pod_to_pod();
+    table.pod_and_host();
+    table.pod_to_lan();
+    table.lan_to_published();
+    table.pod_to_published();
+    table.overlapping_networks();
+    table.refused();
+    table.cases
 }
 
 /// Cases of one family, as they are added.
@@ -35,17 +47,6 @@ struct Table {
 }
 
 impl Table {
-    fn new(family: Family) -> Vec<Case> {
-        let mut table = Self { family, path: "", cases: Vec::new() };
-        table.pod_to_pod();
-        table.pod_and_host();
-        table.pod_to_lan();
-        table.lan_to_published();
-        table.overlapping_networks();
-        table.refused();
-        table.cases
-    }
-
     fn pod_to_pod(&mut self) {
         self.path = "pod to pod";
         self.all(RED, BLUE, RED, ONE_HOP);
@@ -98,6 +99,15 @@ impl Table {
         self.udp(FAR, GREEN, self.published(HOST_UPLINK, 9003, 7003), SMALL_BYTES, FAR, ONE_HOP);
     }
 
+    fn pod_to_published(&mut self) {
+        self.path = "pod to published";
+        // By the published address there and back, so the answerer sees that address (RFC 4787 REQ-9).
+        self.tcp(BLUE, GREEN, self.published(HOST_UPLINK, 9004, 7004), BULK_BYTES, HOST_UPLINK);
+        self.udp(BLUE, GREEN, self.published(HOST_UPLINK, 9004, 7004), SMALL_BYTES, HOST_UPLINK, ONE_HOP);
+        self.tcp(GREEN, GREEN, self.published(HOST_UPLINK, 9005, 7005), SMALL_BYTES, HOST_UPLINK);
+        self.tcp(VIOLET, GREEN, self.published(HOST_UPLINK, 9006, 7006), SMALL_BYTES, HOST_UPLINK);
+    }
+
     fn overlapping_networks(&mut self) {
         self.path = "same subnets";
         self.all(VIOLET, INDIGO, VIOLET, ONE_HOP);
@@ -110,6 +120,7 @@ impl Table {
     fn refused(&mut self) {
         self.path = "nobody there";
         self.add(RED, NOBODY, Probe::HostUnreachable);
+        self.add(GATEWAY, NOBODY, Probe::HostUnreachable);
         self.path = "not published";
         self.add(CLIENT, RED, Probe::Closed { target: Target::Direct });
         let other_address = self.published(HOST_SECOND, 8443, 443);

@@ -19,6 +19,7 @@
 pub mod command;
 pub mod frame;
 pub mod lan;
+pub mod packet;
 pub mod snapshot;
 pub mod wait;
 

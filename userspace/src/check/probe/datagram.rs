@@ -28,7 +28,7 @@ pub(super) fn exchange(
     let answerer = pair.to.run(|| datagram(listen_at))?.map_err(bind())?;
     report_hop_limit(&answerer, family).map_err(bind())?;
     let aim = pair.aim(target, answerer.local_addr().map_err(bind())?);
-    let from = SocketAddr::new(pair.from_ip(), 0);
+    let from = SocketAddr::new(pair.opener_ip(), 0);
     let opener = pair.from.run(|| datagram(from))?.map_err(ProbeError::socket("send from", from))?;
     set_hop_limit(&opener, family).map_err(ProbeError::socket("send from", from))?;
     // Connected, it takes answers from that address and port only, and hears of ICMP errors.
@@ -62,7 +62,7 @@ fn answer(
     hop_limit: u8,
 ) -> Result<(), ProbeError> {
     let at = pair.case.to.name;
-    let from = SocketAddr::new(pair.from_ip(), 0);
+    let from = SocketAddr::new(pair.opener_ip(), 0);
     let mut block = vec![0; sent.len() + 1];
     let (n, peer, seen) = receive(answerer, &mut block).map_err(ProbeError::socket("receive from", from))?;
     // Answered first: a wrong source or hop limit is then reported as such, not as the opener's silence.

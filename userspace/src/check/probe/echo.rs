@@ -18,8 +18,8 @@ const PAYLOAD_BYTES: usize = 56;
 
 pub(super) fn ask(pair: &Pair<'_>, seen_as: Option<IpAddr>) -> Result<(), ProbeError> {
     let family = pair.case.family;
-    let from = SocketAddr::new(pair.from_ip(), 0);
-    let target = SocketAddr::new(pair.to_ip(), 0);
+    let from = SocketAddr::new(pair.opener_ip(), 0);
+    let target = SocketAddr::new(pair.answerer_ip(), 0);
     // Raw sockets see requests too: this one is the witness for the source address.
     let witness = match seen_as {
         Some(expected) => {

@@ -156,26 +156,26 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    fn from_ip(&self) -> IpAddr {
+    fn opener_ip(&self) -> IpAddr {
         self.case.from.ip(self.case.family)
     }
 
-    fn to_ip(&self) -> IpAddr {
+    fn answerer_ip(&self) -> IpAddr {
         self.case.to.ip(self.case.family)
     }
 
     /// Where the answerer listens: any port for direct traffic, the pod's port for published.
     fn listen_at(&self, target: Target) -> SocketAddr {
         match target {
-            Target::Direct => SocketAddr::new(self.to_ip(), 0),
-            Target::Published { pod_port, .. } => SocketAddr::new(self.to_ip(), pod_port),
+            Target::Direct => SocketAddr::new(self.answerer_ip(), 0),
+            Target::Published { pod_port, .. } => SocketAddr::new(self.answerer_ip(), pod_port),
         }
     }
 
     /// Where the opener aims, given where the answerer ended up listening.
     fn aim(&self, target: Target, listening: SocketAddr) -> SocketAddr {
         match target {
-            Target::Direct => SocketAddr::new(self.to_ip(), listening.port()),
+            Target::Direct => SocketAddr::new(self.answerer_ip(), listening.port()),
             Target::Published { at, .. } => at,
         }
     }

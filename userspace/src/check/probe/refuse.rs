@@ -19,8 +19,8 @@ const PORT: u16 = 7;
 
 /// Connecting to an address nobody has: the case's answerer is only an address.
 pub(super) fn host_unreachable(pair: &Pair<'_>) -> Result<(), ProbeError> {
-    let target = SocketAddr::new(pair.to_ip(), PORT);
-    let from = SocketAddr::new(pair.from_ip(), 0);
+    let target = SocketAddr::new(pair.answerer_ip(), PORT);
+    let from = SocketAddr::new(pair.opener_ip(), 0);
     match pair.from.run(|| connect(from, target, NEIGHBOUR_PATIENCE))? {
         Ok(_) => Err(ProbeError::Open(target)),
         Err(e) if e.raw_os_error() == Some(Errno::EHOSTUNREACH as i32) => Ok(()),
@@ -34,7 +34,7 @@ pub(super) fn closed(pair: &Pair<'_>, target: Target) -> Result<(), ProbeError> 
     let listener = pair.to.run(|| listen(listen_at))?.map_err(ProbeError::socket("listen at", listen_at))?;
     let listening = listener.local_addr().map_err(ProbeError::socket("listen at", listen_at))?;
     let aim = pair.aim(target, listening);
-    let from = SocketAddr::new(pair.from_ip(), 0);
+    let from = SocketAddr::new(pair.opener_ip(), 0);
     let connected = pair.from.run(|| connect(from, aim, SILENCE.min(PATIENCE)))?;
     // Asked as well, because the opener's own time-out could have hidden a connection that was made late.
     match accept(&listener, Duration::ZERO) {

@@ -22,7 +22,7 @@ const DISCARD_PORT: u16 = 9;
 pub(super) fn trace(pair: &Pair<'_>, hops: &[IpAddr]) -> Result<(), ProbeError> {
     let family = pair.case.family;
     for (distance, expected) in (1_u8..).zip(hops) {
-        let target = SocketAddr::new(pair.to_ip(), TRACE_PORT + u16::from(distance));
+        let target = SocketAddr::new(pair.answerer_ip(), TRACE_PORT + u16::from(distance));
         let socket = open(pair, target)?;
         set_hop_limit(&socket, family, distance).map_err(ProbeError::socket("send to", target))?;
         socket.send(&pattern(32)).map_err(ProbeError::socket("send to", target))?;
@@ -36,7 +36,7 @@ pub(super) fn trace(pair: &Pair<'_>, hops: &[IpAddr]) -> Result<(), ProbeError> 
 }
 
 pub(super) fn too_big(pair: &Pair<'_>, bytes: usize, router: IpAddr, mtu_bytes: u32) -> Result<(), ProbeError> {
-    let target = SocketAddr::new(pair.to_ip(), DISCARD_PORT);
+    let target = SocketAddr::new(pair.answerer_ip(), DISCARD_PORT);
     let socket = open(pair, target)?;
     // Linux sends UDP with "don't fragment" as long as it fits the MTU known so far.
     socket.send(&pattern(bytes)).map_err(ProbeError::socket("send to", target))?;
@@ -96,7 +96,7 @@ fn check(
 }
 
 fn open(pair: &Pair<'_>, target: SocketAddr) -> Result<UdpSocket, ProbeError> {
-    let from = SocketAddr::new(pair.from_ip(), 0);
+    let from = SocketAddr::new(pair.opener_ip(), 0);
     let socket = pair.from.run(|| datagram(from))?.map_err(ProbeError::socket("send from", from))?;
     let report = match pair.case.family {
         Family::V4 => setsockopt(&socket, sockopt::Ipv4RecvErr, &true),

@@ -31,14 +31,14 @@ pub(super) fn exchange(pair: &Pair<'_>, bytes: usize, target: Target, seen_as: I
 }
 
 fn open(pair: &Pair<'_>, aim: SocketAddr, sent: &[u8]) -> Result<(), ProbeError> {
-    let from = SocketAddr::new(pair.from_ip(), 0);
+    let from = SocketAddr::new(pair.opener_ip(), 0);
     let mut stream = pair.from.run(|| connect(from, aim, PATIENCE))?.map_err(ProbeError::socket("connect to", aim))?;
     send(&mut stream, sent).map_err(ProbeError::socket("send to", aim))?;
     receive(&mut stream, sent, pair.case.from.name, aim)
 }
 
 fn answer(pair: &Pair<'_>, listener: &TcpListener, sent: &[u8], seen_as: IpAddr) -> Result<(), ProbeError> {
-    let from = SocketAddr::new(pair.from_ip(), 0);
+    let from = SocketAddr::new(pair.opener_ip(), 0);
     let (mut stream, peer) = accept(listener, PATIENCE).map_err(ProbeError::socket("be connected to by", from))?;
     pair.check_seen(peer, seen_as)?;
     receive(&mut stream, sent, pair.case.to.name, peer)?;
