@@ -10,7 +10,7 @@ use super::layout::{
 use crate::check::Site;
 
 /// The picture and the commands to try, for standard output.
-pub(super) fn picture() -> String {
+pub fn picture() -> String {
     let pod = |site: Site| format!("[{}] {} {}", site.name, site.v4, site.v6);
     let lan = |site: Site| format!("{} {} {}", site.name, site.v4, site.v6);
     let pods = [

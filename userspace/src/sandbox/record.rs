@@ -79,6 +79,14 @@ impl Record {
         Ok(netns)
     }
 
+    /// Gives up without having made anything: an empty record is removed, one with leftovers stays.
+    pub(super) fn close(self) {
+        if !self.has_leftovers() {
+            // Nothing depends on it: the next sandbox takes an empty file as it takes none.
+            let _ = self.remove_all();
+        }
+    }
+
     /// Removes every namespace of the record, as far as it is still the one that was made, and then the file.
     pub(super) fn remove_all(mut self) -> Result<(), SandboxError> {
         self.remove_namespaces()?;

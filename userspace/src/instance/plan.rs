@@ -1,0 +1,461 @@
+//! From what is wanted and what is there to the rows to make and to remove. Pure: no kernel, no store.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use netns_ebpf_common::abi;
+
+use super::InstanceError;
+use crate::ipam;
+use crate::store::{InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, StoreError};
+use crate::topology::{
+    self, Document, HostFacts, InputError, Network, Pod, PortProbe, Problem, Publish, Taken, TakenPod, Topology,
+};
+
+/// MTU where neither file nor uplink name one, in bytes.
+const DEFAULT_MTU_BYTES: u32 = 1500;
+
+/// Rows to remove and rows to make; made rows are [`Phase::Creating`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The instance, when it is not up yet.
+    pub instance: Option<InstanceRow>,
+    /// Ids of publishes to remove.
+    pub remove_publishes: Vec<u64>,
+    /// Ids of pods to remove.
+    pub remove_pods: Vec<u64>,
+    /// Ids of networks to remove.
+    pub remove_networks: Vec<u32>,
+    /// Networks to make.
+    pub networks: Vec<NetworkRow>,
+    /// Live networks whose record of handed-out addresses moves on.
+    pub touched: Vec<NetworkRow>,
+    /// Pods to make.
+    pub pods: Vec<PodRow>,
+    /// Publishes to make.
+    pub publishes: Vec<PublishRow>,
+}
+
+impl Plan {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        *self == Self { touched: self.touched.clone(), ..Self::default() }
+    }
+}
+
+/// A pod asked for by a verb.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodRequest {
+    /// Name.
+    pub name: String,
+    /// Its network; may be left out when there is one.
+    pub network: Option<String>,
+    /// Addresses; a family that is not here is allocated.
+    pub addresses: Vec<IpAddr>,
+    /// Published ports.
+    pub publishes: Vec<Publish>,
+}
+
+/// Hands out ids of rows.
+pub(super) type NextId<'a> = &'a mut dyn FnMut() -> Result<u64, StoreError>;
+
+/// What `up` has to do to turn `state` into `document`.
+///
+/// # Errors
+///
+/// The document breaks a rule, or asks for a change that cannot be made live.
+pub(super) fn up(
+    state: &State,
+    host_netns: Option<&str>,
+    document: &Document,
+    facts: &HostFacts,
+    ports: &dyn PortProbe,
+    next_id: NextId<'_>,
+) -> Result<Plan, InstanceError> {
+    let wanted = &document.topology;
+    let located = |e| InstanceError::Input(document.locate(e));
+    unchanged(state, wanted).map_err(located)?;
+    let (taken, mut plan) = divide(state, wanted);
+    topology::validate(wanted, facts, ports, &taken).map_err(located)?;
+    let uplink = topology::resolve_uplink(&wanted.host.uplink, facts).map_err(located)?;
+    if state.instance.is_none() {
+        plan.instance = Some(InstanceRow {
+            host_netns: host_netns.map(str::to_owned),
+            host: wanted.host.clone(),
+            uplink: uplink.map(|u| u.name.clone()),
+            uplink_ifindex: uplink.map_or(0, |u| u.index),
+            reserved_ports: String::new(),
+            phase: Phase::Creating,
+        });
+    }
+    let mut grants = Grants::new(state, facts, &plan);
+    let host_mtu = wanted.host.mtu.or(uplink.map(|u| u.mtu)).unwrap_or(DEFAULT_MTU_BYTES);
+    for (i, network) in wanted.networks.iter().enumerate() {
+        if state.network_named(&network.name).is_none() {
+            let field = format!("network[{i}]");
+            let row =
+                grants.network(network, host_mtu).map_err(|p| located(InputError::new(field, &network.name, p)))?;
+            plan.networks.push(row);
+        }
+    }
+    grants.pods(state, wanted, Origin::File, &mut plan, next_id, &located)?;
+    Ok(plan)
+}
+
+/// What `add` has to do.
+///
+/// # Errors
+///
+/// The request breaks a rule; fields are the verb's flags.
+pub(super) fn add(
+    state: &State,
+    request: &PodRequest,
+    facts: &HostFacts,
+    ports: &dyn PortProbe,
+    next_id: NextId<'_>,
+) -> Result<Plan, InstanceError> {
+    let network = match (&request.network, state.networks.as_slice()) {
+        (Some(name), _) => name.clone(),
+        (None, [only]) => only.network.name.clone(),
+        (None, []) => {
+            let problem = Problem::UnknownNetwork("the instance has none; declare one in its file".to_owned());
+            return Err(InputError::new("--network", "", problem).into());
+        }
+        (None, many) => {
+            let names: Vec<_> = many.iter().map(|n| n.network.name.as_str()).collect();
+            return Err(InputError::new("--network", "", Problem::NetworkAmbiguous(names.join(", "))).into());
+        }
+    };
+    let pod = Pod {
+        name: request.name.clone(),
+        network,
+        address: request.addresses.clone(),
+        publish: request.publishes.clone(),
+    };
+    let (wanted, taken) = beside(state, pod, None);
+    topology::validate(&wanted, facts, ports, &taken).map_err(as_flag)?;
+    let mut plan = Plan::default();
+    let mut grants = Grants::new(state, facts, &plan);
+    grants.pods(state, &wanted, Origin::Verb, &mut plan, next_id, &|e| as_flag(e).into())?;
+    Ok(plan)
+}
+
+/// What `publish add` has to do; nothing when the pod publishes exactly this already.
+///
+/// # Errors
+///
+/// The pod is unknown, or the publish breaks a rule.
+pub(super) fn publish(
+    state: &State,
+    pod: &str,
+    publishes: &[Publish],
+    facts: &HostFacts,
+    ports: &dyn PortProbe,
+    next_id: NextId<'_>,
+) -> Result<Plan, InstanceError> {
+    let Some(row) = state.pod(pod) else { return Err(InputError::new("POD", pod, Problem::UnknownPod).into()) };
+    let present: Vec<Publish> = state.publishes_of(row.id).map(|q| q.publish).collect();
+    let network = state.network(row.network).map_or_else(String::new, |n| n.network.name.clone());
+    let publish = publishes.iter().filter(|p| !present.contains(p)).copied().collect();
+    let asked = Pod { name: row.name.clone(), network, address: row.addresses().collect(), publish };
+    let (wanted, taken) = beside(state, asked, Some(row.id));
+    topology::validate(&wanted, facts, ports, &taken).map_err(as_flag)?;
+    let mut plan = Plan::default();
+    let mut grants = Grants::new(state, facts, &plan);
+    for (k, publish) in wanted.pods[0].publish.iter().enumerate() {
+        let error = |p| as_flag(InputError::new(format!("pod[0].publish[{k}]"), publish, p)).into();
+        grants.publish(row.id, publish, Origin::Verb, &mut plan, next_id, &error)?;
+    }
+    Ok(plan)
+}
+
+/// The same error, in the words of a verb's flags.
+fn as_flag(error: InputError) -> InputError {
+    let field = match error.field.strip_prefix("pod[0].") {
+        Some(f) if f.starts_with("address") => "--address",
+        Some(f) if f.starts_with("publish") => "--publish",
+        Some("network") => "--network",
+        Some("name") => "NAME",
+        _ => return error,
+    };
+    error.under(field)
+}
+
+/// One pod beside everything the instance holds, less the pod `except`.
+fn beside(state: &State, pod: Pod, except: Option<u64>) -> (Topology, Taken) {
+    let mut taken = Taken {
+        networks: state.networks.iter().map(|n| n.network.name.clone()).collect(),
+        namespaces: state.pods.iter().map(|p| p.name.clone()).collect(),
+        ..Taken::default()
+    };
+    for row in state.pods.iter().filter(|p| Some(p.id) != except) {
+        taken.pods.push(taken_pod(state, row));
+    }
+    for q in &state.publishes {
+        let name = state.pods.iter().find(|p| p.id == q.pod).map_or_else(String::new, |p| p.name.clone());
+        taken.publishes.push((name, q.publish));
+    }
+    let networks = state.networks.iter().map(|n| n.network.clone()).collect();
+    // The uplink was judged when the instance came up; it may be away for a moment now.
+    let host = topology::Host { uplink: topology::Uplink::None, ..topology::Host::default() };
+    (Topology { host, networks, pods: vec![pod] }, taken)
+}
+
+fn taken_pod(state: &State, row: &PodRow) -> TakenPod {
+    TakenPod {
+        name: row.name.clone(),
+        network: state.network(row.network).map_or_else(String::new, |n| n.network.name.clone()),
+        addresses: row.addresses().collect(),
+    }
+}
+
+/// Refuses what cannot be changed while the instance is up.
+fn unchanged(state: &State, wanted: &Topology) -> Result<(), InputError> {
+    fn same<T: PartialEq>(field: String, new: &T, now: &T, words: impl Fn(&T) -> String) -> Result<(), InputError> {
+        if new == now {
+            return Ok(());
+        }
+        Err(InputError::new(field, words(new), Problem::ChangedLive { now: words(now) }))
+    }
+    let mtu = |m: &Option<u32>| m.map_or_else(|| "the uplink's".to_owned(), |m| m.to_string());
+    if let Some(instance) = &state.instance {
+        let (new, now) = (&wanted.host, &instance.host);
+        same("host.uplink".into(), &new.uplink, &now.uplink, |u| u.as_str().to_owned())?;
+        same("host.snat_ports".into(), &new.snat_ports, &now.snat_ports, ToString::to_string)?;
+        same("host.mtu".into(), &new.mtu, &now.mtu, mtu)?;
+    }
+    for (i, new) in wanted.networks.iter().enumerate() {
+        let Some(row) = state.network_named(&new.name) else { continue };
+        let (now, field) = (&row.network, |f: &str| format!("network[{i}].{f}"));
+        let sorted = |nets: &[ipnet::IpNet]| {
+            let mut nets = nets.to_vec();
+            nets.sort();
+            nets
+        };
+        let words = |nets: &Vec<ipnet::IpNet>| {
+            if nets.is_empty() {
+                "none".to_owned()
+            } else {
+                nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            }
+        };
+        same(field("subnets"), &sorted(&new.subnets), &sorted(&now.subnets), words)?;
+        same(field("masquerade"), &new.masquerade, &now.masquerade, ToString::to_string)?;
+        same(field("no_masquerade"), &sorted(&new.no_masquerade), &sorted(&now.no_masquerade), words)?;
+        same(field("mtu"), &new.mtu, &now.mtu, mtu)?;
+    }
+    for (i, new) in wanted.pods.iter().enumerate() {
+        let Some(row) = state.pod(&new.name).filter(|p| p.origin == Origin::File) else { continue };
+        let network = state.network(row.network).map_or_else(String::new, |n| n.network.name.clone());
+        same(format!("pod[{i}].network"), &new.network, &network, Clone::clone)?;
+        for (k, address) in new.address.iter().enumerate() {
+            let now = row.addresses().find(|a| a.is_ipv4() == address.is_ipv4());
+            let words = |a: &Option<IpAddr>| a.map_or_else(|| "none".to_owned(), |a| a.to_string());
+            same(format!("pod[{i}].address[{k}]"), &Some(*address), &now, words)?;
+        }
+    }
+    for row in &state.networks {
+        if wanted.networks.iter().any(|n| n.name == row.network.name) {
+            continue;
+        }
+        let in_use = state.pods.iter().filter(|p| p.network == row.id && p.origin == Origin::Verb);
+        let names: Vec<_> = in_use.map(|p| p.name.as_str()).collect();
+        if !names.is_empty() {
+            return Err(InputError::new("network", &row.network.name, Problem::NetworkInUse(names.join(", "))));
+        }
+    }
+    Ok(())
+}
+
+/// Tells what stays beside the file, what the file keeps, and what goes.
+fn divide(state: &State, wanted: &Topology) -> (Taken, Plan) {
+    let mut plan = Plan::default();
+    let mut taken = Taken {
+        networks: state.networks.iter().map(|n| n.network.name.clone()).collect(),
+        namespaces: state.pods.iter().map(|p| p.name.clone()).collect(),
+        ..Taken::default()
+    };
+    let mut going = HashSet::new();
+    for row in &state.pods {
+        if row.origin == Origin::Verb {
+            taken.pods.push(taken_pod(state, row));
+        } else if !wanted.pods.iter().any(|p| p.name == row.name) {
+            going.insert(row.id);
+            plan.remove_pods.push(row.id);
+        }
+    }
+    for q in &state.publishes {
+        let name = state.pods.iter().find(|p| p.id == q.pod).map_or("", |p| p.name.as_str());
+        let declared = wanted.pods.iter().any(|p| p.name == name && p.publish.contains(&q.publish));
+        if going.contains(&q.pod) {
+            plan.remove_publishes.push(q.id);
+        } else if declared {
+            taken.live.push(q.publish);
+        } else if q.origin == Origin::Verb {
+            taken.publishes.push((name.to_owned(), q.publish));
+        } else {
+            plan.remove_publishes.push(q.id);
+        }
+    }
+    for row in &state.networks {
+        if !wanted.networks.iter().any(|n| n.name == row.network.name) {
+            plan.remove_networks.push(row.id);
+        }
+    }
+    (taken, plan)
+}
+
+/// Numbers and addresses that are still free.
+struct Grants<'a> {
+    networks: Vec<NetworkRow>,
+    ids: HashSet<u32>,
+    slots: HashSet<u32>,
+    indexes: HashSet<u32>,
+    ifindexes: HashSet<u32>,
+    addresses: HashSet<(u32, IpAddr)>,
+    facts: &'a HostFacts,
+}
+
+impl<'a> Grants<'a> {
+    fn new(state: &State, facts: &'a HostFacts, plan: &Plan) -> Self {
+        let staying = |p: &&PodRow| !plan.remove_pods.contains(&p.id);
+        Self {
+            networks: state.networks.iter().filter(|n| !plan.remove_networks.contains(&n.id)).cloned().collect(),
+            ids: state.networks.iter().map(|n| n.id).collect(),
+            slots: state.pods.iter().map(|p| p.slot).collect(),
+            indexes: state.publishes.iter().map(|q| q.index).collect(),
+            ifindexes: facts.interfaces.iter().map(|i| i.index).collect(),
+            addresses: state.pods.iter().filter(staying).flat_map(|p| p.addresses().map(|a| (p.network, a))).collect(),
+            facts,
+        }
+    }
+
+    /// The lowest number that is free and, where it stands for an interface index, taken by no interface.
+    fn lowest(used: &mut HashSet<u32>, taken: impl Fn(u32) -> bool, from: u32, limit: u32) -> Result<u32, Problem> {
+        let free = (from..limit).find(|n| !used.contains(n) && !taken(*n)).ok_or(Problem::TooMany(limit - from))?;
+        used.insert(free);
+        Ok(free)
+    }
+
+    fn network(&mut self, network: &Network, host_mtu: u32) -> Result<NetworkRow, Problem> {
+        let taken = |id| self.ifindexes.contains(&(abi::IFINDEX_GATEWAY + id));
+        let id = Self::lowest(&mut self.ids, taken, 1, abi::MAX_NETWORKS)?;
+        let overlaps = |other: &NetworkRow| {
+            let pairs = network.subnets.iter().flat_map(|a| other.network.subnets.iter().map(move |b| (a, b)));
+            pairs.into_iter().any(|(a, b)| a.contains(b) || b.contains(a))
+        };
+        let row = NetworkRow {
+            id,
+            network: network.clone(),
+            mtu_bytes: network.mtu.unwrap_or(host_mtu),
+            // Of two networks with the same addresses the host can have routes to one: the earlier.
+            host_access: !self.networks.iter().any(overlaps),
+            last4: None,
+            last6: None,
+            origin: Origin::File,
+            phase: Phase::Creating,
+        };
+        self.networks.push(row.clone());
+        Ok(row)
+    }
+
+    /// Rows of the pods that are not there yet and of publishes that are not, with their addresses.
+    fn pods(
+        &mut self,
+        state: &State,
+        wanted: &Topology,
+        origin: Origin,
+        plan: &mut Plan,
+        next_id: NextId<'_>,
+        error: &dyn Fn(InputError) -> InstanceError,
+    ) -> Result<(), InstanceError> {
+        // Addresses that are asked for come before those that are chosen.
+        for pod in &wanted.pods {
+            let network = self.networks.iter().find(|n| n.network.name == pod.network).map_or(0, |n| n.id);
+            self.addresses.extend(pod.address.iter().map(|a| (network, *a)));
+        }
+        for (i, pod) in wanted.pods.iter().enumerate() {
+            let (id, present) = match state.pod(&pod.name) {
+                Some(row) => (row.id, state.publishes_of(row.id).map(|q| q.publish).collect::<Vec<_>>()),
+                None => {
+                    let field = |f: &str| format!("pod[{i}].{f}");
+                    let taken = |slot| self.ifindexes.contains(&(abi::IFINDEX_ENDPOINT + slot));
+                    let slot = Self::lowest(&mut self.slots, taken, 0, abi::MAX_ENDPOINTS)
+                        .map_err(|p| error(InputError::new(field("name"), &pod.name, p)))?;
+                    let row = self
+                        .pod(pod, next_id()?, slot, origin)
+                        .map_err(|p| error(InputError::new(field("address"), "", p)))?;
+                    plan.pods.push(row);
+                    (plan.pods[plan.pods.len() - 1].id, Vec::new())
+                }
+            };
+            for (k, publish) in pod.publish.iter().enumerate().filter(|(_, p)| !present.contains(p)) {
+                let located = |p| error(InputError::new(format!("pod[{i}].publish[{k}]"), publish, p));
+                self.publish(id, publish, origin, plan, next_id, &located)?;
+            }
+        }
+        let moved = self.networks.iter().filter(|n| state.network(n.id).is_some_and(|old| old != *n));
+        plan.touched = moved.cloned().collect();
+        for row in &mut plan.networks {
+            if let Some(moved) = self.networks.iter().find(|n| n.id == row.id) {
+                row.clone_from(moved);
+            }
+        }
+        Ok(())
+    }
+
+    fn pod(&mut self, pod: &Pod, id: u64, slot: u32, origin: Origin) -> Result<PodRow, Problem> {
+        let Some(network) = self.networks.iter_mut().find(|n| n.network.name == pod.network) else {
+            return Err(Problem::UnknownNetwork("declare it first".to_owned()));
+        };
+        let mut row = PodRow {
+            id,
+            slot,
+            name: pod.name.clone(),
+            network: network.id,
+            addr4: None,
+            addr6: None,
+            foreign_netns: false,
+            origin,
+            phase: Phase::Creating,
+        };
+        for subnet in network.network.subnets.clone() {
+            let asked = pod.address.iter().find(|a| topology::same_family(subnet, **a)).copied();
+            let address = match asked {
+                Some(address) => address,
+                None => {
+                    let last = match subnet {
+                        ipnet::IpNet::V4(_) => network.last4.map(IpAddr::V4),
+                        ipnet::IpNet::V6(_) => network.last6.map(IpAddr::V6),
+                    };
+                    let is_taken = |a| self.addresses.contains(&(network.id, a)) || self.facts.holder(a).is_some();
+                    let address = ipam::next_free(subnet, last, is_taken)
+                        .ok_or_else(|| Problem::Exhausted(subnet.to_string()))?;
+                    network.handed_out(address);
+                    address
+                }
+            };
+            self.addresses.insert((network.id, address));
+            match address {
+                IpAddr::V4(a) => row.addr4 = Some(a),
+                IpAddr::V6(a) => row.addr6 = Some(a),
+            }
+        }
+        Ok(row)
+    }
+
+    fn publish(
+        &mut self,
+        pod: u64,
+        publish: &Publish,
+        origin: Origin,
+        plan: &mut Plan,
+        next_id: NextId<'_>,
+        error: &dyn Fn(Problem) -> InstanceError,
+    ) -> Result<(), InstanceError> {
+        let index = Self::lowest(&mut self.indexes, |_| false, 0, abi::MAX_PUBLISHES).map_err(error)?;
+        let id = next_id()?;
+        plan.publishes.push(PublishRow { id, index, pod, publish: *publish, origin, phase: Phase::Creating });
+        Ok(())
+    }
+}
