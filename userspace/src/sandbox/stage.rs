@@ -81,8 +81,15 @@ async fn cable(host: &Netns, lan: &Netns) -> Result<(), NetlinkError> {
     let lan_lo = up(&in_lan, "lo").await?;
     up(&in_host, "lo").await?;
 
-    for site in [HOST_UPLINK, HOST_SECOND] {
-        addresses(&in_host, host_index, site, LAN_PREFIX_LEN).await?;
+    // The kernel prefers the oldest IPv4 address and the newest IPv6 one as a source: in both it is to be the first.
+    let [v4, v6] = LAN_PREFIX_LEN;
+    for (site, family, prefix_len) in [
+        (HOST_UPLINK, Family::V4, v4),
+        (HOST_SECOND, Family::V4, v4),
+        (HOST_SECOND, Family::V6, v6),
+        (HOST_UPLINK, Family::V6, v6),
+    ] {
+        address(&in_host, host_index, site, family, prefix_len).await?;
     }
     for site in ON_LAN {
         addresses(&in_lan, lan_index, site, LAN_PREFIX_LEN).await?;
@@ -113,10 +120,20 @@ async fn up(netlink: &Netlink, ifname: &str) -> Result<u32, NetlinkError> {
 
 async fn addresses(netlink: &Netlink, index: u32, site: Site, prefix_len: [u8; 2]) -> Result<(), NetlinkError> {
     for (family, prefix_len) in Family::ALL.into_iter().zip(prefix_len) {
-        let nodad = AddressOptions { nodad: family == Family::V6, noprefixroute: false };
-        netlink.add_address(index, net(site.ip(family), prefix_len), nodad).await?;
+        address(netlink, index, site, family, prefix_len).await?;
     }
     Ok(())
+}
+
+async fn address(
+    netlink: &Netlink,
+    index: u32,
+    site: Site,
+    family: Family,
+    prefix_len: u8,
+) -> Result<(), NetlinkError> {
+    let options = AddressOptions { nodad: family == Family::V6, noprefixroute: false };
+    netlink.add_address(index, net(site.ip(family), prefix_len), options).await
 }
 
 fn net(address: IpAddr, prefix_len: u8) -> IpNet {
