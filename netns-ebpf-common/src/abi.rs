@@ -36,6 +36,9 @@ pub const MAX_PUBLISHES: u32 = 16_384;
 /// Default number of flow entries of one family; each flow takes two.
 pub const DEFAULT_FLOW_ENTRIES: u32 = 262_144;
 
+/// Datagrams in pieces of one family whose ports are remembered; the least recently used one gives way.
+pub const MAX_FRAGMENTS: u32 = 8192;
+
 /// `no_masquerade` prefixes of one family, over all networks.
 pub const MAX_NO_MASQUERADE: u32 = 1024;
 
@@ -81,6 +84,10 @@ pub mod map {
     pub const FLOWS4: &str = "FLOWS4";
     /// Hash, IPv6.
     pub const FLOWS6: &str = "FLOWS6";
+    /// LRU hash: [`crate::fragment::FragmentKey`]`<Addr4>` to [`crate::fragment::FragmentPorts`].
+    pub const FRAGMENTS4: &str = "FRAGMENTS4";
+    /// LRU hash, IPv6.
+    pub const FRAGMENTS6: &str = "FRAGMENTS6";
     /// Per-CPU array by slot: [`crate::counters::EndpointCounters`].
     pub const ENDPOINT_STATS: &str = "ENDPOINT_STATS";
     /// Per-CPU array by [`crate::counters::verdict_index`]: `u64` packets.

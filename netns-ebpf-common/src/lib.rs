@@ -35,6 +35,7 @@ pub mod csum;
 pub mod endpoint;
 pub mod family;
 pub mod flow;
+pub mod fragment;
 pub mod hdr;
 pub mod host;
 pub mod network;

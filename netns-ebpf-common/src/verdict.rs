@@ -16,8 +16,10 @@ pub enum Verdict {
     Out(u32),
     /// Dropped and counted.
     Drop(DropReason),
-    /// Dropped and counted; what leaves this device (ifindex) in its place is an ICMP error to the sender.
+    /// Dropped and counted; in its place an ICMP error goes back to the sender, out of this device (ifindex).
     Reject(DropReason, u32),
+    /// Dropped and counted; in its place an ICMP error goes up into the host by the ingress of this device (ifindex).
+    RejectHost(DropReason, u32),
 }
 
 /// A verdict without its target: the columns of the verdict counters.
@@ -34,7 +36,7 @@ pub enum Kind {
     Host = 3,
     /// [`Verdict::Out`].
     Out = 4,
-    /// [`Verdict::Drop`] and [`Verdict::Reject`].
+    /// [`Verdict::Drop`], [`Verdict::Reject`] and [`Verdict::RejectHost`].
     Drop = 5,
 }
 
@@ -65,8 +67,15 @@ impl Verdict {
             Self::Neigh(_) => Kind::Neigh,
             Self::Host(_) => Kind::Host,
             Self::Out(_) => Kind::Out,
-            Self::Drop(_) | Self::Reject(..) => Kind::Drop,
+            Self::Drop(_) | Self::Reject(..) | Self::RejectHost(..) => Kind::Drop,
         }
+    }
+}
+
+impl From<DropReason> for Verdict {
+    #[inline(always)]
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
     }
 }
 

@@ -1,5 +1,6 @@
 //! A pod host without a bridge and without iptables: the library behind the `netns` command.
 
+pub mod check;
 pub mod cli;
 pub mod datapath;
 pub mod instance;
@@ -7,6 +8,7 @@ pub mod ipam;
 pub mod netlink;
 pub mod netns;
 pub mod probe;
+pub mod sandbox;
 pub mod store;
 pub mod sysctl;
 pub mod topology;

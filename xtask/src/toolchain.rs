@@ -111,7 +111,12 @@ impl Toolchain {
         for (name, _) in env::vars_os().filter(|(name, _)| is_foreign(name)) {
             command.env_remove(name);
         }
-        let flags = [format!("--cfg=bpf_target_arch=\"{arch}\""), "-Cdebuginfo=2".into(), "-Clink-arg=--btf".into()];
+        let flags = [
+            format!("--cfg=bpf_target_arch=\"{arch}\""),
+            "-Cdebuginfo=2".into(),
+            "-Ctarget-cpu=v3".into(),
+            "-Clink-arg=--btf".into(),
+        ];
         command
             .current_dir(workspace)
             .env("RUSTC", &self.rustc)

@@ -1,4 +1,4 @@
-//! Packet headers as they are on the wire: byte arrays only (alignment 1), one header a file.
+//! Packet headers as they are on the wire: byte arrays only, one header a file.
 //!
 //! A header is read from a [`Frame`] by value, so nothing parsed outlives a change of the packet. Accessors return
 //! host-order values; setters do not touch checksums.
@@ -11,11 +11,12 @@ pub mod ipv6;
 pub mod tcp;
 pub mod udp;
 
-/// A type every bit pattern of which is a value and which has no alignment: it can be read straight from a packet.
+/// A type every bit pattern of which is a value: it can be read from any place of a packet.
 ///
 /// # Safety
 ///
-/// `repr(C)` (or an array of bytes), made of `u8` and byte arrays only.
+/// `repr(C)` (or an array of bytes), made of `u8` and byte arrays only, without padding. Its alignment does not matter: it
+/// is read and written unaligned.
 #[expect(unsafe_code, reason = "the promise is what lets packet.rs read the type from packet memory")]
 pub unsafe trait Wire: Copy {}
 
@@ -36,9 +37,9 @@ impl Frame for [u8] {
 
 macro_rules! wire {
     ($t:ty, $len:expr) => {
-        const _: () = assert!(core::mem::size_of::<$t>() == $len && core::mem::align_of::<$t>() == 1);
+        const _: () = assert!(core::mem::size_of::<$t>() == $len);
         #[expect(unsafe_code, reason = "a promise about the layout")]
-        // SAFETY: `repr(C)` and only byte arrays inside: size and alignment are asserted above.
+        // SAFETY: `repr(C)` and only byte arrays inside, whose sizes add up to the one asserted above.
         unsafe impl $crate::hdr::Wire for $t {}
     };
 }
@@ -49,3 +50,5 @@ wire!([u8; 2], 2);
 wire!([u8; 4], 4);
 wire!([u8; 8], 8);
 wire!([u8; 16], 16);
+wire!(crate::Addr4, 4);
+wire!(crate::Addr6, 16);

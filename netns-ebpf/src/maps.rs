@@ -1,0 +1,422 @@
+//! Every map of the object, private, behind typed functions.
+#![expect(unsafe_code, reason = "map values are reached by pointers the verifier has checked")]
+
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use netns_ebpf_common::abi::{self, IFINDEX_ENDPOINT, IFINDEX_GATEWAY};
+use netns_ebpf_common::counters::{EndpointCounters, PublishCounters, VERDICT_COUNTERS};
+use netns_ebpf_common::endpoint::{Endpoint, EndpointKey};
+use netns_ebpf_common::family::{Family, V4, V6};
+use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, State, TimeoutClass};
+use netns_ebpf_common::fragment::{FragmentKey, FragmentPorts};
+use netns_ebpf_common::host::{HostConfig, Uplink};
+use netns_ebpf_common::network::{Network, NoMasqueradeKey};
+use netns_ebpf_common::publish::{Publish, PublishKey, PublishedPort};
+use netns_ebpf_common::verdict::{DROP_COUNTERS, DropReason};
+use netns_ebpf_common::{Addr4, Addr6};
+
+#[map]
+static HOST_CONFIG: Array<HostConfig> = Array::with_max_entries(1, 0);
+#[map]
+static ENDPOINTS: Array<Endpoint> = Array::with_max_entries(abi::MAX_ENDPOINTS, 0);
+#[map]
+static ENDPOINT_ADDR4: HashMap<EndpointKey<Addr4>, u32> = HashMap::with_max_entries(2 * abi::MAX_ENDPOINTS, 0);
+#[map]
+static ENDPOINT_ADDR6: HashMap<EndpointKey<Addr6>, u32> = HashMap::with_max_entries(2 * abi::MAX_ENDPOINTS, 0);
+#[map]
+static NETWORKS: Array<Network> = Array::with_max_entries(abi::MAX_NETWORKS, 0);
+#[map]
+static UPLINKS: HashMap<u32, Uplink> = HashMap::with_max_entries(abi::MAX_UPLINKS, 0);
+#[map]
+static HOST_ADDRS4: HashMap<Addr4, u32> = HashMap::with_max_entries(abi::MAX_HOST_ADDRS, 0);
+#[map]
+static HOST_ADDRS6: HashMap<Addr6, u32> = HashMap::with_max_entries(abi::MAX_HOST_ADDRS, 0);
+#[map]
+static NO_MASQ4: LpmTrie<NoMasqueradeKey<Addr4>, u32> =
+    LpmTrie::with_max_entries(abi::MAX_NO_MASQUERADE, BPF_F_NO_PREALLOC);
+#[map]
+static NO_MASQ6: LpmTrie<NoMasqueradeKey<Addr6>, u32> =
+    LpmTrie::with_max_entries(abi::MAX_NO_MASQUERADE, BPF_F_NO_PREALLOC);
+#[map]
+static PUBLISHED4: HashMap<PublishKey<Addr4>, PublishedPort> =
+    HashMap::with_max_entries(abi::MAX_PUBLISHED_PORTS, BPF_F_NO_PREALLOC);
+#[map]
+static PUBLISHED6: HashMap<PublishKey<Addr6>, PublishedPort> =
+    HashMap::with_max_entries(abi::MAX_PUBLISHED_PORTS, BPF_F_NO_PREALLOC);
+#[map]
+static PUBLISHES: Array<Publish> = Array::with_max_entries(abi::MAX_PUBLISHES, 0);
+#[map]
+static FLOWS4: HashMap<FlowKey<Addr4>, FlowEntry<Addr4>> = HashMap::with_max_entries(abi::DEFAULT_FLOW_ENTRIES, 0);
+#[map]
+static FLOWS6: HashMap<FlowKey<Addr6>, FlowEntry<Addr6>> = HashMap::with_max_entries(abi::DEFAULT_FLOW_ENTRIES, 0);
+#[map]
+static FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, FragmentPorts> = LruHashMap::with_max_entries(abi::MAX_FRAGMENTS, 0);
+#[map]
+static FRAGMENTS6: LruHashMap<FragmentKey<Addr6>, FragmentPorts> = LruHashMap::with_max_entries(abi::MAX_FRAGMENTS, 0);
+#[map]
+static ENDPOINT_STATS: PerCpuArray<EndpointCounters> = PerCpuArray::with_max_entries(abi::MAX_ENDPOINTS, 0);
+#[map]
+static VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(VERDICT_COUNTERS, 0);
+#[map]
+static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DROP_COUNTERS, 0);
+#[map]
+static PUBLISH_STATS: PerCpuArray<PublishCounters> = PerCpuArray::with_max_entries(abi::MAX_PUBLISHES, 0);
+
+// Too big for the stack together with what a hook holds already. A run never nests in another on one CPU at the hooks
+// used (softirq, or process context with bottom halves off), so one element per CPU is enough.
+#[map]
+static SCRATCH4: PerCpuArray<Scratch<Addr4>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static SCRATCH6: PerCpuArray<Scratch<Addr6>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static QUOTE: PerCpuArray<[u8; QUOTE_BYTES]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Most bytes of a packet quoted in an ICMP error: with headers below 576, what every host takes (RFC 1812 section 4.3.2.3).
+pub const QUOTE_BYTES: usize = 512;
+
+/// Working memory of a run that opens a flow.
+#[repr(C)]
+pub struct Scratch<A> {
+    /// The opener's direction.
+    pub key: FlowKey<A>,
+    /// Its entry.
+    pub entry: FlowEntry<A>,
+    /// The other direction.
+    pub peer_key: FlowKey<A>,
+    /// Its entry.
+    pub peer_entry: FlowEntry<A>,
+}
+
+/// The maps of a family.
+pub trait FamilyMaps: Family {
+    fn addrs() -> &'static HashMap<EndpointKey<Self::Addr>, u32>;
+    fn host_addrs() -> &'static HashMap<Self::Addr, u32>;
+    fn no_masquerade() -> &'static LpmTrie<NoMasqueradeKey<Self::Addr>, u32>;
+    fn published() -> &'static HashMap<PublishKey<Self::Addr>, PublishedPort>;
+    fn flows() -> &'static HashMap<FlowKey<Self::Addr>, FlowEntry<Self::Addr>>;
+    fn fragments() -> &'static LruHashMap<FragmentKey<Self::Addr>, FragmentPorts>;
+    fn scratch_map() -> &'static PerCpuArray<Scratch<Self::Addr>>;
+}
+
+macro_rules! family_maps {
+    ($family:ty, $addr:ty, $addrs:ident, $host:ident, $no_masq:ident, $published:ident, $flows:ident, $fragments:ident, $scratch:ident) => {
+        impl FamilyMaps for $family {
+            #[inline(always)]
+            fn addrs() -> &'static HashMap<EndpointKey<$addr>, u32> {
+                &$addrs
+            }
+            #[inline(always)]
+            fn host_addrs() -> &'static HashMap<$addr, u32> {
+                &$host
+            }
+            #[inline(always)]
+            fn no_masquerade() -> &'static LpmTrie<NoMasqueradeKey<$addr>, u32> {
+                &$no_masq
+            }
+            #[inline(always)]
+            fn published() -> &'static HashMap<PublishKey<$addr>, PublishedPort> {
+                &$published
+            }
+            #[inline(always)]
+            fn flows() -> &'static HashMap<FlowKey<$addr>, FlowEntry<$addr>> {
+                &$flows
+            }
+            #[inline(always)]
+            fn fragments() -> &'static LruHashMap<FragmentKey<$addr>, FragmentPorts> {
+                &$fragments
+            }
+            #[inline(always)]
+            fn scratch_map() -> &'static PerCpuArray<Scratch<$addr>> {
+                &$scratch
+            }
+        }
+    };
+}
+family_maps!(V4, Addr4, ENDPOINT_ADDR4, HOST_ADDRS4, NO_MASQ4, PUBLISHED4, FLOWS4, FRAGMENTS4, SCRATCH4);
+family_maps!(V6, Addr6, ENDPOINT_ADDR6, HOST_ADDRS6, NO_MASQ6, PUBLISHED6, FLOWS6, FRAGMENTS6, SCRATCH6);
+
+/// The host-wide settings.
+#[inline(always)]
+pub fn host_config() -> Result<&'static HostConfig, DropReason> {
+    HOST_CONFIG.get(0).ok_or(DropReason::Internal)
+}
+
+/// The live endpoint in a slot.
+#[inline(always)]
+pub fn endpoint(slot: u32) -> Option<&'static Endpoint> {
+    ENDPOINTS.get(slot).filter(|e| e.flags & Endpoint::UP != 0)
+}
+
+/// The slot and endpoint whose host veth is `ifindex`.
+#[inline(always)]
+pub fn endpoint_by_ifindex(ifindex: u32) -> Option<(u32, &'static Endpoint)> {
+    let slot = ifindex.wrapping_sub(IFINDEX_ENDPOINT);
+    endpoint(slot).map(|e| (slot, e))
+}
+
+/// The slot that has `addr` in a network.
+#[inline(always)]
+pub fn slot_by_addr<F: FamilyMaps>(network: u32, addr: F::Addr) -> Option<u32> {
+    // SAFETY: a `u32` value is read once; a concurrent replacement gives the old or the new one.
+    unsafe { F::addrs().get(&EndpointKey { network, addr }) }.copied()
+}
+
+/// A network by its id.
+#[inline(always)]
+pub fn network(id: u32) -> Option<&'static Network> {
+    NETWORKS.get(id).filter(|n| n.gateway_ifindex != 0)
+}
+
+/// The network whose gateway device is `ifindex`, and its id.
+#[inline(always)]
+pub fn network_by_gateway(ifindex: u32) -> Option<(u32, &'static Network)> {
+    let id = ifindex.wrapping_sub(IFINDEX_GATEWAY);
+    network(id).map(|n| (id, n))
+}
+
+/// The uplink behind an ifindex.
+#[inline(always)]
+pub fn uplink(ifindex: u32) -> Option<&'static Uplink> {
+    // SAFETY: an element is replaced as a whole by user space and freed only after a grace period.
+    unsafe { UPLINKS.get(&ifindex) }
+}
+
+/// Whether `addr` is one of the host's.
+#[inline(always)]
+pub fn is_host_addr<F: FamilyMaps>(addr: F::Addr) -> bool {
+    // SAFETY: only the presence is used.
+    unsafe { F::host_addrs().get(&addr) }.is_some()
+}
+
+/// Whether packets of a network to `addr` keep their source.
+#[inline(always)]
+pub fn is_no_masquerade<F: FamilyMaps>(network: u32, addr: F::Addr) -> bool {
+    let bits = 32 + 32 * <F::Addr as netns_ebpf_common::family::Address>::WORDS as u32;
+    F::no_masquerade().get(Key::new(bits, NoMasqueradeKey { network_be: network.to_be_bytes(), addr })).is_some()
+}
+
+/// The entry for a host port at exactly this address (unspecified: any).
+#[inline(always)]
+pub fn published<F: FamilyMaps>(key: &PublishKey<F::Addr>) -> Option<PublishedPort> {
+    // SAFETY: elements are replaced as a whole and freed only after a grace period.
+    unsafe { F::published().get(key) }.copied()
+}
+
+/// A publish declaration.
+#[inline(always)]
+pub fn publish(id: u32) -> Option<&'static Publish> {
+    PUBLISHES.get(id)
+}
+
+/// Working memory for opening a flow; `None` never happens.
+#[inline(always)]
+pub fn scratch<F: FamilyMaps>() -> Result<&'static mut Scratch<F::Addr>, DropReason> {
+    let ptr = F::scratch_map().get_ptr_mut(0).ok_or(DropReason::Internal)?;
+    // SAFETY: per-CPU, and a run never nests in another on one CPU (see the statics), so nothing else refers to it
+    // while this run does; it is asked for once per run.
+    Ok(unsafe { &mut *ptr })
+}
+
+/// Working memory for the bytes an ICMP error quotes.
+#[inline(always)]
+pub fn quote_scratch() -> Result<*mut [u8; QUOTE_BYTES], DropReason> {
+    QUOTE.get_ptr_mut(0).ok_or(DropReason::Internal)
+}
+
+/// An entry of the flow table, in place.
+///
+/// It stays readable for the whole run even if another CPU removes it (map elements are freed after an RCU grace period;
+/// one reused at once by a preallocated map can show another flow's bytes, which costs one misrouted packet of a flow
+/// that was being removed anyway).
+#[derive(Clone, Copy)]
+pub struct FlowRef<F: FamilyMaps>(*mut FlowEntry<F::Addr>);
+
+impl<F: FamilyMaps> FlowRef<F> {
+    /// The entry of a key.
+    #[inline(always)]
+    pub fn find(key: &FlowKey<F::Addr>) -> Option<Self> {
+        F::flows().get_ptr_mut(key).map(Self)
+    }
+
+    /// Inserts unless there is one.
+    #[inline(always)]
+    pub fn insert(key: &FlowKey<F::Addr>, entry: &FlowEntry<F::Addr>) -> Result<(), InsertError> {
+        const EEXIST: i32 = -17;
+        match F::flows().insert(key, entry, BPF_NOEXIST.into()) {
+            Ok(()) => Ok(()),
+            Err(EEXIST) => Err(InsertError::Exists),
+            Err(_) => Err(InsertError::Full),
+        }
+    }
+
+    /// Removes; absent is fine.
+    #[inline(always)]
+    pub fn remove(key: &FlowKey<F::Addr>) {
+        let _absent_is_fine = F::flows().remove(key);
+    }
+
+    /// What the tuple becomes.
+    #[inline(always)]
+    pub fn to(self) -> FlowTuple<F::Addr> {
+        // SAFETY: `self.0` came from a look-up of this run; the field is constant (see `FlowEntry`).
+        unsafe { (*self.0).to }
+    }
+
+    /// Slot or ifindex.
+    #[inline(always)]
+    pub fn target(self) -> u32 {
+        // SAFETY: as in `to`.
+        unsafe { (*self.0).target }
+    }
+
+    /// The flag bits.
+    #[inline(always)]
+    pub fn flags(self) -> u8 {
+        // SAFETY: as in `to`.
+        unsafe { (*self.0).flags }
+    }
+
+    /// The publish the flow came in by, or `FlowEntry::NO_OWNER`.
+    #[inline(always)]
+    pub fn publish(self) -> u32 {
+        // SAFETY: as in `to`.
+        unsafe { (*self.0).publish }
+    }
+
+    /// Whether this is the opener's direction.
+    #[inline(always)]
+    pub fn is_original(self) -> bool {
+        self.flags() & FlowEntry::<F::Addr>::ORIGINAL != 0
+    }
+
+    /// Key of the other direction.
+    #[inline(always)]
+    pub fn peer_key(self, proto: u8) -> FlowKey<F::Addr> {
+        // SAFETY: as in `to`; both fields read are constant.
+        unsafe { FlowKey::new((*self.0).peer_zone, proto, (*self.0).to.reverse()) }
+    }
+
+    /// Where the connection stands.
+    #[inline(always)]
+    pub fn state(self) -> State {
+        // SAFETY: a byte other CPUs may store; any value of it is a state.
+        State::from_u8(unsafe { core::ptr::addr_of!((*self.0).state).read_volatile() })
+    }
+
+    /// Stores where the connection stands.
+    #[inline(always)]
+    pub fn set_state(self, state: State) {
+        // SAFETY: as in `state`.
+        unsafe { core::ptr::addr_of_mut!((*self.0).state).write_volatile(state as u8) };
+    }
+
+    /// Time of the last packet in this direction.
+    #[inline(always)]
+    pub fn last_seen_ns(self) -> u64 {
+        // SAFETY: an aligned word other CPUs may store.
+        unsafe { core::ptr::addr_of!((*self.0).last_seen_ns).read_volatile() }
+    }
+
+    /// Notes a packet in this direction; writes at most once per tick of the clock it is fed with.
+    #[inline(always)]
+    pub fn touch(self, now_ns: u64) {
+        if self.last_seen_ns() != now_ns {
+            // SAFETY: as in `last_seen_ns`.
+            unsafe { core::ptr::addr_of_mut!((*self.0).last_seen_ns).write_volatile(now_ns) };
+        }
+    }
+
+    /// The last acknowledgement number and window of this direction.
+    #[inline(always)]
+    pub fn ack_window(self) -> (u32, u32) {
+        // SAFETY: aligned words other CPUs may store; a torn pair widens or narrows the window of one RST check.
+        unsafe {
+            (core::ptr::addr_of!((*self.0).ack).read_volatile(), core::ptr::addr_of!((*self.0).window).read_volatile())
+        }
+    }
+
+    /// Notes them.
+    #[inline(always)]
+    pub fn set_ack_window(self, ack: u32, window: u32) {
+        // SAFETY: as in `ack_window`.
+        unsafe {
+            core::ptr::addr_of_mut!((*self.0).ack).write_volatile(ack);
+            core::ptr::addr_of_mut!((*self.0).window).write_volatile(window);
+        }
+    }
+}
+
+/// Why an entry was not inserted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum InsertError {
+    /// The key is taken.
+    Exists,
+    /// No room.
+    Full,
+}
+
+/// The idle time after which an entry of this class counts as absent.
+#[inline(always)]
+pub fn timeout_ns(class: TimeoutClass) -> u64 {
+    match HOST_CONFIG.get(0) {
+        Some(config) => match class {
+            TimeoutClass::TcpTransitory => config.timeout_ns[0],
+            TimeoutClass::TcpEstablished => config.timeout_ns[1],
+            TimeoutClass::Udp => config.timeout_ns[2],
+            TimeoutClass::Icmp => config.timeout_ns[3],
+        },
+        None => 0,
+    }
+}
+
+/// The ports the first fragment of a datagram had.
+#[inline(always)]
+pub fn fragment<F: FamilyMaps>(key: &FragmentKey<F::Addr>) -> Option<FragmentPorts> {
+    // SAFETY: copied at once; an element reused meanwhile shows another datagram's ports, to which the flow look-up
+    // that follows does not belong, so the fragment is dropped.
+    unsafe { F::fragments().get(key) }.copied()
+}
+
+/// Notes the ports of a first fragment.
+#[inline(always)]
+pub fn remember_fragment<F: FamilyMaps>(key: &FragmentKey<F::Addr>, ports: &FragmentPorts) -> Result<(), DropReason> {
+    F::fragments().insert(key, ports, 0).map_err(|_| DropReason::FlowTableFull)
+}
+
+/// Adds to this CPU's counter of a verdict.
+#[inline(always)]
+pub fn count_verdict(index: u32) {
+    if let Some(n) = VERDICTS.get_ptr_mut(index) {
+        // SAFETY: per-CPU element, no nesting.
+        unsafe { *n += 1 };
+    }
+}
+
+/// Adds to this CPU's counter of a drop reason.
+#[inline(always)]
+pub fn count_drop(reason: DropReason) {
+    if let Some(n) = DROPS.get_ptr_mut(reason as u32) {
+        // SAFETY: per-CPU element, no nesting.
+        unsafe { *n += 1 };
+    }
+}
+
+/// This CPU's counters of an endpoint.
+#[inline(always)]
+pub fn with_endpoint_stats(slot: u32, f: impl FnOnce(&mut EndpointCounters)) {
+    if let Some(stats) = ENDPOINT_STATS.get_ptr_mut(slot) {
+        // SAFETY: per-CPU element, no nesting; the reference ends with the call.
+        f(unsafe { &mut *stats });
+    }
+}
+
+/// This CPU's counters of a publish.
+#[inline(always)]
+pub fn with_publish_stats(id: u32, f: impl FnOnce(&mut PublishCounters)) {
+    if let Some(stats) = PUBLISH_STATS.get_ptr_mut(id) {
+        // SAFETY: per-CPU element, no nesting; the reference ends with the call.
+        f(unsafe { &mut *stats });
+    }
+}

@@ -1,0 +1,249 @@
+//! The packet and every kernel helper that touches it: all packet pointers of the programs are made here.
+#![expect(unsafe_code, reason = "packet memory and kernel helpers")]
+
+use core::mem;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup,
+    bpf_sock_tuple,
+};
+use aya_ebpf::helpers::generated as helpers;
+use aya_ebpf::programs::TcContext;
+use netns_ebpf_common::csum::Sum;
+use netns_ebpf_common::hdr::{Frame, Wire};
+use netns_ebpf_common::verdict::DropReason;
+
+/// Headers looked at directly lie within this many bytes; the rest of a packet may stay in fragments.
+const HEADERS_BYTES: usize = 192;
+
+/// `BPF_F_IPV6` of `bpf_l4_csum_replace`, kernel 6.16 (commit ead7f9b8de65).
+const BPF_F_IPV6: u64 = 1 << 7;
+
+/// A packet at a TC hook.
+///
+/// Headers are read and written by value at offsets checked against the packet's end at each use, so no pointer
+/// outlives a helper that moves packet memory.
+pub struct Packet {
+    ctx: TcContext,
+}
+
+impl Frame for Packet {
+    #[inline(always)]
+    fn read<T: Wire>(&self, off: usize) -> Option<T> {
+        let at = self.ctx.data() + off;
+        if at + mem::size_of::<T>() > self.ctx.data_end() {
+            return None;
+        }
+        // SAFETY: the bytes from `at` to `at + size_of::<T>()` end before `data_end`, as just checked, and `T: Wire` takes
+        // any bytes at any alignment. The verifier refuses the program if the check does not cover the access.
+        Some(unsafe { (at as *const T).read_unaligned() })
+    }
+}
+
+impl Packet {
+    /// The packet of this run.
+    #[inline(always)]
+    pub fn new(ctx: TcContext) -> Self {
+        Self { ctx }
+    }
+
+    #[inline(always)]
+    fn skb(&self) -> *mut __sk_buff {
+        self.ctx.skb.skb
+    }
+
+    /// Length from the link layer on, fragments included.
+    #[inline(always)]
+    pub fn len_bytes(&self) -> usize {
+        self.ctx.len() as usize
+    }
+
+    /// Index of the device the program runs on.
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        // SAFETY: the context is valid for the whole run; the verifier turns the load into one of the kernel's field.
+        unsafe { (*self.skb()).ifindex }
+    }
+
+    /// Index of the device the packet came in by; 0 if this host made it.
+    #[inline(always)]
+    pub fn ingress_ifindex(&self) -> u32 {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb()).ingress_ifindex }
+    }
+
+    /// Payload bytes of each segment of a GSO packet; 0 if it is none.
+    #[inline(always)]
+    pub fn gso_size_bytes(&self) -> usize {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb()).gso_size as usize }
+    }
+
+    /// Makes sure the headers lie in the linear part, where they can be read and written directly.
+    #[inline(always)]
+    pub fn pull_headers(&mut self) -> Result<(), DropReason> {
+        let linear = self.ctx.data_end() - self.ctx.data();
+        let want = self.len_bytes().min(HEADERS_BYTES);
+        if linear >= want {
+            return Ok(());
+        }
+        self.ctx.pull_data(want as u32).map_err(|_| DropReason::Internal)
+    }
+
+    /// Writes a value at an offset of the linear part.
+    #[inline(always)]
+    pub fn write<T: Wire>(&mut self, off: usize, value: T) -> Result<(), DropReason> {
+        let at = self.ctx.data() + off;
+        if at + mem::size_of::<T>() > self.ctx.data_end() {
+            return Err(DropReason::Malformed);
+        }
+        // SAFETY: as in `read`; the kernel makes the header writable before the program runs (tc's unclone prologue).
+        unsafe { (at as *mut T).write_unaligned(value) };
+        Ok(())
+    }
+
+    /// Applies a change of addresses (`pseudo`) or of other covered bytes to the transport checksum at `off`.
+    ///
+    /// Right for packets whose checksum is still to be computed by the device (partial), known good (complete) or plain.
+    /// `zero_is_none`: UDP, where a checksum of 0 stays 0.
+    #[inline(always)]
+    pub fn l4_csum_replace(
+        &mut self,
+        off: usize,
+        diff: Sum,
+        pseudo: bool,
+        ipv6: bool,
+        zero_is_none: bool,
+    ) -> Result<(), DropReason> {
+        let mut flags = 0;
+        if pseudo {
+            flags |= BPF_F_PSEUDO_HDR as u64;
+            if ipv6 {
+                flags |= BPF_F_IPV6;
+            }
+        }
+        if zero_is_none {
+            flags |= BPF_F_MARK_MANGLED_0 as u64;
+        }
+        // SAFETY: plain numbers; the helper checks the offset itself.
+        let ret = unsafe { helpers::bpf_l4_csum_replace(self.skb(), off as u32, 0, u64::from(diff.0), flags) };
+        if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }
+    }
+
+    /// Tells a complete checksum of a change no checksum field made good (IPv6's hop limit).
+    #[inline(always)]
+    pub fn csum_update(&mut self, diff: Sum) {
+        // SAFETY: plain numbers. It fails for packets without a complete checksum, which need nothing.
+        unsafe { helpers::bpf_csum_update(self.skb(), diff.0) };
+    }
+
+    /// Cuts the packet to `len_bytes`.
+    #[inline(always)]
+    pub fn truncate(&mut self, len_bytes: usize) -> Result<(), DropReason> {
+        // SAFETY: plain numbers; later accesses are checked against the new end.
+        let ret = unsafe { helpers::bpf_skb_change_tail(self.skb(), len_bytes as u32, 0) };
+        if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }
+    }
+
+    /// Makes room between link layer and IP header.
+    #[inline(always)]
+    pub fn grow_l3(&mut self, room_bytes: usize) -> Result<(), DropReason> {
+        // SAFETY: plain numbers; later accesses are checked against the new bounds.
+        let ret = unsafe { helpers::bpf_skb_adjust_room(self.skb(), room_bytes as i32, BPF_ADJ_ROOM_MAC, 0) };
+        if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }
+    }
+
+    /// Sum of the `len_bytes` (at most `N`, a multiple of 4) at `off`, copied through `scratch`.
+    #[inline(always)]
+    pub fn sum_at<const N: usize>(
+        &self,
+        off: usize,
+        len_bytes: usize,
+        scratch: *mut [u8; N],
+    ) -> Result<Sum, DropReason> {
+        if len_bytes == 0 || len_bytes > N {
+            return Err(DropReason::Internal);
+        }
+        // SAFETY: `scratch` is a map value of N bytes and `len_bytes` is within it, as just checked.
+        let ret =
+            unsafe { helpers::bpf_skb_load_bytes(self.skb().cast(), off as u32, scratch.cast(), len_bytes as u32) };
+        if ret != 0 {
+            return Err(DropReason::Internal);
+        }
+        // SAFETY: the helper reads the `len_bytes` just written.
+        let sum = unsafe { helpers::bpf_csum_diff(core::ptr::null_mut(), 0, scratch.cast(), len_bytes as u32, 0) };
+        if sum < 0 { Err(DropReason::Internal) } else { Ok(Sum(sum as u32)) }
+    }
+
+    /// Asks the kernel's routes; returns the helper's code and leaves the answer in `params`.
+    #[inline(always)]
+    pub fn fib_lookup(&self, params: &mut bpf_fib_lookup, flags: u32) -> i64 {
+        let size = mem::size_of::<bpf_fib_lookup>() as i32;
+        // SAFETY: `params` is a valid, initialised structure of the size given.
+        unsafe { helpers::bpf_fib_lookup(self.ctx.as_ptr(), params, size, flags) }
+    }
+
+    /// Whether a socket of the host would take a packet with this tuple (`size_bytes`: 12 for IPv4, 36 for IPv6).
+    #[inline(always)]
+    pub fn host_socket(&self, tcp: bool, tuple: &mut bpf_sock_tuple, size_bytes: u32) -> bool {
+        const CURRENT_NETNS: u64 = u64::MAX;
+        // SAFETY: `tuple` holds at least `size_bytes`; a socket found is released at once and not looked into.
+        unsafe {
+            let sk = if tcp {
+                helpers::bpf_skc_lookup_tcp(self.ctx.as_ptr(), tuple, size_bytes, CURRENT_NETNS, 0)
+            } else {
+                helpers::bpf_sk_lookup_udp(self.ctx.as_ptr(), tuple, size_bytes, CURRENT_NETNS, 0)
+            };
+            if sk.is_null() {
+                return false;
+            }
+            helpers::bpf_sk_release(sk.cast());
+        }
+        true
+    }
+}
+
+/// The time flows are stamped with, `CLOCK_MONOTONIC` at the resolution of a tick: cheaper than the exact clock.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { helpers::bpf_ktime_get_coarse_ns() }
+}
+
+/// A random number.
+#[inline(always)]
+pub fn random() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { helpers::bpf_get_prandom_u32() }
+}
+
+/// Into the other end of the veth pair `ifindex` belongs to (kernel 5.10).
+#[inline(always)]
+pub fn redirect_peer(ifindex: u32) -> i32 {
+    // SAFETY: plain numbers; the kernel checks the device when it carries the redirect out.
+    unsafe { helpers::bpf_redirect_peer(ifindex, 0) as i32 }
+}
+
+/// Out of `ifindex`, next hop and link-layer header from the kernel's routes and neighbours (kernel 5.10).
+#[inline(always)]
+pub fn redirect_neigh(ifindex: u32) -> i32 {
+    // SAFETY: no parameters given (null, length 0) is the form that makes the kernel look the next hop up.
+    unsafe { helpers::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// Out of `ifindex`, or with `BPF_F_INGRESS` into it.
+#[inline(always)]
+pub fn redirect(ifindex: u32, flags: u64) -> i32 {
+    // SAFETY: plain numbers.
+    unsafe { helpers::bpf_redirect(ifindex, flags) as i32 }
+}
+
+/// Calls `step` up to `n` times with `state`, until it returns 1 (kernel 5.17, commit e6f2dd0f8067).
+///
+/// Returns how many times it ran.
+#[inline(always)]
+pub fn repeat<T>(n: u32, step: extern "C" fn(u32, *mut T) -> i64, state: &mut T) -> i64 {
+    // SAFETY: `step` is a function of this object with the callback's signature, `state` lives on the stack for the call.
+    unsafe { helpers::bpf_loop(n, step as *mut core::ffi::c_void, (state as *mut T).cast(), 0) }
+}

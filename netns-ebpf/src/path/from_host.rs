@@ -1,0 +1,82 @@
+//! TC egress on a network's gateway device: the host's own packets to its pods.
+
+use netns_ebpf_common::family::{Family, Scope, V4, V6};
+use netns_ebpf_common::hdr::Frame;
+use netns_ebpf_common::hdr::eth::{EthHdr, ethertype};
+use netns_ebpf_common::network::Network;
+use netns_ebpf_common::parse::Parsed;
+use netns_ebpf_common::verdict::{DropReason, Verdict};
+
+use crate::maps::{self, FamilyMaps};
+use crate::packet::Packet;
+use crate::report;
+use crate::rewrite;
+use crate::stage::deliver;
+use crate::stage::icmp_error::{self, Answer, ErrorFormat, Problem};
+
+/// Runs the hook.
+#[inline(always)]
+pub fn run(pkt: &mut Packet) -> Verdict {
+    link_layer(pkt).unwrap_or_else(Verdict::Drop)
+}
+
+/// 1. The packet is the host's own; 2. its EtherType picks the family.
+#[inline(always)]
+fn link_layer(pkt: &mut Packet) -> Result<Verdict, DropReason> {
+    let (id, network) = maps::network_by_gateway(pkt.ifindex()).ok_or(DropReason::NoEndpoint)?;
+    // A host that forwards (another tool turned it on) must not become a way around the published ports.
+    if pkt.ingress_ifindex() != 0 {
+        return Err(DropReason::NotFromHost);
+    }
+    pkt.pull_headers()?;
+    let eth: EthHdr = pkt.read(0).ok_or(DropReason::Malformed)?;
+    match eth.ethertype() {
+        ethertype::IPV4 => internet::<V4>(pkt, id, network),
+        ethertype::IPV6 => internet::<V6>(pkt, id, network),
+        _ => Err(DropReason::UnknownEtherType),
+    }
+}
+
+/// The way of an IP packet.
+#[inline(never)]
+fn internet<F: FamilyMaps + ErrorFormat>(pkt: &mut Packet, id: u32, network: &Network) -> Result<Verdict, DropReason> {
+    // 3. Take it apart.
+    let p = F::parse(pkt, rewrite::L3_OFF, pkt.len_bytes())?;
+    if !matches!(F::scope(p.tuple.dst), Scope::Unicast) {
+        return Err(DropReason::Multicast);
+    }
+
+    // 4. Find the pod.
+    let live = match maps::slot_by_addr::<F>(id, p.tuple.dst) {
+        Some(slot) => maps::endpoint(slot).map(|e| (slot, e)),
+        None => None,
+    };
+    let Some((slot, endpoint)) = live else {
+        return reject::<F>(pkt, network, &p, Problem::HostUnreachable);
+    };
+
+    // 5. It fits. The hop limit stays: the host is the sender.
+    if !deliver::fits(pkt, &p, endpoint.mtu_bytes) {
+        report::count_endpoint_rx_drop(slot);
+        return reject::<F>(pkt, network, &p, Problem::TooBig(endpoint.mtu_bytes));
+    }
+
+    // 6. To the pod.
+    rewrite::link_layer(pkt, endpoint.mac, network.mac)?;
+    report::count_endpoint_rx(slot, pkt.len_bytes());
+    Ok(Verdict::Out(endpoint.ifindex))
+}
+
+/// Drops the packet and tells the host's socket, in the name of the address it asked for: one of the host's own as
+/// the source would be refused as a martian.
+#[inline(never)]
+fn reject<F: ErrorFormat>(
+    pkt: &mut Packet,
+    network: &Network,
+    p: &Parsed<<F as Family>::Addr>,
+    problem: Problem,
+) -> Result<Verdict, DropReason> {
+    let answer = Answer { problem, src: p.tuple.dst, dst_mac: network.mac, src_mac: network.mac };
+    icmp_error::replace::<F>(pkt, p, &answer)?;
+    Ok(Verdict::RejectHost(problem.reason(), network.gateway_ifindex))
+}

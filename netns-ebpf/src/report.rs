@@ -1,0 +1,42 @@
+//! Counting: one verdict per packet and hook, one reason per drop.
+
+use netns_ebpf_common::counters::{Hook, verdict_index};
+use netns_ebpf_common::verdict::{Kind, Verdict};
+
+use crate::maps;
+
+/// Counts a verdict of a hook, and the reason if it is a drop.
+#[inline(always)]
+pub fn count(hook: Hook, verdict: Verdict) {
+    maps::count_verdict(verdict_index(hook, verdict.kind()));
+    if let Verdict::Drop(reason) | Verdict::Reject(reason, _) | Verdict::RejectHost(reason, _) = verdict {
+        maps::count_drop(reason);
+    }
+}
+
+/// Counts a packet its pod sent.
+#[inline(always)]
+pub fn count_endpoint_tx(slot: u32, len_bytes: usize, verdict: Verdict) {
+    maps::with_endpoint_stats(slot, |s| {
+        s.tx_packets += 1;
+        s.tx_bytes += len_bytes as u64;
+        if verdict.kind() as u32 == Kind::Drop as u32 {
+            s.tx_dropped += 1;
+        }
+    });
+}
+
+/// Counts a packet delivered to a pod.
+#[inline(always)]
+pub fn count_endpoint_rx(slot: u32, len_bytes: usize) {
+    maps::with_endpoint_stats(slot, |s| {
+        s.rx_packets += 1;
+        s.rx_bytes += len_bytes as u64;
+    });
+}
+
+/// Counts a packet for a pod that did not get through.
+#[inline(always)]
+pub fn count_endpoint_rx_drop(slot: u32) {
+    maps::with_endpoint_stats(slot, |s| s.rx_dropped += 1);
+}

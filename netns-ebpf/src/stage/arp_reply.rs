@@ -1,0 +1,42 @@
+//! Answers ARP with the gateway's MAC: the gateway is the one neighbour every pod has, so no entry of a pod's neighbour
+//! table ever names another pod, goes stale or can be forged.
+
+use netns_ebpf_common::endpoint::Endpoint;
+use netns_ebpf_common::family::V4;
+use netns_ebpf_common::hdr::Frame;
+use netns_ebpf_common::hdr::arp::{self, ArpPacket};
+use netns_ebpf_common::network::Network;
+use netns_ebpf_common::verdict::{DropReason, Verdict};
+use netns_ebpf_common::{Addr4, Mac};
+
+use crate::maps;
+use crate::packet::Packet;
+use crate::rewrite::{self, L3_OFF};
+
+/// Turns a pod's request into the answer and sends it back.
+///
+/// Anything but a request that names the pod as its sender is dropped: announcements, answers, probes (RFC 5227) and
+/// requests in somebody else's name.
+#[inline(always)]
+pub fn run(pkt: &mut Packet, endpoint: &Endpoint, network: &Network) -> Result<Verdict, DropReason> {
+    let request: ArpPacket = pkt.read(L3_OFF).ok_or(DropReason::Malformed)?;
+    if request.kind != ArpPacket::ETHERNET_IPV4 {
+        return Err(DropReason::Malformed);
+    }
+    let sender = Addr4(request.sender_addr);
+    let target = Addr4(request.target_addr);
+    if request.operation() != arp::REQUEST
+        || request.sender_mac != endpoint.mac
+        || sender != endpoint.addr4
+        || sender == Addr4::UNSPECIFIED
+        || target == sender
+    {
+        return Err(DropReason::ArpSpoof);
+    }
+    if target != network.gateway4 && maps::slot_by_addr::<V4>(endpoint.network, target).is_none() {
+        return Err(DropReason::UnknownNeighbour);
+    }
+    pkt.write(L3_OFF, ArpPacket::new(arp::REPLY, network.mac, target, endpoint.mac, sender))?;
+    rewrite::link_layer(pkt, Mac(endpoint.mac.0), network.mac)?;
+    Ok(Verdict::Out(endpoint.ifindex))
+}

@@ -1,0 +1,96 @@
+//! ICMP errors about a flow: the quoted packet becomes the one its sender sent.
+
+use netns_ebpf_common::csum::Sum;
+use netns_ebpf_common::family::Family;
+use netns_ebpf_common::flow::{FlowTuple, proto};
+use netns_ebpf_common::hdr::{Frame, icmp, tcp, udp};
+use netns_ebpf_common::parse::{Parsed, Quote};
+use netns_ebpf_common::verdict::DropReason;
+
+use crate::maps::{FamilyMaps, FlowRef};
+use crate::packet::Packet;
+use crate::rewrite::{self, L3_OFF};
+use crate::stage::flow;
+
+/// An error's flow and what its outer header becomes.
+pub struct Related<F: FamilyMaps> {
+    /// The flow, in the direction of the error.
+    pub flow: FlowRef<F>,
+    quote: Quote<F::Addr>,
+}
+
+/// The flow an ICMP error of `zone` is about.
+///
+/// The quoted packet went the other way, so the error belongs to the entry the reverse of the quoted tuple finds.
+#[inline(always)]
+pub fn find<F: FamilyMaps>(pkt: &Packet, zone: u16, p: &Parsed<<F as Family>::Addr>) -> Result<Related<F>, DropReason> {
+    let quote = F::parse_quote(pkt, p.l4_off + icmp::ICMP_LEN).ok_or(DropReason::IcmpUnrelated)?;
+    // A packet that was sent to the error's receiver by somebody else is no business of this flow.
+    if quote.tuple.src != p.tuple.dst {
+        return Err(DropReason::IcmpUnrelated);
+    }
+    let flow = flow::find_quoted::<F>(zone, quote.proto, &quote.tuple).ok_or(DropReason::IcmpUnrelated)?;
+    Ok(Related { flow, quote })
+}
+
+/// Rewrites quoted and outer headers (RFC 5508 sections 4.2 and 4.3); type and code stay.
+///
+/// `outer_src`: what the error's source becomes (its own if a router of the LAN made it).
+#[inline(never)]
+pub fn translate<F: FamilyMaps>(
+    pkt: &mut Packet,
+    p: &Parsed<<F as Family>::Addr>,
+    related: &Related<F>,
+    outer_src: F::Addr,
+) -> Result<(), DropReason> {
+    let quote = &related.quote;
+    let inner = related.flow.to().reverse();
+    let addrs = rewrite::addrs_diff(&quote.tuple, &inner);
+    let ports = rewrite::ports_diff(&quote.tuple, &inner);
+
+    // What the changes to the quote add to the outer ICMP checksum. The quoted IPv4 header's own checksum moves against
+    // its addresses, so the two cancel; in IPv6 there is none and the addresses count.
+    let mut change = ports;
+    if F::HDR_CSUM_OFF.is_none() {
+        change = change.plus(addrs);
+    }
+    let inner_csum = match quote.proto {
+        proto::TCP => Some((tcp::CSUM_OFF, addrs.plus(ports))),
+        proto::UDP => Some((udp::CSUM_OFF, addrs.plus(ports))),
+        _ if F::ICMP_PSEUDO_HDR => Some((icmp::CSUM_OFF, addrs.plus(ports))),
+        _ => Some((icmp::CSUM_OFF, ports)),
+    };
+    if let Some((csum_off, diff)) = inner_csum {
+        let at = quote.l4_off + csum_off;
+        // RFC 792 quotes 8 bytes only: TCP's checksum may be missing. UDP's 0 stays "none" (RFC 768).
+        if let Some(old) = pkt.read::<[u8; 2]>(at)
+            && !(quote.proto == proto::UDP && old == [0, 0])
+        {
+            let new = diff.update(old);
+            change = change.sub(old).add(new);
+            pkt.write(at, new)?;
+        }
+    }
+    write_ports(pkt, quote, &inner)?;
+    rewrite::ip_addrs::<F>(pkt, quote.l3_off, addrs, &inner)?;
+
+    let csum_off = p.l4_off + icmp::CSUM_OFF;
+    pkt.l4_csum_replace(csum_off, change, false, false, false)?;
+    let outer = FlowTuple { src: outer_src, dst: inner.src, ..p.tuple };
+    rewrite::translate::<F>(pkt, p, &outer)
+}
+
+/// Writes the quoted ports or query identifier.
+#[inline(always)]
+fn write_ports<A: Copy>(pkt: &mut Packet, quote: &Quote<A>, inner: &FlowTuple<A>) -> Result<(), DropReason> {
+    match quote.proto {
+        proto::TCP | proto::UDP => {
+            let (s, d) = (inner.sport.0, inner.dport.0);
+            pkt.write(quote.l4_off, [s[0], s[1], d[0], d[1]])
+        }
+        _ => pkt.write(quote.l4_off + icmp::ID_OFF, if quote.echo_request { inner.sport.0 } else { inner.dport.0 }),
+    }
+}
+
+const _: () = assert!(L3_OFF == 14);
+const _: fn() -> Sum = Sum::default;
