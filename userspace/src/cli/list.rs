@@ -71,7 +71,11 @@ pub(super) fn run(global: &Global, _: &ListArgs) -> Result<u8, CliError> {
                 None => [e.name.clone(), "-".into(), "-".into(), "-".into(), "-".into()],
             })
             .collect();
-        if rows.is_empty() { String::new() } else { table(["NAME", "INSTANCE", "NETWORK", "ADDRESS", "PUBLISH"], &rows) }
+        if rows.is_empty() {
+            String::new()
+        } else {
+            table(["NAME", "INSTANCE", "NETWORK", "ADDRESS", "PUBLISH"], &rows)
+        }
     })?;
     Ok(0)
 }

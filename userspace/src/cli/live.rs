@@ -35,11 +35,7 @@ struct Frame {
 }
 
 /// Cuts a drawing to the terminal, so that moving up by its height finds its beginning again.
-fn frame(
-    text: &str,
-    last: usize,
-    size: Option<(terminal_size::Width, terminal_size::Height)>,
-) -> Frame {
+fn frame(text: &str, last: usize, size: Option<(terminal_size::Width, terminal_size::Height)>) -> Frame {
     let (width, height) = size.map_or((80, 24), |(w, h)| (usize::from(w.0), usize::from(h.0)));
     let lines: Vec<String> =
         text.lines().take(height.saturating_sub(1)).map(|l| l.chars().take(width).collect()).collect();
