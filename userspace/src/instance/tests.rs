@@ -1,1 +1,542 @@
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::panic::{self, AssertUnwindSafe};
+use std::rc::Rc;
 
+use super::*;
+use crate::store::{InstanceRow, NetworkRow, Origin, PodRow, PublishRow};
+use crate::topology::{HostFacts, HostRoute, Interface, PortProbe, Problem, Proto, parse};
+
+/// What becomes of the step that is counted down to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// It fails, without an effect.
+    Refused,
+    /// The process is killed before it.
+    KilledBefore,
+    /// The process is killed after it.
+    KilledAfter,
+}
+
+/// The kernel as a set of names of what is in it.
+#[derive(Debug, Default)]
+struct Kernel {
+    objects: RefCell<BTreeSet<String>>,
+    reserved: RefCell<BTreeSet<String>>,
+    steps: Cell<usize>,
+    fault: Cell<Option<(usize, Fault)>>,
+}
+
+impl Kernel {
+    fn step(&self, name: &str, effect: impl FnOnce() -> Result<(), FabricError>) -> Result<(), FabricError> {
+        let n = self.steps.get();
+        self.steps.set(n + 1);
+        let fault = self.fault.get().filter(|(at, _)| *at == n).map(|(_, f)| f);
+        match fault {
+            Some(Fault::Refused) => return Err(FabricError::step(name, "refused by the test")),
+            Some(Fault::KilledBefore) => panic::panic_any("killed"),
+            _ => {}
+        }
+        let done = effect();
+        if fault == Some(Fault::KilledAfter) {
+            panic::panic_any("killed");
+        }
+        done
+    }
+
+    fn add(&self, name: String) -> Result<(), FabricError> {
+        self.step(&format!("add {name}"), || {
+            if self.objects.borrow_mut().insert(name.clone()) { Ok(()) } else { Err(FabricError::Exists(name.clone())) }
+        })
+    }
+
+    fn remove(&self, name: &str) -> Result<(), FabricError> {
+        self.step(&format!("remove {name}"), || {
+            self.objects.borrow_mut().remove(name);
+            Ok(())
+        })
+    }
+
+    fn seen(&self) -> BTreeSet<String> {
+        self.objects.borrow().iter().chain(&*self.reserved.borrow()).cloned().collect()
+    }
+}
+
+/// A namespace somebody makes after the facts were read.
+const UNSEEN: &str = "late";
+
+#[derive(Debug, Clone)]
+struct Model(Rc<Kernel>);
+
+impl PortProbe for Model {
+    fn is_bound(&self, _: Proto, _: IpAddr, port: u16) -> bool {
+        port == 22
+    }
+}
+
+impl Fabric for Model {
+    async fn check(&self) -> Result<(), FabricError> {
+        Ok(())
+    }
+
+    async fn facts(&self, _: &State) -> Result<HostFacts, FabricError> {
+        let net = |s: &str| s.parse().unwrap();
+        let seen = |o: &String| o.strip_prefix("netns ").filter(|n| *n != UNSEEN).map(str::to_owned);
+        let namespaces: Vec<String> = self.0.objects.borrow().iter().filter_map(seen).collect();
+        Ok(HostFacts {
+            interfaces: vec![Interface {
+                index: 7,
+                name: "eth7".into(),
+                mtu: 1400,
+                addresses: vec![net("192.0.2.1/24")],
+            }],
+            routes: vec![HostRoute { destination: net("0.0.0.0/0"), ifindex: 7, ours: false }],
+            default_uplink: Some("eth7".into()),
+            namespaces,
+            ours: vec![],
+        })
+    }
+
+    async fn unreserved(&self, ports: &str) -> Result<String, FabricError> {
+        Ok(if self.0.reserved.borrow().contains(ports) { String::new() } else { ports.to_owned() })
+    }
+
+    async fn reserve(&self, ports: &str) -> Result<(), FabricError> {
+        self.0.step("reserve", || {
+            self.0.reserved.borrow_mut().insert(ports.to_owned());
+            Ok(())
+        })
+    }
+
+    async fn release(&self, ports: &str) -> Result<(), FabricError> {
+        self.0.step("release", || {
+            self.0.reserved.borrow_mut().remove(ports);
+            Ok(())
+        })
+    }
+
+    async fn load(&mut self, _: &InstanceRow) -> Result<(), FabricError> {
+        self.0.add("pins".into())
+    }
+
+    async fn open(&mut self) -> Result<(), FabricError> {
+        let loaded = self.0.objects.borrow().contains("pins");
+        if loaded { Ok(()) } else { Err(FabricError::step("open", "nothing is loaded")) }
+    }
+
+    async fn unload(&mut self) -> Result<(), FabricError> {
+        self.0.remove("pins")
+    }
+
+    async fn add_uplink(&mut self, row: &InstanceRow) -> Result<(), FabricError> {
+        self.0.add(format!("uplink {}", row.uplink.as_deref().unwrap()))
+    }
+
+    async fn remove_uplink(&mut self, row: &InstanceRow) -> Result<(), FabricError> {
+        self.0.remove(&format!("uplink {}", row.uplink.as_deref().unwrap()))
+    }
+
+    async fn refresh(&mut self, row: &InstanceRow) -> Result<u32, FabricError> {
+        self.0.step("refresh", || Ok(())).map(|()| row.uplink_ifindex)
+    }
+
+    async fn add_network(&mut self, row: &NetworkRow) -> Result<(), FabricError> {
+        self.0.add(format!("network {}", row.id))
+    }
+
+    async fn remove_network(&mut self, row: &NetworkRow) -> Result<(), FabricError> {
+        self.0.remove(&format!("network {}", row.id))
+    }
+
+    async fn add_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
+        self.0.add(format!("netns {}", pod.name))
+    }
+
+    async fn remove_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
+        self.0.remove(&format!("netns {}", pod.name))
+    }
+
+    async fn add_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError> {
+        let there = self.0.objects.borrow().contains(&format!("network {}", network.id));
+        assert!(there, "a pod before its network");
+        self.0.add(format!("pod {}", pod.slot))
+    }
+
+    async fn remove_pod(&mut self, pod: &PodRow, _: &NetworkRow) -> Result<(), FabricError> {
+        self.0.remove(&format!("pod {}", pod.slot))
+    }
+
+    async fn add_publish(&mut self, row: &PublishRow, pod: &PodRow) -> Result<(), FabricError> {
+        let there = self.0.objects.borrow().contains(&format!("pod {}", pod.slot));
+        assert!(there, "a publish before its pod");
+        self.0.add(format!("publish {}", row.index))
+    }
+
+    async fn remove_publish(&mut self, row: &PublishRow, _: &PodRow) -> Result<(), FabricError> {
+        self.0.remove(&format!("publish {}", row.index))
+    }
+}
+
+const FILE: &str = r#"
+[[network]]
+name = "pods"
+subnets = ["10.244.0.0/24", "fd00:244::/64"]
+[[network]]
+name = "twin"
+subnets = ["10.244.0.0/16"]
+[[pod]]
+name = "red"
+network = "pods"
+address = ["10.244.0.10"]
+publish = ["8080:80/tcp", "5000-5003:5000-5003/udp"]
+[[pod]]
+name = "blue"
+network = "pods"
+"#;
+
+/// A world for one test: directories, a kernel, and a way to meet both as a new process each time.
+struct World {
+    root: tempfile::TempDir,
+    kernel: Rc<Kernel>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { root: tempfile::tempdir().unwrap(), kernel: Rc::default() }
+    }
+
+    fn process(&self) -> Instance<Model> {
+        let dirs = Dirs::below(&self.root.path().join("run"), &self.root.path().join("pins"), "test").unwrap();
+        Instance::new(dirs, None, Model(Rc::clone(&self.kernel)))
+    }
+
+    /// Runs a verb as a process of its own.
+    fn verb<T>(
+        &self,
+        verb: impl AsyncFnOnce(&mut Instance<Model>) -> Result<T, InstanceError>,
+    ) -> Result<T, InstanceError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(verb(&mut self.process()))
+    }
+
+    /// Runs a verb with a fault at step `at`; `None` when it was killed.
+    fn faulty<T>(
+        &self,
+        at: usize,
+        fault: Fault,
+        verb: impl AsyncFnOnce(&mut Instance<Model>) -> Result<T, InstanceError>,
+    ) -> Option<Result<T, InstanceError>> {
+        self.kernel.steps.set(0);
+        self.kernel.fault.set(Some((at, fault)));
+        let done = panic::catch_unwind(AssertUnwindSafe(|| self.verb(verb)));
+        self.kernel.fault.set(None);
+        match done {
+            Ok(done) => Some(done),
+            Err(e) if e.downcast_ref::<&str>() == Some(&"killed") => None,
+            Err(e) => panic::resume_unwind(e),
+        }
+    }
+
+    fn up(&self, text: &str) -> Result<Applied, InstanceError> {
+        let document = parse(text).unwrap();
+        self.verb(async |i| i.up(&document).await)
+    }
+
+    fn state(&self) -> Option<State> {
+        self.process().state().unwrap()
+    }
+
+    fn assert_nothing_left(&self) {
+        assert_eq!(self.kernel.seen(), BTreeSet::new());
+        assert!(!self.root.path().join("run").exists(), "a directory is left");
+    }
+}
+
+fn input(error: InstanceError) -> (String, Problem) {
+    match error {
+        InstanceError::Input(e) => (e.field, e.problem),
+        e => panic!("{e}"),
+    }
+}
+
+#[test]
+fn up_and_down() {
+    let w = World::new();
+    let applied = w.up(FILE).unwrap();
+    assert_eq!(applied.networks_added, ["pods", "twin"]);
+    assert_eq!(applied.pods_added.len(), 2);
+    assert_eq!(applied.publishes_added.len(), 2);
+    let state = w.state().unwrap();
+    assert_eq!(state.pod("red").unwrap().addr4, Some("10.244.0.10".parse().unwrap()));
+    assert_eq!(state.pod("red").unwrap().addr6, Some("fd00:244::2".parse().unwrap()), "what is not given is allocated");
+    assert_eq!(state.pod("blue").unwrap().addr4, Some("10.244.0.2".parse().unwrap()));
+    assert_eq!(state.networks[0].mtu_bytes, 1400, "the uplink's");
+    assert!(state.networks[0].host_access && !state.networks[1].host_access, "the later twin has no host access");
+    assert!(w.kernel.seen().contains("20000-32767"));
+    let again = w.up(FILE).unwrap();
+    assert!(!again.changed, "{again:?}");
+    assert_eq!(w.state().unwrap(), state);
+    assert!(w.verb(async |i| i.down().await).unwrap().changed);
+    w.assert_nothing_left();
+    assert!(!w.verb(async |i| i.down().await).unwrap().changed, "down with nothing up is no error");
+    w.assert_nothing_left();
+}
+
+#[test]
+fn a_refused_file_changes_nothing() {
+    let w = World::new();
+    let (field, problem) = input(w.up(&FILE.replace("8080:80", "22:22")).unwrap_err());
+    assert_eq!(field, "pod[0].publish[0]");
+    assert!(matches!(problem, Problem::PortListened(_)));
+    w.assert_nothing_left();
+    w.up(FILE).unwrap();
+    let before = (w.kernel.seen(), w.state());
+    w.up(&FILE.replace("8080:80", "22:22")).unwrap_err();
+    assert_eq!((w.kernel.seen(), w.state()), before);
+}
+
+#[test]
+fn a_changed_file_adds_and_removes() {
+    let w = World::new();
+    w.up(FILE).unwrap();
+    w.verb(async |i| {
+        let request = PodRequest { name: "mine".into(), network: Some("pods".into()), ..PodRequest::default() };
+        i.add(&request).await
+    })
+    .unwrap();
+    w.verb(async |i| i.publish("red", &["7000:7000".parse().unwrap()]).await).unwrap();
+    let changed = FILE
+        .replace("\"blue\"", "\"green\"\npublish = [\"8080:80\"]")
+        .replace("\"8080:80/tcp\", ", "\"8081:80/tcp\", ");
+    let applied = w.up(&changed).unwrap();
+    assert_eq!(applied.pods_removed, ["blue"]);
+    assert_eq!(applied.pods_added[0].name, "green");
+    let removed: Vec<_> = applied.publishes_removed.iter().map(|p| p.publish.as_str()).collect();
+    assert_eq!(removed, ["8080:80/tcp"]);
+    let added: Vec<_> = applied.publishes_added.iter().map(|p| format!("{} {}", p.pod, p.publish)).collect();
+    assert_eq!(added, ["red 8081:80/tcp", "green 8080:80/tcp"]);
+    let state = w.state().unwrap();
+    assert!(state.pod("mine").is_some_and(|p| p.origin == Origin::Verb), "what a verb added stays");
+    assert!(state.publishes.iter().any(|q| q.publish.to_string() == "7000:7000/tcp"));
+    assert_ne!(
+        state.pod("green").unwrap().addr4,
+        Some("10.244.0.2".parse().unwrap()),
+        "a freed address is not given out at once"
+    );
+    w.verb(async |i| i.down().await).unwrap();
+    w.assert_nothing_left();
+}
+
+#[test]
+fn what_cannot_change_live_is_refused_by_name() {
+    let w = World::new();
+    w.up(FILE).unwrap();
+    let before = (w.kernel.seen(), w.state());
+    let rows = [
+        ("[[network]]\nname = \"pods\"", "[host]\nmtu = 9000\n[[network]]\nname = \"pods\"", "host.mtu"),
+        ("[[network]]\nname = \"pods\"", "[host]\nuplink = \"none\"\n[[network]]\nname = \"pods\"", "host.uplink"),
+        ("\"10.244.0.0/24\", ", "\"10.245.0.0/24\", ", "network[0].subnets"),
+        ("name = \"pods\"", "name = \"pods\"\nmasquerade = false", "network[0].masquerade"),
+        ("name = \"pods\"", "name = \"pods\"\nno_masquerade = [\"10.0.0.0/8\"]", "network[0].no_masquerade"),
+        ("10.244.0.10", "10.244.0.11", "pod[0].address[0]"),
+        ("network = \"pods\"", "network = \"twin\"", "pod[0].network"),
+    ];
+    for (from, to, field) in rows {
+        let (found, problem) = input(w.up(&FILE.replacen(from, to, 1)).unwrap_err());
+        assert_eq!(found, field);
+        assert!(matches!(problem, Problem::ChangedLive { .. }), "{problem}");
+    }
+    assert_eq!((w.kernel.seen(), w.state()), before);
+}
+
+#[test]
+fn verbs_on_pods_and_ports() {
+    let w = World::new();
+    let request = |name: &str| PodRequest { name: name.into(), network: Some("pods".into()), ..PodRequest::default() };
+    let absent = w.verb(async |i| i.add(&request("a")).await).unwrap_err();
+    assert!(matches!(absent, InstanceError::NotUp(_)));
+    w.assert_nothing_left();
+    w.up(FILE).unwrap();
+    let live = (w.kernel.seen(), w.state().unwrap().pods.len());
+    w.verb(async |i| i.add(&request("a")).await).unwrap();
+    let twice = input(w.verb(async |i| i.add(&request("a")).await).unwrap_err());
+    assert_eq!(twice, ("NAME".into(), Problem::NameTaken));
+    let taken = PodRequest { addresses: vec!["10.244.0.10".parse().unwrap()], ..request("b") };
+    let taken = input(w.verb(async |i| i.add(&taken).await).unwrap_err());
+    assert_eq!(taken, ("--address".into(), Problem::AddressTaken("red".into())));
+    let ambiguous = input(w.verb(async |i| i.add(&PodRequest { network: None, ..request("b") }).await).unwrap_err());
+    assert_eq!(ambiguous.0, "--network");
+
+    let ports = ["9000:90".parse().unwrap(), "[::1]:9001:91/udp".parse().unwrap()];
+    assert!(w.verb(async |i| i.publish("a", &ports).await).unwrap().changed);
+    assert!(!w.verb(async |i| i.publish("a", &ports).await).unwrap().changed, "repeating it changes nothing");
+    let (field, problem) = input(w.verb(async |i| i.publish("red", &ports[..1]).await).unwrap_err());
+    assert_eq!(field, "--publish");
+    assert!(matches!(problem, Problem::PublishedTwice { .. }));
+    assert_eq!(input(w.verb(async |i| i.publish("nobody", &ports).await).unwrap_err()).1, Problem::UnknownPod);
+    w.verb(async |i| i.unpublish("a", &ports[..1]).await).unwrap();
+    let gone = w.verb(async |i| i.unpublish("a", &ports).await).unwrap_err();
+    assert!(matches!(gone, InstanceError::NotPublished { .. }));
+    assert_eq!(w.state().unwrap().publishes.len(), 3, "nothing was withdrawn by the refused one");
+
+    w.verb(async |i| i.del("a").await).unwrap();
+    assert!(matches!(w.verb(async |i| i.del("a").await).unwrap_err(), InstanceError::NoPod(_)));
+    assert_eq!((w.kernel.seen(), w.state().unwrap().pods.len()), live);
+}
+
+#[test]
+fn a_namespace_that_appears_meanwhile_is_left_alone() {
+    let w = World::new();
+    w.up(FILE).unwrap();
+    let theirs = format!("netns {UNSEEN}");
+    w.kernel.objects.borrow_mut().insert(theirs.clone());
+    let before = (w.kernel.seen(), w.state().unwrap().pods);
+    let request = PodRequest { name: UNSEEN.into(), network: Some("pods".into()), ..PodRequest::default() };
+    let error = w.verb(async |i| i.add(&request).await).unwrap_err();
+    assert!(matches!(error, InstanceError::Fabric(FabricError::Exists(_))), "{error}");
+    assert_eq!((w.kernel.seen(), w.state().unwrap().pods), before);
+    assert!(w.kernel.seen().contains(&theirs));
+}
+
+#[test]
+fn a_failure_at_any_step_of_up_undoes_everything() {
+    let document = parse(FILE).unwrap();
+    for at in 0.. {
+        let w = World::new();
+        match w.faulty(at, Fault::Refused, async |i| i.up(&document).await).unwrap() {
+            Ok(_) => {
+                assert!(at > 8, "the fault came too late to matter: {at}");
+                return;
+            }
+            Err(e) => assert!(e.to_string().contains("refused by the test"), "{e}"),
+        }
+        w.assert_nothing_left();
+        w.up(FILE).unwrap();
+        w.verb(async |i| i.down().await).unwrap();
+        w.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_failure_at_any_step_of_a_verb_leaves_what_was_live() {
+    let request = PodRequest {
+        name: "new".into(),
+        network: Some("pods".into()),
+        publishes: vec!["9000:90".parse().unwrap()],
+        ..PodRequest::default()
+    };
+    for at in 0.. {
+        let w = World::new();
+        w.up(FILE).unwrap();
+        let kernel = w.kernel.seen();
+        let rows = w.state().unwrap();
+        if w.faulty(at, Fault::Refused, async |i| i.add(&request).await).unwrap().is_ok() {
+            assert!(at > 2);
+            return;
+        }
+        assert_eq!(w.kernel.seen(), kernel, "step {at}");
+        assert_eq!(w.state().unwrap().pods, rows.pods);
+        w.verb(async |i| i.add(&request).await).unwrap();
+    }
+}
+
+#[test]
+fn a_verb_killed_at_any_step_is_undone_by_the_next() {
+    let document = parse(FILE).unwrap();
+    for fault in [Fault::KilledBefore, Fault::KilledAfter] {
+        for at in 0.. {
+            let w = World::new();
+            if w.faulty(at, fault, async |i| i.up(&document).await).is_some() {
+                assert!(at > 8);
+                break;
+            }
+            // Either next verb will do.
+            if at % 2 == 0 {
+                w.up(FILE).unwrap();
+                assert_eq!(w.state().unwrap().pods.len(), 2);
+            }
+            w.verb(async |i| i.down().await).unwrap();
+            w.assert_nothing_left();
+        }
+    }
+}
+
+#[test]
+fn a_down_killed_at_any_step_is_finished_by_the_next() {
+    for fault in [Fault::KilledBefore, Fault::KilledAfter, Fault::Refused] {
+        for at in 0.. {
+            let w = World::new();
+            w.up(FILE).unwrap();
+            if let Some(Ok(_)) = w.faulty(at, fault, async |i| i.down().await) {
+                assert!(at > 8);
+                w.assert_nothing_left();
+                break;
+            }
+            w.verb(async |i| i.down().await).unwrap();
+            w.assert_nothing_left();
+        }
+    }
+}
+
+#[test]
+fn a_del_killed_at_any_step_is_finished_by_the_next() {
+    for fault in [Fault::KilledBefore, Fault::KilledAfter] {
+        for at in 0.. {
+            let w = World::new();
+            w.up(FILE).unwrap();
+            if w.faulty(at, fault, async |i| i.del("red").await).is_some() {
+                assert!(at > 3);
+                break;
+            }
+            w.verb(async |i| i.refresh().await).unwrap();
+            let seen = w.kernel.seen();
+            assert!(!seen.contains("netns red") && seen.contains("netns blue"), "{seen:?}");
+            assert!(w.state().unwrap().pod("red").is_none());
+            w.up(FILE).unwrap();
+            assert!(w.kernel.seen().contains("netns red"));
+        }
+    }
+}
+
+#[test]
+fn sixteen_at_once_take_turns() {
+    let root = tempfile::tempdir().unwrap();
+    let run = |i: usize| {
+        let dirs = Dirs::below(&root.path().join("run"), &root.path().join("pins"), "test").unwrap();
+        // Each has a kernel of its own here: what is tried is the lock and the store.
+        let model = Model(Rc::new(Kernel::default()));
+        model.0.objects.borrow_mut().insert("pins".into());
+        model.0.objects.borrow_mut().insert("network 1".into());
+        let mut instance = Instance::new(dirs, None, model);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let request = PodRequest { name: format!("pod{i}"), network: Some("pods".into()), ..PodRequest::default() };
+        runtime.block_on(instance.add(&request)).unwrap();
+    };
+    let dirs = Dirs::below(&root.path().join("run"), &root.path().join("pins"), "test").unwrap();
+    let mut first = Instance::new(dirs, None, Model(Rc::default()));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(first.up(&parse(FILE).unwrap())).unwrap();
+    std::thread::scope(|scope| {
+        for i in 0..16 {
+            scope.spawn(move || run(i));
+        }
+    });
+    let state = first.state().unwrap().unwrap();
+    assert_eq!(state.pods.len(), 18);
+    let addresses: BTreeSet<_> = state.pods.iter().map(|p| p.addr4).collect();
+    let slots: BTreeSet<_> = state.pods.iter().map(|p| p.slot).collect();
+    assert_eq!((addresses.len(), slots.len()), (18, 18));
+}
+
+#[test]
+fn another_host_namespace_is_another_place() {
+    let w = World::new();
+    w.up(FILE).unwrap();
+    let mut elsewhere = w.process();
+    elsewhere.host_netns = Some("other".into());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let error = runtime.block_on(elsewhere.down()).unwrap_err();
+    assert!(matches!(error, InstanceError::Elsewhere { .. }), "{error}");
+    assert_eq!(error.exit_status(), 2);
+}
