@@ -24,7 +24,7 @@ use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 pub use exec::exec_in;
 pub use name::{NameError, NetnsName};
-pub use named::{RUN_DIR, delete_named, list_named};
+pub use named::{RUN_DIR, delete_named, ensure_run_dir, list_named, remove_run_dir};
 
 /// What can go wrong with a namespace.
 #[derive(Debug, thiserror::Error)]

@@ -4,11 +4,13 @@
 //! functions inside [`crate::netns::Netns::run`].
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
+
+use nix::fcntl::{Flock, FlockArg};
 
 /// The key of the list of ports the kernel gives to nobody who does not ask for them by number.
 pub const RESERVED_PORTS: &str = "ipv4/ip_local_reserved_ports";
@@ -22,7 +24,7 @@ pub enum SysctlError {
     /// It could not be read or written.
     #[error("cannot {verb} kernel setting {}{}: {source}", path.display(), value.as_ref().map(|v| format!(" as {v:?}")).unwrap_or_default())]
     Io {
-        /// "read" or "write".
+        /// "read", "write" or "lock".
         verb: &'static str,
         /// Its file.
         path: PathBuf,
@@ -170,6 +172,7 @@ pub fn reserved_ports() -> Result<PortSet, SysctlError> {
 
 /// Reserves `ports`; returns those that were not reserved before and are therefore to be given back.
 pub fn reserve_ports(ports: &PortSet) -> Result<PortSet, SysctlError> {
+    let _lock = lock_ports()?;
     let before = reserved_ports()?;
     let added = ports.difference(&before);
     if !added.is_empty() {
@@ -178,8 +181,16 @@ pub fn reserve_ports(ports: &PortSet) -> Result<PortSet, SysctlError> {
     Ok(added)
 }
 
+/// Keeps two instances from losing each other's change between reading the list and writing it.
+fn lock_ports() -> Result<Flock<File>, SysctlError> {
+    let path = path(RESERVED_PORTS)?;
+    let file = File::open(&path).map_err(|e| error("read", path.clone(), None, e))?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| error("lock", path, None, e.into()))
+}
+
 /// Gives back what [`reserve_ports`] added; ports that are not reserved are no matter.
 pub fn release_ports(added: &PortSet) -> Result<(), SysctlError> {
+    let _lock = lock_ports()?;
     let before = reserved_ports()?;
     let left = before.difference(added);
     if left == before {

@@ -13,6 +13,9 @@ use super::DatapathError;
 /// Where bpffs is by custom.
 pub const BPFFS: &str = "/sys/fs/bpf";
 
+/// What the kernel itself puts into every bpffs (CONFIG_BPF_PRELOAD).
+const KERNELS_OWN: [&str; 2] = ["maps.debug", "progs.debug"];
+
 /// Mounts bpffs at `at` unless it is there; says whether this call did.
 pub fn ensure_bpffs(at: &Path) -> Result<bool, DatapathError> {
     if is_bpffs(at)? {
@@ -42,12 +45,13 @@ pub fn unmount_bpffs(at: &Path) -> Result<bool, DatapathError> {
     if !is_bpffs(at)? {
         return Ok(false);
     }
-    let mut entries =
-        fs::read_dir(at).map_err(|source| DatapathError::Io { what: "read", path: at.to_owned(), source })?;
-    if entries.next().is_some() {
-        return Ok(false);
+    let fail = |source| DatapathError::Io { what: "read", path: at.to_owned(), source };
+    for entry in fs::read_dir(at).map_err(fail)? {
+        let name = entry.map_err(fail)?.file_name();
+        if !KERNELS_OWN.iter().any(|own| name == *own) {
+            return Ok(false);
+        }
     }
-    drop(entries);
     match umount2(at, MntFlags::empty()) {
         Ok(()) => Ok(true),
         // Somebody looks at it: it stays until they are done, as any mount would.

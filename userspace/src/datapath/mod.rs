@@ -132,6 +132,13 @@ pub enum DatapathError {
     },
 }
 
+impl DatapathError {
+    /// Whether nothing is loaded (any more); removals take that for done.
+    pub fn is_not_loaded(&self) -> bool {
+        matches!(self, Self::NotLoaded(_))
+    }
+}
+
 /// The data path of one instance. See the module's documentation.
 #[derive(Clone, Debug)]
 pub struct Datapath {
@@ -145,7 +152,10 @@ impl Datapath {
     }
 
     fn map_data(&self, name: &'static str) -> Result<MapData, DatapathError> {
-        MapData::from_pin(self.pins.join(load::MAPS).join(name)).map_err(|e| map_error(name, "open it", e))
+        MapData::from_pin(self.pins.join(load::MAPS).join(name)).map_err(|e| match errno(&e) {
+            Some(nix::libc::ENOENT) => DatapathError::NotLoaded(self.pins.clone()),
+            _ => map_error(name, "open it", e),
+        })
     }
 
     fn hash<K: Pod, V: Pod>(&self, name: &'static str) -> Result<HashMap<MapData, K, V>, DatapathError> {

@@ -81,10 +81,11 @@ impl Datapath {
         let done = self
             .add_ports(map::PUBLISHED4, id, ports.addr4(), ports)
             .and_then(|()| self.add_ports(map::PUBLISHED6, id, ports.addr6(), ports));
-        if done.is_err() && before.is_none() {
-            if let Err(e) = self.remove_publish(id, publish.owner, ports) {
-                tracing::warn!("after a failed publish: {e}");
-            }
+        if done.is_err()
+            && before.is_none()
+            && let Err(e) = self.remove_publish(id, publish.owner, ports)
+        {
+            tracing::warn!("after a failed publish: {e}");
         }
         done
     }

@@ -114,7 +114,7 @@ impl Idempotent for Result<(), NetlinkError> {
 
 /// A netlink socket in one namespace.
 ///
-/// Needs a tokio runtime; its connection ends when this is dropped.
+/// Needs a tokio runtime; its connection ends soon after this is dropped ([`Netlink::close`]: at once).
 #[derive(Debug)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
@@ -135,6 +135,15 @@ impl Netlink {
             let _context = runtime.enter();
             Self::in_current()
         })?
+    }
+}
+
+impl Netlink {
+    /// Closes the socket and waits until it is: an open one keeps its namespace alive.
+    pub async fn close(mut self) {
+        self.connection.abort();
+        // That it was aborted is what is waited for.
+        let _ = (&mut self.connection).await;
     }
 }
 

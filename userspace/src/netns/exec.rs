@@ -1,19 +1,20 @@
 //! Running a program inside a named namespace, with the view of the system that belongs to it.
 
 use std::convert::Infallible;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::execvp;
 
 use super::{Netns, NetnsError, NetnsName};
 
@@ -28,20 +29,13 @@ pub fn exec_in(name: &NetnsName, argv: &[OsString]) -> Result<Infallible, NetnsE
         netns: name.clone(),
         source,
     };
-    let Some(program) = argv.first() else {
+    let Some((program, args)) = argv.split_first() else {
         return Err(fail(OsStr::new(""), io::ErrorKind::InvalidInput.into()));
     };
-    let args = argv
-        .iter()
-        .map(|a| CString::new(a.as_bytes()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| fail(program, e.into()))?;
     Netns::open_named(name)?.enter()?;
     enter_view_of(name)?;
-    match execvp(&args[0], &args) {
-        Ok(never) => Ok(never),
-        Err(e) => Err(fail(program, e.into())),
-    }
+    // The standard library's exec gives SIGPIPE back its default, which it had taken away.
+    Err(fail(program, Command::new(program).args(args).exec()))
 }
 
 /// Gives the process mounts of its own, in which `/sys` and `/etc` are the namespace's.

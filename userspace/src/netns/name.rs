@@ -126,8 +126,9 @@ mod tests {
         #[test]
         fn an_accepted_name_is_one_path_component(s in ".{0,300}") {
             if let Ok(name) = NetnsName::new(&s) {
-                prop_assert_eq!(name.path().parent(), Some(Path::new(super::super::RUN_DIR)));
-                prop_assert_eq!(name.path().file_name().and_then(|f| f.to_str()), Some(s.as_str()));
+                let path = name.path();
+                prop_assert_eq!(path.parent(), Some(Path::new(super::super::RUN_DIR)));
+                prop_assert_eq!(path.file_name().and_then(|f| f.to_str()), Some(s.as_str()));
             }
         }
     }

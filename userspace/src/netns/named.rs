@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -18,7 +18,8 @@ pub const RUN_DIR: &str = "/run/netns";
 
 /// Makes a namespace and binds it to its name, in that order: a name never stands for a namespace that is half there.
 pub(super) fn create(name: &NetnsName) -> Result<Netns, NetnsError> {
-    prepare_run_dir()?;
+    // Held to the end, so that nobody removes the directory while it gets its first name.
+    let _lock = lock_run_dir()?.0;
     let path = name.path();
     match open(&path, OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC, Mode::empty()) {
         Ok(_) => {}
@@ -47,17 +48,69 @@ fn bind_new(path: &Path) -> Result<(), NetnsError> {
     })
 }
 
-/// Makes [`RUN_DIR`] a shared mount, so that a name removed in one mount namespace goes away in all of them and the
-/// namespace can end. Two at once would stack mounts: hence the lock, which is iproute2's as well.
-fn prepare_run_dir() -> Result<(), NetnsError> {
+/// Makes [`RUN_DIR`] if it is not there; says whether this call did.
+///
+/// [`Netns::create_named`] does so too: this is for callers that mean to remove it again.
+pub fn ensure_run_dir() -> Result<bool, NetnsError> {
+    Ok(lock_run_dir()?.1)
+}
+
+/// Removes [`RUN_DIR`] if no name is in it; says whether this call did. For those that made it ([`ensure_run_dir`]).
+pub fn remove_run_dir() -> Result<bool, NetnsError> {
     let dir = Path::new(RUN_DIR);
-    match DirBuilder::new().mode(0o755).create(dir) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(NetnsError::io("create", dir, e)),
+    let handle = match File::open(dir) {
+        Ok(handle) => handle,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(NetnsError::io("open", dir, e)),
+    };
+    let Some(_lock) = lock(handle, dir)? else { return Ok(false) };
+    let mut entries = fs::read_dir(dir).map_err(|e| NetnsError::io("read", dir, e))?;
+    if entries.next().is_some() {
+        return Ok(false);
     }
-    let handle = File::open(dir).map_err(|e| NetnsError::io("open", dir, e))?;
-    let _lock = Flock::lock(handle, FlockArg::LockExclusive).map_err(|(_, e)| NetnsError::io("lock", dir, e))?;
+    match umount2(dir, MntFlags::MNT_DETACH) {
+        Ok(()) | Err(Errno::EINVAL) => {}
+        Err(e) => return Err(NetnsError::io("unmount", dir, e)),
+    }
+    match fs::remove_dir(dir) {
+        Ok(()) => Ok(true),
+        // `ip netns` was quicker with a name of its own.
+        Err(e) if matches!(e.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy) => Ok(false),
+        Err(e) => Err(NetnsError::io("remove", dir, e)),
+    }
+}
+
+/// Makes [`RUN_DIR`] a shared mount, so that a name removed in one mount namespace goes away in all of them and the
+/// namespace can end. Two at once would stack mounts: hence the lock, which is iproute2's as well. Says whether the
+/// directory had to be made.
+fn lock_run_dir() -> Result<(Flock<File>, bool), NetnsError> {
+    let dir = Path::new(RUN_DIR);
+    loop {
+        let made = match DirBuilder::new().mode(0o755).create(dir) {
+            Ok(()) => true,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(e) => return Err(NetnsError::io("create", dir, e)),
+        };
+        let handle = match File::open(dir) {
+            Ok(handle) => handle,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(NetnsError::io("open", dir, e)),
+        };
+        if let Some(lock) = lock(handle, dir)? {
+            share_run_dir(dir)?;
+            return Ok((lock, made));
+        }
+    }
+}
+
+/// Waits for the lock of an open directory; `None` when the directory was removed meanwhile ([`remove_run_dir`]).
+fn lock(handle: File, dir: &Path) -> Result<Option<Flock<File>>, NetnsError> {
+    let lock = Flock::lock(handle, FlockArg::LockExclusive).map_err(|(_, e)| NetnsError::io("lock", dir, e))?;
+    let links = lock.metadata().map_err(|e| NetnsError::io("stat", dir, e))?.nlink();
+    Ok((links != 0).then_some(lock))
+}
+
+fn share_run_dir(dir: &Path) -> Result<(), NetnsError> {
     let share = || mount(Some(""), dir, Some("none"), MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
     match share() {
         Ok(()) => return Ok(()),

@@ -71,10 +71,11 @@ impl Host {
     pub async fn wire_gateway(&self, spec: &NetworkSpec) -> Result<(), WiringError> {
         let made = self.make_gateway_device(spec).await?;
         let done = self.set_up_gateway(spec).await;
-        if done.is_err() && made {
-            if let Err(e) = self.unwire_gateway(spec.id).await {
-                tracing::warn!("while undoing: {e}");
-            }
+        if done.is_err()
+            && made
+            && let Err(e) = self.unwire_gateway(spec.id).await
+        {
+            tracing::warn!("while undoing: {e}");
         }
         done
     }
@@ -84,10 +85,11 @@ impl Host {
         let mut errors = FirstError::default();
         let (index, name) = (gateway_ifindex(id), gateway_ifname(id));
         errors.note(self.datapath.detach(Hook::FromHost, index));
-        if let Some(Some(link)) = errors.note(self.netlink.link_by_index(index).await) {
-            if link.name == name && link.mac == Some(gateway_mac(&self.instance, id)) {
-                errors.note(self.netlink.delete_link(index, &name).await);
-            }
+        if let Some(Some(link)) = errors.note(self.netlink.link_by_index(index).await)
+            && link.name == name
+            && link.mac == Some(gateway_mac(&self.instance, id))
+        {
+            errors.note(self.netlink.delete_link(index, &name).await);
         }
         errors.note(self.datapath.remove_network(id));
         errors.done()
@@ -122,6 +124,8 @@ impl Host {
         let (index, name, peer) = (gateway_ifindex(spec.id), gateway_ifname(spec.id), gateway_peer_ifname(spec.id));
         let settings = [
             (format!("ipv6/conf/{peer}/disable_ipv6"), "1"),
+            // Hosts that switch IPv6 off for devices to come mean the LAN's, not a network that is given IPv6 here.
+            (format!("ipv6/conf/{name}/disable_ipv6"), if spec.gateway6.is_some() { "0" } else { "1" }),
             (format!("ipv6/conf/{name}/accept_ra"), "0"),
             (format!("ipv6/conf/{name}/accept_redirects"), "0"),
             (format!("ipv6/conf/{name}/accept_dad"), "0"),

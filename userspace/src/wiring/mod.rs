@@ -132,7 +132,7 @@ fn write_settings(settings: &[(String, &str)]) -> Result<(), SysctlError> {
     Ok(())
 }
 
-/// Remembers the first of several errors: an undo goes on past them.
+/// Remembers the first of several errors: an undo goes on past them. Maps that are gone have nothing to undo.
 #[derive(Default)]
 struct FirstError(Option<WiringError>);
 
@@ -143,7 +143,9 @@ impl FirstError {
             Err(e) => {
                 let e = e.into();
                 tracing::debug!("going on past: {e}");
-                self.0.get_or_insert(e);
+                if !matches!(&e, WiringError::Datapath(e) if e.is_not_loaded()) {
+                    self.0.get_or_insert(e);
+                }
                 None
             }
         }

@@ -37,23 +37,37 @@ impl Host {
             return Err(WiringError::HostNamespace(pod.netns.clone()));
         }
         let inside = Netlink::in_netns(&netns)?;
+        let done = self.wire_pod_in(network, pod, &netns, &inside).await;
+        // Not left to the runtime's leisure: a pod deleted next is to be gone when its name is.
+        inside.close().await;
+        done
+    }
+
+    async fn wire_pod_in(
+        &self,
+        network: &NetworkSpec,
+        pod: &PodSpec,
+        netns: &Netns,
+        inside: &Netlink,
+    ) -> Result<(), WiringError> {
         // Before the slot is touched: a device that is not ours must not lead to the removal of anything.
-        let there = self.is_wired(&inside, pod).await?;
+        let there = self.is_wired(inside, pod).await?;
         let mut endpoint = self.endpoint_of(network, pod);
         if there {
             endpoint.flags = self.datapath.endpoint(pod.slot)?.map_or(0, |e| e.flags);
         }
         self.datapath.put_endpoint(pod.slot, &endpoint)?;
         endpoint.flags |= Endpoint::UP;
-        let done = self.connect(network, pod, &netns, &inside, there).await;
+        let done = self.connect(network, pod, netns, inside, there).await;
         let done = match done {
             Ok(()) => self.datapath.put_endpoint(pod.slot, &endpoint).map_err(Into::into),
             Err(e) => Err(e),
         };
-        if done.is_err() && !there {
-            if let Err(e) = self.unwire_pod(pod.slot, pod.owner).await {
-                tracing::warn!("while undoing: {e}");
-            }
+        if done.is_err()
+            && !there
+            && let Err(e) = self.unwire_pod(pod.slot, pod.owner).await
+        {
+            tracing::warn!("while undoing: {e}");
         }
         done
     }
@@ -62,7 +76,10 @@ impl Host {
     ///
     /// `false`: the slot is another owner's, and left as it is.
     pub async fn unwire_pod(&self, slot: u32, owner: u64) -> Result<bool, WiringError> {
-        let found = self.datapath.endpoint(slot)?;
+        let found = match self.datapath.endpoint(slot) {
+            Err(e) if e.is_not_loaded() => None,
+            found => found?,
+        };
         if found.is_some_and(|e| e.owner != owner) {
             return Ok(false);
         }
@@ -73,10 +90,11 @@ impl Host {
             errors.note(self.datapath.put_endpoint(slot, &endpoint));
         }
         let (index, name) = (endpoint_ifindex(slot), host_ifname(slot));
-        if let Some(Some(link)) = errors.note(self.netlink.link_by_index(index).await) {
-            if link.name == name && link.mac == Some(host_mac(&self.instance, slot)) {
-                errors.note(self.netlink.delete_link(index, &name).await);
-            }
+        if let Some(Some(link)) = errors.note(self.netlink.link_by_index(index).await)
+            && link.name == name
+            && link.mac == Some(host_mac(&self.instance, slot))
+        {
+            errors.note(self.netlink.delete_link(index, &name).await);
         }
         errors.note(self.datapath.detach(Hook::FromPod, index));
         if found.is_some() {
@@ -158,6 +176,8 @@ impl Host {
         inside: &Netlink,
     ) -> Result<(), WiringError> {
         let settings = [
+            // An IPv4-only pod has no IPv6 of its own making either: nobody would answer it.
+            (format!("ipv6/conf/{POD_IFNAME}/disable_ipv6"), if pod.addr6.is_some() { "0" } else { "1" }),
             (format!("ipv6/conf/{POD_IFNAME}/accept_ra"), "0"),
             (format!("ipv6/conf/{POD_IFNAME}/autoconf"), "0"),
             // The kernel looks at both. Addresses are ours to give, so there is nothing to detect.
@@ -186,15 +206,15 @@ impl Host {
 /// A pod's addresses with their subnet's prefix length, each with its gateway.
 fn nets(network: &NetworkSpec, pod: &PodSpec) -> Vec<(IpNet, IpAddr)> {
     let mut nets = Vec::new();
-    if let (Some(addr), Some(gateway)) = (pod.addr4, network.gateway4) {
-        if let Ok(net) = Ipv4Net::new(addr, gateway.prefix_len()) {
-            nets.push((net.into(), gateway.addr().into()));
-        }
+    if let (Some(addr), Some(gateway)) = (pod.addr4, network.gateway4)
+        && let Ok(net) = Ipv4Net::new(addr, gateway.prefix_len())
+    {
+        nets.push((net.into(), gateway.addr().into()));
     }
-    if let (Some(addr), Some(gateway)) = (pod.addr6, network.gateway6) {
-        if let Ok(net) = Ipv6Net::new(addr, gateway.prefix_len()) {
-            nets.push((net.into(), gateway.addr().into()));
-        }
+    if let (Some(addr), Some(gateway)) = (pod.addr6, network.gateway6)
+        && let Ok(net) = Ipv6Net::new(addr, gateway.prefix_len())
+    {
+        nets.push((net.into(), gateway.addr().into()));
     }
     nets
 }

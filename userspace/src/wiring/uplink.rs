@@ -29,10 +29,10 @@ impl Host {
     pub async fn find_uplink(&self) -> Result<Option<String>, WiringError> {
         for family in Family::ALL {
             let route = self.netlink.default_route(family).await?;
-            if let Some(index) = route.and_then(|r| r.oif) {
-                if let Some(link) = self.netlink.link_by_index(index).await? {
-                    return Ok(Some(link.name));
-                }
+            if let Some(index) = route.and_then(|r| r.oif)
+                && let Some(link) = self.netlink.link_by_index(index).await?
+            {
+                return Ok(Some(link.name));
             }
         }
         Ok(None)
@@ -70,10 +70,11 @@ impl Host {
         let known = self.datapath.uplinks()?.iter().any(|(index, _)| *index == state.ifindex);
         self.datapath.put_uplink(state.ifindex, &uplink)?;
         let attached = self.netns.run(|| self.datapath.attach(Hook::FromUplink, ifname, state.ifindex))?;
-        if attached.is_err() && !known {
-            if let Err(e) = self.unwire_uplink(state.ifindex) {
-                tracing::warn!("while undoing: {e}");
-            }
+        if attached.is_err()
+            && !known
+            && let Err(e) = self.unwire_uplink(state.ifindex)
+        {
+            tracing::warn!("while undoing: {e}");
         }
         attached?;
         Ok(state)
