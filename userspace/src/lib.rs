@@ -1,6 +1,7 @@
 //! A pod host without a bridge and without iptables: the library behind the `netns` command.
 
 pub mod check;
+pub mod cli;
 pub mod datapath;
 pub mod instance;
 pub mod ipam;

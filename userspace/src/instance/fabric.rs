@@ -32,7 +32,7 @@ pub trait Fabric: PortProbe {
     /// Loads programs and maps and pins them, mounting bpffs if need be.
     async fn load(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
 
-    /// Opens what [`Self::load`] pinned.
+    /// Opens what [`Self::load`] pinned. The `remove_*` steps do what can be done even after this has failed.
     async fn open(&mut self) -> Result<(), FabricError>;
 
     /// Removes every pin, and bpffs if it was mounted by us and is used by nobody else.
@@ -44,8 +44,9 @@ pub trait Fabric: PortProbe {
     /// Undoes [`Self::add_uplink`].
     async fn remove_uplink(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
 
-    /// Brings the data path's view of the host's addresses and uplink up to date.
-    async fn refresh(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
+    /// Brings the data path's view of the host's addresses and uplink up to date; returns the uplink's present index,
+    /// which is another one after the interface was made anew, and 0 while it is away.
+    async fn refresh(&mut self, instance: &InstanceRow) -> Result<u32, FabricError>;
 
     /// Makes a network's gateway device and its entries.
     async fn add_network(&mut self, network: &NetworkRow) -> Result<(), FabricError>;
@@ -73,5 +74,5 @@ pub trait Fabric: PortProbe {
     async fn add_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError>;
 
     /// Undoes [`Self::add_publish`], flows included.
-    async fn remove_publish(&mut self, publish: &PublishRow) -> Result<(), FabricError>;
+    async fn remove_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError>;
 }

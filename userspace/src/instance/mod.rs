@@ -7,8 +7,10 @@
 mod dirs;
 mod error;
 mod fabric;
+mod kernel;
 mod plan;
 mod session;
+mod status;
 mod verbs;
 mod view;
 
@@ -17,7 +19,9 @@ use crate::store::{State, Store};
 pub use dirs::{BPFFS, DEFAULT_INSTANCE, Dirs, PIN_ROOT, STATE_ROOT, choose, list};
 pub use error::{FabricError, InstanceError};
 pub use fabric::Fabric;
+pub use kernel::KernelFabric;
 pub use plan::{Plan, PodRequest};
+pub use status::{DropStatus, HookStatus, PodCounters, PodStatus, PublishStatus, Status, UplinkStatus};
 pub use view::{Applied, NetworkView, PodView, PublishView};
 
 /// An instance: one set of pins and state, and the kernel side it drives.

@@ -129,15 +129,23 @@ impl<F: Fabric> Session<'_, F> {
                 self.fabric.add_publish(publish, pod).await?;
             }
         }
-        if let Some(instance) = &self.state.instance {
-            self.fabric.refresh(instance).await?;
-        }
+        self.refresh().await?;
         self.mark_ready()?;
         let state = &self.state;
         applied.networks_added = plan.networks.iter().map(|n| n.network.name.clone()).collect();
         let is_new = |name: &str| plan.pods.iter().any(|p| p.name == name);
         applied.pods_added = state.pod_views().into_iter().filter(|v| is_new(&v.name)).collect();
         applied.publishes_added = plan.publishes.iter().map(|q| state.publish_view(q)).collect();
+        Ok(())
+    }
+
+    /// Brings the data path's view of the host up to date.
+    pub(super) async fn refresh(&mut self) -> Result<(), InstanceError> {
+        let Some(row) = self.state.instance.clone() else { return Ok(()) };
+        let uplink_ifindex = self.fabric.refresh(&row).await?;
+        if uplink_ifindex != row.uplink_ifindex && uplink_ifindex != 0 {
+            self.write(&[Change::PutInstance(InstanceRow { uplink_ifindex, ..row })])?;
+        }
         Ok(())
     }
 
@@ -257,7 +265,8 @@ impl<F: Fabric> Session<'_, F> {
         }
         let pod_going = |id: u64| pods.iter().any(|p| p.id == id && unfinished(p.phase));
         for row in publishes.iter().filter(|r| unfinished(r.phase) || pod_going(r.pod)) {
-            match self.fabric.remove_publish(row).await {
+            let Some(pod) = pods.iter().find(|p| p.id == row.pod) else { continue };
+            match self.fabric.remove_publish(row, pod).await {
                 Ok(()) => self.write(&[Change::DeletePublish(row.id)])?,
                 Err(e) => left.push(e),
             }

@@ -129,10 +129,7 @@ impl<F: Fabric> Instance<F> {
     pub async fn refresh(&mut self) -> Result<(), InstanceError> {
         let mut session = self.live().await?;
         session.open_fabric().await?;
-        if let Some(instance) = &session.state.instance {
-            session.fabric.refresh(instance).await?;
-        }
-        Ok(())
+        session.refresh().await
     }
 
     async fn live(&mut self) -> Result<Session<'_, F>, InstanceError> {

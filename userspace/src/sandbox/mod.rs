@@ -131,6 +131,11 @@ impl<F: Fabric> Sandbox<F> {
         &self.instance
     }
 
+    /// The same, to follow the host's changes with.
+    pub fn instance_mut(&mut self) -> &mut Instance<F> {
+        &mut self.instance
+    }
+
     /// What was brought up.
     pub fn applied(&self) -> &Applied {
         &self.applied

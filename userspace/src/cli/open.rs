@@ -1,0 +1,52 @@
+//! From the name of an instance to the instance, seen from its host namespace.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::CliError;
+use crate::instance::{Dirs, Instance, KernelFabric};
+use crate::netns::{Netns, NetnsName};
+use crate::probe;
+use crate::store::Store;
+use crate::topology::{self, Document};
+
+/// Opens an instance, up or not. Call it inside a tokio runtime.
+///
+/// # Errors
+///
+/// Privileges, its store, or its host namespace.
+pub fn open(dirs: Dirs) -> Result<Instance<KernelFabric>, CliError> {
+    probe::privileges()?;
+    let host_netns = match dirs.open()? {
+        Some(store) => store.load().map_err(crate::instance::InstanceError::from)?.instance.and_then(|r| r.host_netns),
+        None => None,
+    };
+    let netns = match &host_netns {
+        Some(name) => Netns::open_named(&NetnsName::new(name).map_err(crate::netns::NetnsError::from)?)?,
+        None => Netns::current()?,
+    };
+    let fabric = KernelFabric::new(&dirs, netns)?;
+    Ok(Instance::new(dirs, host_netns, fabric))
+}
+
+/// Reads a topology file; `-` is standard input.
+pub(super) fn read_topology(path: &Path) -> Result<Document, CliError> {
+    let text = if path == Path::new("-") {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        fs::read_to_string(path)
+    };
+    let text = text.map_err(|source| CliError::Unreadable { path: path.to_owned(), source })?;
+    topology::parse(&text).map_err(|error| CliError::File { path: path.to_owned(), error })
+}
+
+/// An error of a verb that was about a file names the file.
+pub(super) fn in_file(path: &Path) -> impl FnOnce(crate::instance::InstanceError) -> CliError {
+    let path: PathBuf = path.to_owned();
+    move |e| match e {
+        crate::instance::InstanceError::Input(error) => CliError::File { path, error },
+        e => e.into(),
+    }
+}
