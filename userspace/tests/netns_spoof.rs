@@ -39,9 +39,8 @@ impl<'a> Scene<'a> {
         here.pods();
         here.flows(&direct(BLUE, GREEN, BLUE, 63));
         here.flows(&direct(BLUE, RED, BLUE, 63));
-        let blue_frame = here.tap("blue");
-        let gateway = gateway_mac(here);
-        Self { here, red: here.tap("red"), blue: blue_frame, mac: here.mac("red", "eth0"), gateway }
+        let (mac, gateway) = (here.mac("red", "eth0"), here.gateway_mac("red"));
+        Self { here, red: here.tap("red"), blue: here.tap("blue"), mac, gateway }
     }
 
     /// Sends a frame as red: it must be dropped for this reason, reach blue in no form, and change nothing blue knows.
@@ -55,15 +54,6 @@ impl<'a> Scene<'a> {
         assert!(reached.is_none(), "{what}: reached blue as {reached:02x?}");
         assert_eq!(self.here.neighbours("blue"), before, "{what}: blue's neighbours changed");
     }
-}
-
-/// The one MAC all of a pod's neighbours have.
-fn gateway_mac(here: &Isolated) -> [u8; 6] {
-    let text = here.ip("-n red neigh show dev eth0");
-    let mac = text.split_whitespace().skip_while(|word| *word != "lladdr").nth(1);
-    let mac = mac.unwrap_or_else(|| panic!("red knows no neighbour:\n{text}"));
-    let bytes: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("a hex byte")).collect();
-    bytes.try_into().expect("six bytes")
 }
 
 #[test]

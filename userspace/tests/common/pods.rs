@@ -117,11 +117,17 @@ impl Isolated {
 
     /// MAC of an interface of a namespace.
     pub fn mac(&self, namespace: &str, ifname: &str) -> [u8; 6] {
-        let text = self.ip(&format!("-n {namespace} -j link show {ifname}"));
-        let json: Value = serde_json::from_str(&text).expect("JSON of ip");
-        let mac = json[0]["address"].as_str().expect("a link-layer address");
-        let bytes: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("a hex byte")).collect();
-        bytes.try_into().expect("six bytes")
+        mac_after("link/ether", &self.ip(&format!("-n {namespace} link show {ifname}")))
+    }
+
+    /// MAC of an interface of the test's own namespace.
+    pub fn own_mac(&self, ifname: &str) -> [u8; 6] {
+        mac_after("link/ether", &self.ip(&format!("link show {ifname}")))
+    }
+
+    /// The one MAC all of a pod's neighbours have; the pod must have talked to somebody before.
+    pub fn gateway_mac(&self, pod: &str) -> [u8; 6] {
+        mac_after("lladdr", &self.ip(&format!("-n {pod} neigh show dev eth0")))
     }
 
     /// The neighbour tables of a pod, without states, which age by themselves.
@@ -144,6 +150,14 @@ impl Isolated {
         let more = wait_for(Duration::from_secs(2), || (self.drops(reason) > before).then_some(()));
         assert!(more.is_some(), "{what}: no drop counted for {reason}; {:#}", self.status()["drops"]);
     }
+}
+
+/// The MAC behind a word in what `ip` prints.
+fn mac_after(word: &str, text: &str) -> [u8; 6] {
+    let mac = text.split_whitespace().skip_while(|w| *w != word).nth(1);
+    let mac = mac.unwrap_or_else(|| panic!("no {word} in\n{text}"));
+    let bytes: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("a hex byte")).collect();
+    bytes.try_into().expect("six bytes")
 }
 
 /// Both families.
