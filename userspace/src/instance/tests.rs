@@ -255,7 +255,7 @@ impl World {
 
 fn input(error: InstanceError) -> (String, Problem) {
     match error {
-        InstanceError::Input(e) => (e.field, e.problem),
+        InstanceError::Input(e) => (e.field.clone(), e.problem.clone()),
         e => panic!("{e}"),
     }
 }
