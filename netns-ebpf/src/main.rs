@@ -3,6 +3,7 @@
 //! The only place where a [`Verdict`] becomes an action of the kernel is [`act`] below.
 #![no_std]
 #![no_main]
+#![expect(missing_docs, reason = "the program macro exports an undocumented twin of each function")]
 
 mod maps;
 mod packet;
@@ -20,13 +21,31 @@ use netns_ebpf_common::verdict::Verdict;
 use crate::packet::Packet;
 
 /// TC ingress on the host end of a pod's veth: every packet a pod sends.
+#[classifier]
+pub fn from_pod(ctx: TcContext) -> i32 {
+    let mut pkt = Packet::new(ctx);
+    let (verdict, slot) = path::from_pod::run(&mut pkt);
+    report::count(Hook::FromPod, verdict);
+    report::count_endpoint_tx(slot, pkt.len_bytes(), verdict);
+    act(verdict)
+}
 
+/// TC egress on a network's gateway device: every packet the host sends to a pod.
 #[classifier]
-pub fn from_pod(_ctx: TcContext) -> i32 { report::count(Hook::FromPod, Verdict::Pass); TC_ACT_UNSPEC }
+pub fn from_host(ctx: TcContext) -> i32 {
+    let verdict = path::from_host::run(&mut Packet::new(ctx));
+    report::count(Hook::FromHost, verdict);
+    act(verdict)
+}
+
+/// TC ingress on an uplink: every packet from the LAN.
 #[classifier]
-pub fn from_host(_ctx: TcContext) -> i32 { report::count(Hook::FromHost, Verdict::Pass); TC_ACT_UNSPEC }
-#[classifier]
-pub fn from_uplink(_ctx: TcContext) -> i32 { report::count(Hook::FromUplink, Verdict::Pass); TC_ACT_UNSPEC }
+pub fn from_uplink(ctx: TcContext) -> i32 {
+    let verdict = path::from_uplink::run(&mut Packet::new(ctx));
+    report::count(Hook::FromUplink, verdict);
+    act(verdict)
+}
+
 /// Does what the verdict says.
 #[inline(always)]
 fn act(verdict: Verdict) -> i32 {
