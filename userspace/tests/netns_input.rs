@@ -114,7 +114,7 @@ fn over_long_names_are_refused() {
         let file = here.file("topology.toml", &TOPOLOGY.replace(r#""blue""#, &format!("{long:?}")));
         let before = here.snapshot();
         here.netns(["up", "-f", &file.display().to_string()]).fails(2, &["pod[1].name", "longer"]);
-        here.netns(["add", &long]).fails(2, &["longer"]);
+        here.netns(["add", &long]).fails(2, &["NAME", "300 bytes"]);
         before.assert_unchanged("after over-long names");
     });
 }
