@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::InstanceError;
+use crate::netns::{NetnsError, RUN_DIR, ensure_run_dir, remove_run_dir};
 use crate::store::SqliteStore;
 use crate::topology::{InputError, Problem, check_name};
 
@@ -19,6 +20,8 @@ pub const BPFFS: &str = "/sys/fs/bpf";
 pub const PIN_ROOT: &str = "/sys/fs/bpf/netns-ebpf";
 /// The instance when nothing else is said.
 pub const DEFAULT_INSTANCE: &str = "default";
+/// File below [`STATE_ROOT`] that says that one of us made [`RUN_DIR`].
+const RUN_DIR_NOTE: &str = "made-run-netns";
 
 /// Where an instance keeps what it keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,11 +155,42 @@ impl Dirs {
             _ => {}
         }
         if let Some(root) = self.state.parent() {
-            // Not empty: another instance is up.
-            let _ = fs::remove_dir(root);
+            leave(root);
         }
         Ok(())
     }
+}
+
+/// Makes the directory of named namespaces if it is not there, and takes note of that below the state directory
+/// `root`: the last to [`leave`] removes it again.
+///
+/// # Errors
+///
+/// It can neither be made nor used.
+pub fn note_run_dir(root: &Path) -> Result<(), NetnsError> {
+    if ensure_run_dir()?
+        && let Err(e) = File::create(root.join(RUN_DIR_NOTE))
+    {
+        tracing::debug!("{RUN_DIR} will stay: {e}");
+    }
+    Ok(())
+}
+
+/// Removes the state directory `root` if nothing but the note of [`note_run_dir`] is left in it, and what it notes.
+pub fn leave(root: &Path) {
+    let note = root.join(RUN_DIR_NOTE);
+    let others = fs::read_dir(root).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| e.path() != note)));
+    if others {
+        return;
+    }
+    if note.exists() {
+        if let Err(e) = remove_run_dir() {
+            tracing::debug!("{RUN_DIR} stays: {e}");
+        }
+        let _ = fs::remove_file(&note);
+    }
+    // Not empty: another instance has come up meanwhile.
+    let _ = fs::remove_dir(root);
 }
 
 /// The lock of an instance, held until dropped.

@@ -12,7 +12,7 @@ use netns_ebpf_common::host::HostConfig;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::dirs::BPFFS;
+use super::dirs::{BPFFS, STATE_ROOT, note_run_dir};
 use super::{Dirs, Fabric, FabricError};
 use crate::datapath::{Datapath, PublishPorts, Sizes, ensure_bpffs, unmount_bpffs};
 use crate::netlink::RouteKind;
@@ -318,6 +318,8 @@ impl Fabric for KernelFabric {
     }
 
     async fn add_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
+        let failed = |e| FabricError::step("make the directory of network namespaces", e);
+        note_run_dir(Path::new(STATE_ROOT)).map_err(failed)?;
         match Netns::create_named(&netns_name(pod)?) {
             Ok(_) => Ok(()),
             Err(e) if e.is_exists() => Err(FabricError::Exists(format!("network namespace {:?}", pod.name))),

@@ -17,7 +17,7 @@ mod view;
 
 use crate::store::{State, Store};
 
-pub use dirs::{BPFFS, DEFAULT_INSTANCE, Dirs, PIN_ROOT, STATE_ROOT, choose, list};
+pub use dirs::{BPFFS, DEFAULT_INSTANCE, Dirs, PIN_ROOT, STATE_ROOT, choose, leave, list, note_run_dir};
 pub use error::{FabricError, InstanceError};
 pub use fabric::Fabric;
 pub use kernel::KernelFabric;

@@ -7,12 +7,13 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
 
 use super::SandboxError;
+use crate::instance::{STATE_ROOT, leave, note_run_dir};
 use crate::netns::{Netns, NetnsError, NetnsName, delete_named};
 
-/// Where states are kept; this file stands beside those of the instances.
-const STATE_DIR: &str = "/run/netns-ebpf";
+/// Beside the states of the instances.
 const FILE: &str = "/run/netns-ebpf/sandbox.namespaces";
 
 /// The locked file.
@@ -35,10 +36,10 @@ impl Record {
     /// [`SandboxError::Running`] when another process holds it.
     pub(super) fn open() -> Result<Self, SandboxError> {
         let failed = |what| move |source| SandboxError::File { what, path: FILE, source };
-        match DirBuilder::new().mode(0o700).create(STATE_DIR) {
+        match DirBuilder::new().mode(0o700).create(STATE_ROOT) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(source) => return Err(SandboxError::File { what: "create", path: STATE_DIR, source }),
+            Err(source) => return Err(SandboxError::File { what: "create", path: STATE_ROOT, source }),
         }
         let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(FILE);
         let mut file = loop {
@@ -69,6 +70,7 @@ impl Record {
     pub(super) fn create(&mut self, name: &NetnsName) -> Result<Netns, SandboxError> {
         self.entries.push(Entry { name: name.as_str().to_owned(), identity: None });
         self.write()?;
+        note_run_dir(Path::new(STATE_ROOT))?;
         let netns = Netns::create_named(name).inspect_err(|_| {
             self.entries.pop();
         })?;
@@ -95,8 +97,7 @@ impl Record {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(SandboxError::File { what: "remove", path: FILE, source }),
         }
-        // Other instances may have their state there; then it stays.
-        let _ = fs::remove_dir(STATE_DIR);
+        leave(Path::new(STATE_ROOT));
         Ok(())
     }
 

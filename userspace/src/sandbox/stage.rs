@@ -47,7 +47,9 @@ impl Stage {
         for netns in [&host, &lan] {
             // Link-local addresses are made by the kernel when a link comes up: without this they would be tentative
             // for a second, and the first packets of the sandbox late by that.
-            netns.run(|| sysctl::write("ipv6/conf/default/accept_dad", "0"))??;
+            for key in ["ipv6/conf/all/accept_dad", "ipv6/conf/default/accept_dad"] {
+                netns.run(|| sysctl::write(key, "0"))??;
+            }
         }
         cable(&host, &lan).await?;
         Ok(host)
