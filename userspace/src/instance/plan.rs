@@ -56,6 +56,42 @@ pub struct PodRequest {
     pub publishes: Vec<Publish>,
 }
 
+/// What is around an instance.
+pub(super) struct Surroundings<'a> {
+    /// What the host has.
+    pub(super) facts: &'a HostFacts,
+    /// Who listens on the host's ports.
+    pub(super) ports: &'a dyn PortProbe,
+    /// The other instances on the same host namespace, by name.
+    pub(super) others: &'a [(String, State)],
+}
+
+impl Surroundings<'_> {
+    /// What other instances publish on this host.
+    fn publishes(&self) -> impl Iterator<Item = (String, Publish)> {
+        self.others.iter().flat_map(|(name, state)| {
+            state
+                .publish_views()
+                .into_iter()
+                .zip(&state.publishes)
+                .map(move |(view, row)| (format!("{} of instance {name}", view.pod), row.publish))
+        })
+    }
+
+    /// Two instances that translate to the same address must not hand out the same ports.
+    fn check_snat_ports(&self, wanted: &Topology, uplink: Option<&str>) -> Result<(), InputError> {
+        let ports = wanted.host.snat_ports;
+        for (name, state) in self.others {
+            let Some(other) = &state.instance else { continue };
+            if uplink.is_some() && other.uplink.as_deref() == uplink && other.host.snat_ports.overlaps(ports) {
+                let problem = Problem::SnatPortsTaken(name.clone(), other.host.snat_ports.to_string());
+                return Err(InputError::new("host.snat_ports", ports, problem));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Hands out ids of rows.
 pub(super) type NextId<'a> = &'a mut dyn FnMut() -> Result<u64, StoreError>;
 
@@ -68,16 +104,17 @@ pub(super) fn up(
     state: &State,
     host_netns: Option<&str>,
     document: &Document,
-    facts: &HostFacts,
-    ports: &dyn PortProbe,
+    host: &Surroundings<'_>,
     next_id: NextId<'_>,
 ) -> Result<Plan, InstanceError> {
-    let wanted = &document.topology;
+    let (wanted, facts) = (&document.topology, host.facts);
     let located = |e| InstanceError::Input(document.locate(e));
     unchanged(state, wanted).map_err(located)?;
-    let (taken, mut plan) = divide(state, wanted);
-    topology::validate(wanted, facts, ports, &taken).map_err(located)?;
+    let (mut taken, mut plan) = divide(state, wanted);
+    taken.publishes.extend(host.publishes());
+    topology::validate(wanted, facts, host.ports, &taken).map_err(located)?;
     let uplink = topology::resolve_uplink(&wanted.host.uplink, facts).map_err(located)?;
+    host.check_snat_ports(wanted, uplink.map(|u| u.name.as_str())).map_err(located)?;
     if state.instance.is_none() {
         plan.instance = Some(InstanceRow {
             host_netns: host_netns.map(str::to_owned),
@@ -110,8 +147,7 @@ pub(super) fn up(
 pub(super) fn add(
     state: &State,
     request: &PodRequest,
-    facts: &HostFacts,
-    ports: &dyn PortProbe,
+    host: &Surroundings<'_>,
     next_id: NextId<'_>,
 ) -> Result<Plan, InstanceError> {
     let network = match (&request.network, state.networks.as_slice()) {
@@ -132,10 +168,11 @@ pub(super) fn add(
         address: request.addresses.clone(),
         publish: request.publishes.clone(),
     };
-    let (wanted, taken) = beside(state, pod, None);
-    topology::validate(&wanted, facts, ports, &taken).map_err(as_flag)?;
+    let (wanted, mut taken) = beside(state, pod, None);
+    taken.publishes.extend(host.publishes());
+    topology::validate(&wanted, host.facts, host.ports, &taken).map_err(as_flag)?;
     let mut plan = Plan::default();
-    let mut grants = Grants::new(state, facts, &plan);
+    let mut grants = Grants::new(state, host.facts, &plan);
     grants.pods(state, &wanted, Origin::Verb, &mut plan, next_id, &|e| as_flag(e).into())?;
     Ok(plan)
 }
@@ -149,8 +186,7 @@ pub(super) fn publish(
     state: &State,
     pod: &str,
     publishes: &[Publish],
-    facts: &HostFacts,
-    ports: &dyn PortProbe,
+    host: &Surroundings<'_>,
     next_id: NextId<'_>,
 ) -> Result<Plan, InstanceError> {
     let Some(row) = state.pod(pod) else { return Err(InputError::new("POD", pod, Problem::UnknownPod).into()) };
@@ -158,10 +194,11 @@ pub(super) fn publish(
     let network = state.network(row.network).map_or_else(String::new, |n| n.network.name.clone());
     let publish = publishes.iter().filter(|p| !present.contains(p)).copied().collect();
     let asked = Pod { name: row.name.clone(), network, address: row.addresses().collect(), publish };
-    let (wanted, taken) = beside(state, asked, Some(row.id));
-    topology::validate(&wanted, facts, ports, &taken).map_err(as_flag)?;
+    let (wanted, mut taken) = beside(state, asked, Some(row.id));
+    taken.publishes.extend(host.publishes());
+    topology::validate(&wanted, host.facts, host.ports, &taken).map_err(as_flag)?;
     let mut plan = Plan::default();
-    let mut grants = Grants::new(state, facts, &plan);
+    let mut grants = Grants::new(state, host.facts, &plan);
     for (k, publish) in wanted.pods[0].publish.iter().enumerate() {
         let error = |p| as_flag(InputError::new(format!("pod[0].publish[{k}]"), publish, p)).into();
         grants.publish(row.id, publish, Origin::Verb, &mut plan, next_id, &error)?;

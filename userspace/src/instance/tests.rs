@@ -47,7 +47,11 @@ impl Kernel {
 
     fn add(&self, name: &str) -> Result<(), FabricError> {
         self.step(&format!("add {name}"), || {
-            if self.objects.borrow_mut().insert(name.to_owned()) { Ok(()) } else { Err(FabricError::Exists(name.to_owned())) }
+            if self.objects.borrow_mut().insert(name.to_owned()) {
+                Ok(())
+            } else {
+                Err(FabricError::Exists(name.to_owned()))
+            }
         })
     }
 
@@ -539,4 +543,28 @@ fn another_host_namespace_is_another_place() {
     let error = runtime.block_on(elsewhere.down()).unwrap_err();
     assert!(matches!(error, InstanceError::Elsewhere { .. }), "{error}");
     assert_eq!(error.exit_status(), 2);
+}
+
+#[test]
+fn instances_on_one_host_share_no_ports() {
+    let w = World::new();
+    w.up(FILE).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let other = |text: &str| {
+        let dirs = Dirs::below(&w.root.path().join("run"), &w.root.path().join("pins"), "other").unwrap();
+        let mut instance = Instance::new(dirs, None, Model(Rc::default()));
+        runtime.block_on(instance.up(&parse(text).unwrap())).map(|_| instance)
+    };
+    let text = "[[network]]\nname = \"n\"\nsubnets = [\"10.9.0.0/24\"]\n[[pod]]\nname = \"p\"\npublish = [\"8080:80\"]";
+    let apart = format!("[host]\nsnat_ports = \"40000-41000\"\n{text}");
+    let (field, problem) = input(other(&apart).unwrap_err());
+    assert_eq!(field, "pod[0].publish[0]");
+    assert!(problem.to_string().contains("red of instance test"), "{problem}");
+    let (field, problem) = input(other(&text.replace("8080", "8090")).unwrap_err());
+    assert_eq!(field, "host.snat_ports");
+    assert!(matches!(problem, Problem::SnatPortsTaken(..)));
+    let mut instance = other(&apart.replace("8080", "8090")).unwrap();
+    runtime.block_on(instance.down()).unwrap();
+    w.verb(async |i| i.down().await).unwrap();
+    w.assert_nothing_left();
 }
