@@ -18,6 +18,7 @@ const fn add(a: u32, b: u32) -> u32 {
 impl Sum {
     /// Adds bytes that are now in the packet.
     #[inline(always)]
+    #[expect(clippy::should_implement_trait, reason = "takes the bytes of a field, not another sum")]
     pub fn add<const N: usize>(mut self, bytes: [u8; N]) -> Self {
         let mut i = 0;
         while i + 1 < N {
@@ -32,6 +33,7 @@ impl Sum {
 
     /// Takes away bytes that were in the packet.
     #[inline(always)]
+    #[expect(clippy::should_implement_trait, reason = "takes the bytes of a field, not another sum")]
     pub fn sub<const N: usize>(mut self, bytes: [u8; N]) -> Self {
         let mut i = 0;
         while i + 1 < N {

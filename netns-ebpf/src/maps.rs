@@ -160,7 +160,7 @@ pub fn endpoint_by_ifindex(ifindex: u32) -> Option<(u32, &'static Endpoint)> {
 #[inline(always)]
 pub fn slot_by_addr<F: FamilyMaps>(network: u32, addr: F::Addr) -> Option<u32> {
     // SAFETY: a `u32` value is read once; a concurrent replacement gives the old or the new one.
-    unsafe { F::addrs().get(&EndpointKey { network, addr }) }.copied()
+    unsafe { F::addrs().get(EndpointKey { network, addr }) }.copied()
 }
 
 /// A network by its id.
@@ -180,14 +180,14 @@ pub fn network_by_gateway(ifindex: u32) -> Option<(u32, &'static Network)> {
 #[inline(always)]
 pub fn uplink(ifindex: u32) -> Option<&'static Uplink> {
     // SAFETY: an element is replaced as a whole by user space and freed only after a grace period.
-    unsafe { UPLINKS.get(&ifindex) }
+    unsafe { UPLINKS.get(ifindex) }
 }
 
 /// Whether `addr` is one of the host's.
 #[inline(always)]
 pub fn is_host_addr<F: FamilyMaps>(addr: F::Addr) -> bool {
     // SAFETY: only the presence is used.
-    unsafe { F::host_addrs().get(&addr) }.is_some()
+    unsafe { F::host_addrs().get(addr) }.is_some()
 }
 
 /// Whether packets of a network to `addr` keep their source.

@@ -103,7 +103,7 @@ pub fn translate<F: Family>(pkt: &mut Packet, p: &Parsed<F::Addr>, to: &FlowTupl
             pkt.l4_csum_replace(csum_off, ports, false, false, udp)?;
             match p.l4 {
                 L4::Tcp | L4::Udp => {
-                    pkt.write(p.l4_off, [to.sport.0[0], to.sport.0[1], to.dport.0[0], to.dport.0[1]])?
+                    pkt.write(p.l4_off, [to.sport.0[0], to.sport.0[1], to.dport.0[0], to.dport.0[1]])?;
                 }
                 L4::Icmp(IcmpKind::EchoRequest) => pkt.write(p.l4_off + icmp::ID_OFF, to.sport.0)?,
                 L4::Icmp(IcmpKind::EchoReply) => pkt.write(p.l4_off + icmp::ID_OFF, to.dport.0)?,

@@ -30,7 +30,7 @@ pub const TARGET: &str = if cfg!(target_endian = "big") { "bpfeb-unknown-none" }
 const FLAG_SEPARATOR: &str = "\u{1f}";
 
 /// Prefixes of variables that the outer cargo, rustup or clippy set for *their* compiler, and that would reach ours.
-const FOREIGN: [&str; 13] = [
+const FOREIGN_PREFIXES: [&str; 13] = [
     "CARGO_BUILD_",
     "CARGO_CFG_",
     "CARGO_ENCODED_",
@@ -45,6 +45,10 @@ const FOREIGN: [&str; 13] = [
     "RUSTDOC",
     "RUSTFLAGS",
 ];
+
+/// Variables of the same kind by their whole name. Build scripts of our dependencies watch `HOST`: were it there in one
+/// way of starting us and not in the other, everything would be compiled again each time.
+const FOREIGN: [&str; 8] = ["CARGO", "DEBUG", "HOST", "OPT_LEVEL", "OUT_DIR", "PROFILE", "RUSTUP_TOOLCHAIN", "TARGET"];
 
 /// A compiler and a linker that can make the eBPF object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,7 +200,7 @@ impl std::error::Error for Missing {}
 /// Whether a variable was set for another compiler than ours.
 fn is_foreign(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
-    name == "CARGO" || name == "RUSTUP_TOOLCHAIN" || FOREIGN.iter().any(|prefix| name.starts_with(prefix))
+    FOREIGN.contains(&name) || FOREIGN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The compiler, its cargo and its `core`.
