@@ -19,7 +19,7 @@ fn main() -> ExitCode {
 }
 
 fn start() -> anyhow::Result<u8> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,aya=error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

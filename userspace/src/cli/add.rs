@@ -50,7 +50,7 @@ pub(super) async fn run(global: &Global, args: &AddArgs) -> Result<u8, CliError>
     };
     let mut instance = open(dirs)?;
     let applied: Applied = instance.add(&request).await?;
-    global.print(&applied, |a| up::text(a))?;
+    global.print(&applied, up::text)?;
     Ok(0)
 }
 

@@ -36,7 +36,7 @@ pub(super) async fn run(global: &Global, args: &DelArgs) -> Result<u8, CliError>
     let is_pod = instance.state()?.is_some_and(|s| s.pod(&args.name).is_some());
     if is_pod {
         let applied = instance.del(&args.name).await?;
-        global.print(&applied, |a| up::text(a))?;
+        global.print(&applied, up::text)?;
         return Ok(0);
     }
     refuse_if_needed(&args.name)?;

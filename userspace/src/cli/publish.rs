@@ -64,11 +64,11 @@ pub(super) async fn run(global: &Global, args: &PublishArgs) -> Result<u8, CliEr
             }
             let mut views = state.publish_views();
             views.retain(|v| pod.as_ref().is_none_or(|p| *p == v.pod));
-            global.print(&views, |views| list_text(views))?;
+            global.print(&views, |v| list_text(v))?;
             return Ok(0);
         }
     };
-    global.print(&applied, |a| up::text(a))?;
+    global.print(&applied, up::text)?;
     Ok(0)
 }
 

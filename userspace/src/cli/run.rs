@@ -42,7 +42,7 @@ async fn run_file(global: &Global, path: &Path, signals: &mut Signals) -> Result
     let document = read_topology(path)?;
     let mut instance = open(choose(global.instance.as_deref())?)?;
     let applied = instance.up(&document).await.map_err(in_file(path))?;
-    let watched = match global.print(&applied, |a| up::text(a)) {
+    let watched = match global.print(&applied, up::text) {
         Ok(()) => watch(global, &mut instance, signals).await,
         Err(e) => Err(e),
     };

@@ -11,6 +11,7 @@ mod kernel;
 mod plan;
 mod session;
 mod status;
+mod sweep;
 mod verbs;
 mod view;
 

@@ -45,9 +45,9 @@ impl Kernel {
         done
     }
 
-    fn add(&self, name: String) -> Result<(), FabricError> {
+    fn add(&self, name: &str) -> Result<(), FabricError> {
         self.step(&format!("add {name}"), || {
-            if self.objects.borrow_mut().insert(name.clone()) { Ok(()) } else { Err(FabricError::Exists(name.clone())) }
+            if self.objects.borrow_mut().insert(name.to_owned()) { Ok(()) } else { Err(FabricError::Exists(name.to_owned())) }
         })
     }
 
@@ -117,7 +117,7 @@ impl Fabric for Model {
     }
 
     async fn load(&mut self, _: &InstanceRow) -> Result<(), FabricError> {
-        self.0.add("pins".into())
+        self.0.add("pins")
     }
 
     async fn open(&mut self) -> Result<(), FabricError> {
@@ -130,7 +130,7 @@ impl Fabric for Model {
     }
 
     async fn add_uplink(&mut self, row: &InstanceRow) -> Result<(), FabricError> {
-        self.0.add(format!("uplink {}", row.uplink.as_deref().unwrap()))
+        self.0.add(&format!("uplink {}", row.uplink.as_deref().unwrap()))
     }
 
     async fn remove_uplink(&mut self, row: &InstanceRow) -> Result<(), FabricError> {
@@ -142,7 +142,7 @@ impl Fabric for Model {
     }
 
     async fn add_network(&mut self, row: &NetworkRow) -> Result<(), FabricError> {
-        self.0.add(format!("network {}", row.id))
+        self.0.add(&format!("network {}", row.id))
     }
 
     async fn remove_network(&mut self, row: &NetworkRow) -> Result<(), FabricError> {
@@ -150,7 +150,7 @@ impl Fabric for Model {
     }
 
     async fn add_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
-        self.0.add(format!("netns {}", pod.name))
+        self.0.add(&format!("netns {}", pod.name))
     }
 
     async fn remove_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
@@ -160,7 +160,7 @@ impl Fabric for Model {
     async fn add_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError> {
         let there = self.0.objects.borrow().contains(&format!("network {}", network.id));
         assert!(there, "a pod before its network");
-        self.0.add(format!("pod {}", pod.slot))
+        self.0.add(&format!("pod {}", pod.slot))
     }
 
     async fn remove_pod(&mut self, pod: &PodRow, _: &NetworkRow) -> Result<(), FabricError> {
@@ -170,7 +170,7 @@ impl Fabric for Model {
     async fn add_publish(&mut self, row: &PublishRow, pod: &PodRow) -> Result<(), FabricError> {
         let there = self.0.objects.borrow().contains(&format!("pod {}", pod.slot));
         assert!(there, "a publish before its pod");
-        self.0.add(format!("publish {}", row.index))
+        self.0.add(&format!("publish {}", row.index))
     }
 
     async fn remove_publish(&mut self, row: &PublishRow, _: &PodRow) -> Result<(), FabricError> {
@@ -255,7 +255,7 @@ impl World {
 
 fn input(error: InstanceError) -> (String, Problem) {
     match error {
-        InstanceError::Input(e) => (e.field, e.problem),
+        InstanceError::Input(e) => (e.field.clone(), e.problem.clone()),
         e => panic!("{e}"),
     }
 }

@@ -37,7 +37,7 @@ pub use facts::{HostFacts, HostRoute, Interface, PortProbe};
 pub use model::{Host, Network, Pod, Topology, Uplink};
 pub use name::{MAX_NAME_BYTES, check_name};
 pub use parse::{Document, parse};
-pub use problem::{InputError, Position, Problem};
+pub use problem::{InputError, InputFault, Position, Problem};
 pub use publish::{PortRange, Proto, Publish};
 pub use subnet::{gateway, is_assignable, last_host, same_family};
 pub use validate::{Taken, TakenPod, resolve_uplink, validate};

@@ -1,6 +1,7 @@
 //! What can be wrong with input, and how it is said.
 
 use std::fmt;
+use std::ops::Deref;
 
 use serde::Serialize;
 
@@ -26,9 +27,13 @@ impl Position {
     }
 }
 
-/// Input that is refused before anything is changed.
+/// Input that is refused before anything is changed. Its parts are those of [`InputFault`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct InputError {
+pub struct InputError(Box<InputFault>);
+
+/// What an [`InputError`] tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputFault {
     /// The field: `pod[0].address[1]` for a file, the flag or argument for a verb.
     pub field: String,
     /// Its value as given; empty when the field is absent.
@@ -42,19 +47,29 @@ pub struct InputError {
 impl InputError {
     /// An error without a place in a file.
     pub fn new(field: impl Into<String>, value: impl fmt::Display, problem: Problem) -> Self {
-        Self { field: field.into(), value: value.to_string(), problem, at: None }
+        Self(Box::new(InputFault { field: field.into(), value: value.to_string(), problem, at: None }))
     }
 
     /// The same error, at a place.
+    #[must_use]
     pub fn at(mut self, at: Option<Position>) -> Self {
-        self.at = at;
+        self.0.at = at;
         self
     }
 
     /// The same error under another field name: a verb's flag instead of the file's path.
+    #[must_use]
     pub fn under(mut self, field: impl Into<String>) -> Self {
-        self.field = field.into();
+        self.0.field = field.into();
         self
+    }
+}
+
+impl Deref for InputError {
+    type Target = InputFault;
+
+    fn deref(&self) -> &InputFault {
+        &self.0
     }
 }
 
