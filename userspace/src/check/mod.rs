@@ -25,7 +25,7 @@ pub use probe::ProbeError;
 pub use report::{Report, Row};
 
 /// Cases under way at once. They wait more than they work, so more than there are CPUs.
-const WORKERS: usize = 8;
+const WORKERS: usize = 24;
 
 /// Runs the cases, several at once, and reports them in their order.
 ///

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 
@@ -34,11 +34,13 @@ pub(super) fn ask(pair: &Pair<'_>, seen_as: Option<IpAddr>) -> Result<(), ProbeE
     socket.send_to(&request, target).map_err(ProbeError::socket("send to", target))?;
 
     let (request_type, reply_type) = types(family);
-    let reply = find(&socket, family, reply_type, &request).map_err(ProbeError::socket("receive from", target))?;
+    let reply =
+        find(&socket, family, reply_type, &request, PATIENCE).map_err(ProbeError::socket("receive from", target))?;
     if let Some((witness, expected)) = witness {
-        // The kernel hands a request to raw sockets before it answers, so after a reply it is there already; without
-        // a reply it is worth the wait to know which half of the way is broken.
-        let seen = find(&witness, family, request_type, &request).map_err(ProbeError::socket("watch", target))?;
+        // The kernel hands a request to raw sockets before it answers, so after a reply, and after the wait for one, it
+        // is there or never comes.
+        let seen = find(&witness, family, request_type, &request, Duration::ZERO)
+            .map_err(ProbeError::socket("watch", target))?;
         let Some(seen) = seen else {
             return Err(ProbeError::NoEcho { target: target.ip(), arrived: false });
         };
@@ -87,8 +89,14 @@ fn checksum(message: &[u8]) -> u16 {
 }
 
 /// The sender of the message of this type with this payload, if it comes in time.
-fn find(socket: &UdpSocket, family: Family, wanted: u8, request: &[u8]) -> io::Result<Option<IpAddr>> {
-    let end = Instant::now() + PATIENCE;
+fn find(
+    socket: &UdpSocket,
+    family: Family,
+    wanted: u8,
+    request: &[u8],
+    patience: Duration,
+) -> io::Result<Option<IpAddr>> {
+    let end = Instant::now() + patience;
     let mut block = [0; 2048];
     loop {
         match wait(socket, PollFlags::POLLIN, end.saturating_duration_since(Instant::now())) {
