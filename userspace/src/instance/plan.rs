@@ -110,8 +110,19 @@ pub(super) fn up(
     unchanged(state, wanted).map_err(located)?;
     let (mut taken, mut plan) = divide(state, wanted);
     taken.publishes.extend(host.publishes());
-    topology::validate(wanted, facts, host.ports, &taken).map_err(located)?;
-    let uplink = topology::resolve_uplink(&wanted.host.uplink, facts).map_err(located)?;
+    let uplink = match &state.instance {
+        None => {
+            topology::validate(wanted, facts, host.ports, &taken).map_err(located)?;
+            topology::resolve_uplink(&wanted.host.uplink, facts).map_err(located)?
+        }
+        Some(live) => {
+            // The uplink was judged when the instance came up, and is the same; it may be away for a moment now.
+            let mut wanted = wanted.clone();
+            wanted.host.uplink = topology::Uplink::None;
+            topology::validate(&wanted, facts, host.ports, &taken).map_err(located)?;
+            live.uplink.as_deref().and_then(|name| facts.interface(name))
+        }
+    };
     host.check_snat_ports(wanted, uplink.map(|u| u.name.as_str())).map_err(located)?;
     if state.instance.is_none() {
         plan.instance = Some(InstanceRow {

@@ -395,3 +395,15 @@ fn instances_on_one_host_share_no_ports() {
     w.verb(async |i| i.down().await).unwrap();
     w.assert_nothing_left();
 }
+
+#[test]
+fn a_live_instance_bears_the_absence_of_its_uplink() {
+    let w = World::new();
+    w.kernel.no_uplink.set(true);
+    assert_eq!(input(w.up(FILE).unwrap_err()), ("host.uplink".into(), Problem::UplinkAuto));
+    w.assert_nothing_left();
+    w.kernel.no_uplink.set(false);
+    w.up(FILE).unwrap();
+    w.kernel.no_uplink.set(true);
+    assert!(!w.up(FILE).unwrap().changed);
+}

@@ -27,6 +27,7 @@ pub(super) struct Kernel {
     pub(super) objects: RefCell<BTreeSet<String>>,
     pub(super) reserved: RefCell<BTreeSet<String>>,
     pub(super) steps: Cell<usize>,
+    pub(super) no_uplink: Cell<bool>,
     pub(super) fault: Cell<Option<(usize, Fault)>>,
 }
 
@@ -98,7 +99,7 @@ impl Fabric for Model {
                 addresses: vec![net("192.0.2.1/24")],
             }],
             routes: vec![HostRoute { destination: net("0.0.0.0/0"), ifindex: 7, ours: false }],
-            default_uplink: Some("eth7".into()),
+            default_uplink: (!self.0.no_uplink.get()).then(|| "eth7".into()),
             namespaces,
             ours: vec![],
         })
