@@ -1,2 +1,60 @@
-//! netns
-fn main() {}
+//! The `netns` command: parse, dispatch, exit status.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use netns::cli::{Cli, CliError, Format};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(status) => ExitCode::from(status),
+        Err(e) => {
+            eprintln!("netns: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> anyhow::Result<u8> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,aya=error"));
+    let colour = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        .without_time()
+        .init();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) if e.use_stderr() && wants_json(std::env::args_os()) => {
+            eprintln!("{}", CliError::usage_json(&e.to_string()));
+            return Ok(2);
+        }
+        Err(e) => e.exit(),
+    };
+    let format = cli.global.output;
+    // One thread: a verb may move into its instance's host namespace, and everything after it stays there.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    match runtime.block_on(cli.run()) {
+        Ok(status) => Ok(status),
+        Err(e) => {
+            match format {
+                Format::Text => eprintln!("netns: {e}"),
+                Format::Json => eprintln!("{}", e.to_json()),
+            }
+            Ok(e.exit_status())
+        }
+    }
+}
+
+/// Whether a command line that could not be read asked for JSON.
+fn wants_json(args: impl Iterator<Item = OsString>) -> bool {
+    let args: Vec<_> = args.map(|a| a.to_string_lossy().into_owned()).collect();
+    let joined = ["-ojson", "-o=json", "--output=json"];
+    args.iter().any(|a| joined.contains(&a.as_str()))
+        || args.windows(2).any(|w| (w[0] == "-o" || w[0] == "--output") && w[1] == "json")
+}

@@ -16,6 +16,11 @@ impl Isolated {
     /// routes.
     pub fn lan(&self) {
         self.ip("netns add lan");
+        // Link-local addresses that are tentative for a second would change under a test that compares.
+        for sysctl in ["all", "default"].map(|which| format!("net.ipv6.conf.{which}.accept_dad=0")) {
+            self.tool("sysctl", &format!("-qw {sysctl}"));
+            self.ip(&format!("netns exec lan sysctl -qw {sysctl}"));
+        }
         self.ip("link add up0 type veth peer name lan0 netns lan");
         self.ip("-n lan link set lo up");
         self.ip("-n lan link set lan0 up");

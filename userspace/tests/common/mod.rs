@@ -19,7 +19,10 @@
 pub mod command;
 pub mod frame;
 pub mod lan;
+pub mod packet;
+pub mod pods;
 pub mod snapshot;
+pub mod traffic;
 pub mod wait;
 
 use std::fs;

@@ -1,0 +1,128 @@
+//! What must be so on the host while everything works: no forwarding by the kernel, no bridge, no firewall rule.
+
+use std::fs;
+use std::io;
+
+use nix::errno::Errno;
+use nix::sys::socket::SockProtocol;
+
+use super::dump::{attribute, dump};
+use crate::netns::{Netns, NetnsError};
+
+/// What is not as it must be.
+#[derive(Debug, thiserror::Error)]
+pub enum HostStateError {
+    /// The namespace cannot be entered.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// Something cannot be looked at.
+    #[error("cannot read {what}: {source}")]
+    Read {
+        /// What.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The kernel forwards between interfaces.
+    #[error("{path} is {value}, not 0: the kernel forwards by itself")]
+    Forwarding {
+        /// The sysctl's file.
+        path: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// There is a bridge device.
+    #[error("there is a bridge device: {0}")]
+    Bridge(String),
+    /// There are nftables tables.
+    #[error("there are {0} nftables tables")]
+    NfTables(usize),
+    /// There are iptables tables.
+    #[error("{path} lists iptables tables: {tables}")]
+    IpTables {
+        /// The file that lists them.
+        path: &'static str,
+        /// Their names.
+        tables: String,
+    },
+}
+
+const FORWARDING: [&str; 2] = ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"];
+
+/// Files of the legacy iptables; absent where the kernel does not have it.
+const IPTABLES: [&str; 2] = ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"];
+
+/// Checks that a namespace neither forwards nor bridges nor filters.
+pub fn host_state(host: &Netns) -> Result<(), HostStateError> {
+    host.run(|| {
+        forwarding()?;
+        bridges()?;
+        nf_tables()?;
+        iptables()
+    })?
+}
+
+fn forwarding() -> Result<(), HostStateError> {
+    for path in FORWARDING {
+        let value = fs::read_to_string(path).map_err(|source| HostStateError::Read { what: path, source })?;
+        if value.trim() != "0" {
+            return Err(HostStateError::Forwarding { path, value: value.trim().to_owned() });
+        }
+    }
+    Ok(())
+}
+
+fn bridges() -> Result<(), HostStateError> {
+    /// `RTM_GETLINK`.
+    const GET_LINK: u16 = 18;
+    /// Length of `struct ifinfomsg`.
+    const IFINFO_BYTES: usize = 16;
+    const IFLA_IFNAME: u16 = 3;
+    const IFLA_LINKINFO: u16 = 18;
+    const IFLA_INFO_KIND: u16 = 1;
+
+    let links = dump(SockProtocol::NetlinkRoute, GET_LINK, &[0; IFINFO_BYTES])
+        .map_err(|source| HostStateError::Read { what: "the links", source })?;
+    for attributes in links.iter().filter_map(|link| link.get(IFINFO_BYTES..)) {
+        let kind = attribute(attributes, IFLA_LINKINFO).and_then(|info| attribute(info, IFLA_INFO_KIND));
+        if kind.is_some_and(|kind| kind.starts_with(b"bridge")) {
+            let name = attribute(attributes, IFLA_IFNAME).unwrap_or_default();
+            return Err(HostStateError::Bridge(String::from_utf8_lossy(name).trim_end_matches('\0').to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// iptables-nft keeps its rules in nftables tables as well.
+fn nf_tables() -> Result<(), HostStateError> {
+    /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE`.
+    const GET_TABLE: u16 = 10 << 8 | 1;
+    /// `struct nfgenmsg`: any family, version 0, no resource.
+    const ANY_FAMILY: [u8; 4] = [0; 4];
+
+    match dump(SockProtocol::NetlinkNetFilter, GET_TABLE, &ANY_FAMILY) {
+        Ok(tables) if tables.is_empty() => Ok(()),
+        Ok(tables) => Err(HostStateError::NfTables(tables.len())),
+        // A kernel without nfnetlink or nf_tables has no rules.
+        Err(e) if [Errno::EPROTONOSUPPORT, Errno::EINVAL, Errno::EOPNOTSUPP].iter().any(|n| is(&e, *n)) => Ok(()),
+        Err(source) => Err(HostStateError::Read { what: "the nftables tables", source }),
+    }
+}
+
+fn is(error: &io::Error, number: Errno) -> bool {
+    error.raw_os_error() == Some(number as i32)
+}
+
+fn iptables() -> Result<(), HostStateError> {
+    for path in IPTABLES {
+        match fs::read_to_string(path) {
+            Ok(tables) if !tables.trim().is_empty() => {
+                return Err(HostStateError::IpTables { path, tables: tables.trim().replace('\n', ", ") });
+            }
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(HostStateError::Read { what: path, source }),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! `netns add`.
+
+use std::net::IpAddr;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::open::open;
+use super::{CliError, Global, up};
+use crate::instance::{Applied, InstanceError, PodRequest, choose};
+use crate::netns::{Netns, NetnsName};
+use crate::probe;
+use crate::topology::{InputError, Problem, Publish};
+
+/// Arguments of `add`.
+#[derive(Debug, Args)]
+pub struct AddArgs {
+    /// Name of the pod and of its network namespace
+    pub name: String,
+    /// Its network; may be left out when the instance has one
+    #[arg(short, long)]
+    pub network: Option<String>,
+    /// An address; may be given once per family, and is allocated otherwise
+    #[arg(short, long = "address", value_name = "ADDRESS")]
+    pub addresses: Vec<String>,
+    /// Ports to publish: [ADDRESS:]HOSTPORT[-END]:PODPORT[-END][/tcp|udp]
+    #[arg(short, long = "publish", value_name = "PORTS")]
+    pub publishes: Vec<String>,
+}
+
+/// What `add` prints when it made a bare namespace.
+#[derive(Debug, Serialize)]
+struct Bare {
+    instance: Option<String>,
+    changed: bool,
+    namespace: String,
+}
+
+pub(super) async fn run(global: &Global, args: &AddArgs) -> Result<u8, CliError> {
+    let dirs = choose(global.instance.as_deref())?;
+    let plain = args.network.is_none() && args.addresses.is_empty() && args.publishes.is_empty();
+    if !dirs.exists() && global.instance.is_none() && plain {
+        return bare(global, &args.name);
+    }
+    let request = PodRequest {
+        name: args.name.clone(),
+        network: args.network.clone(),
+        addresses: args.addresses.iter().map(|a| address(a)).collect::<Result<_, _>>()?,
+        publishes: publishes("--publish", &args.publishes)?,
+    };
+    let mut instance = open(dirs)?;
+    let applied: Applied = instance.add(&request).await?;
+    global.print(&applied, up::text)?;
+    Ok(0)
+}
+
+fn bare(global: &Global, name: &str) -> Result<u8, CliError> {
+    probe::privileges()?;
+    let checked = namespace_name(name)?;
+    match Netns::create_named(&checked) {
+        Ok(_) => {}
+        Err(e) if e.is_exists() => return Err(InputError::new("NAME", name, Problem::NameTaken).into()),
+        Err(e) => return Err(e.into()),
+    }
+    let made = Bare { instance: None, changed: true, namespace: name.to_owned() };
+    global.print(&made, |m| {
+        format!("+ network namespace {} (bare: no instance is up; `netns up -f FILE` starts one)", m.namespace)
+    })?;
+    Ok(0)
+}
+
+/// A name as `ip netns` takes it.
+pub(super) fn namespace_name(name: &str) -> Result<NetnsName, InstanceError> {
+    NetnsName::new(name).map_err(|e| InputError::new("NAME", name, Problem::Usage(e.to_string())).into())
+}
+
+fn address(text: &str) -> Result<IpAddr, InputError> {
+    text.parse().map_err(|_| {
+        let hint = "write 10.244.0.10 or fd00:244::10, without a prefix length".to_owned();
+        InputError::new("--address", text, Problem::Address(hint))
+    })
+}
+
+/// Reads publish strings given under `field`.
+pub(super) fn publishes(field: &str, texts: &[String]) -> Result<Vec<Publish>, InputError> {
+    texts.iter().map(|t| t.parse().map_err(|p| InputError::new(field, t, p))).collect()
+}

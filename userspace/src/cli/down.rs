@@ -1,0 +1,29 @@
+//! `netns down`.
+
+use clap::Args;
+
+use super::open::{open, open_damaged};
+use super::{CliError, Global};
+use crate::instance::choose;
+
+/// Arguments of `down`.
+#[derive(Debug, Args)]
+pub struct DownArgs {
+    /// If the state file is damaged, remove what can be recognised as the instance's
+    #[arg(long)]
+    pub force: bool,
+}
+
+pub(super) async fn run(global: &Global, args: &DownArgs) -> Result<u8, CliError> {
+    let dirs = choose(global.instance.as_deref())?;
+    let applied = if args.force { open_damaged(dirs)?.down_force().await? } else { open(dirs)?.down().await? };
+    global.print(&applied, |a| {
+        if a.changed {
+            let (pods, networks) = (a.pods_removed.len(), a.networks_removed.len());
+            format!("instance {}: down ({pods} pods, {networks} networks removed)", a.instance)
+        } else {
+            format!("instance {}: was not up", a.instance)
+        }
+    })?;
+    Ok(0)
+}

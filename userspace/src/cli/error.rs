@@ -1,0 +1,142 @@
+//! Errors of the command line, in words and as JSON.
+
+use std::io;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::instance::{FabricError, InstanceError};
+use crate::netlink::NetlinkError;
+use crate::netns::NetnsError;
+use crate::probe::ProbeError;
+use crate::sandbox::SandboxError;
+use crate::topology::InputError;
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// A topology file is wrong.
+    #[error("{}: {error}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: InputError,
+    },
+    /// A file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The instance.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// A namespace.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// The host's network cannot be watched.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// Privileges or kernel.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// Neither a pod nor a namespace.
+    #[error("no pod or network namespace named {0:?}; `netns list` names them")]
+    NoNamespace(String),
+    /// A namespace that others need.
+    #[error("network namespace {name:?} belongs to instance {instance:?}: {hint}")]
+    Belongs {
+        /// The namespace.
+        name: String,
+        /// The instance.
+        instance: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// Signals cannot be watched.
+    #[error("cannot wait for signals: {0}")]
+    Signals(#[source] io::Error),
+    /// Standard output is broken.
+    #[error("cannot write the result: {0}")]
+    Output(#[source] io::Error),
+}
+
+impl From<InputError> for CliError {
+    fn from(error: InputError) -> Self {
+        Self::Instance(error.into())
+    }
+}
+
+impl From<FabricError> for CliError {
+    fn from(error: FabricError) -> Self {
+        Self::Instance(error.into())
+    }
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    error: Fields<'a>,
+}
+
+#[derive(Serialize)]
+struct Fields<'a> {
+    message: String,
+    field: Option<&'a str>,
+    value: Option<&'a str>,
+    file: Option<String>,
+    line: Option<usize>,
+    column: Option<usize>,
+}
+
+impl CliError {
+    /// The process's exit status.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::File { .. } | Self::Unreadable { .. } | Self::Belongs { .. } => 2,
+            Self::Probe(ProbeError::Privilege { .. } | ProbeError::Feature { .. }) => 2,
+            Self::Instance(e) => e.exit_status(),
+            Self::Sandbox(e) => e.exit_status(),
+            Self::Netns(NetnsError::Exec { source, .. }) if source.kind() == io::ErrorKind::NotFound => 127,
+            Self::Netns(NetnsError::Exec { .. }) => 126,
+            _ => 1,
+        }
+    }
+
+    /// The error as one JSON document.
+    pub fn to_json(&self) -> String {
+        let (file, input) = match self {
+            Self::File { path, error } => (Some(path.display().to_string()), Some(error)),
+            Self::Unreadable { path, .. } => (Some(path.display().to_string()), None),
+            Self::Instance(InstanceError::Input(error)) => (None, Some(error)),
+            _ => (None, None),
+        };
+        let message = input.map_or_else(|| self.to_string(), |e| e.problem.to_string());
+        let at = input.and_then(|e| e.at);
+        let error = Fields {
+            message,
+            field: input.map(|e| e.field.as_str()),
+            value: input.map(|e| e.value.as_str()),
+            file,
+            line: at.map(|p| p.line),
+            column: at.map(|p| p.column),
+        };
+        json(&Document { error })
+    }
+
+    /// The same for a command line that could not be read.
+    pub fn usage_json(message: &str) -> String {
+        let message = message.trim().to_owned();
+        json(&Document { error: Fields { message, field: None, value: None, file: None, line: None, column: None } })
+    }
+}
+
+fn json(document: &Document<'_>) -> String {
+    // Strings and numbers only: there is nothing in it that could fail.
+    serde_json::to_string(document).unwrap_or_default()
+}

@@ -1,0 +1,160 @@
+//! The command line: one verb a file.
+
+mod add;
+mod del;
+mod down;
+mod error;
+mod exec;
+mod list;
+mod live;
+mod open;
+mod publish;
+mod run;
+mod sandbox;
+mod status;
+mod table;
+mod up;
+
+use std::io::{self, Write};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+pub use error::CliError;
+pub use open::open;
+
+/// Exit statuses, for `--help`.
+const EXIT_STATUSES: &str = "\
+Exit status:
+  0  done
+  1  failed; what had been done by then was undone, or the message says what is left
+  2  refused before anything was changed: bad input or usage, not enough privilege, or a kernel feature is missing
+  exec: the program's own; 126 when it cannot be started, 127 when it is not found
+
+With -o json a verb prints one JSON document on standard output. An error is one on standard error:
+  {\"error\": {\"message\": ..., \"field\": ..., \"value\": ..., \"file\": ..., \"line\": ..., \"column\": ...}}
+where all but the message may be null.";
+
+/// A pod host without a bridge and without iptables.
+#[derive(Debug, Parser)]
+#[command(name = "netns", version, after_help = EXIT_STATUSES, infer_subcommands = false)]
+pub struct Cli {
+    /// Options of all verbs.
+    #[command(flatten)]
+    pub global: Global,
+    /// The verb.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of all verbs.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// The instance [default: the only one that is up, else "default"]
+    #[arg(long, global = true, env = "NETNS_INSTANCE", value_name = "NAME")]
+    pub instance: Option<String>,
+    /// Output format
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub output: Format,
+}
+
+/// How results and errors are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Bring a topology up, show its counters, and remove it on Ctrl-C: the sandbox, or a file's on this host
+    Run(run::RunArgs),
+    /// Make the instance what a topology file says; traffic flows on after this command ends
+    Up(up::UpArgs),
+    /// Remove every trace of the instance
+    Down(down::DownArgs),
+    /// Show networks, pods, published ports and counters
+    Status(status::StatusArgs),
+    /// Add a pod; without an instance that is up, a bare network namespace as `ip netns add` does
+    Add(add::AddArgs),
+    /// Delete a pod, or a bare network namespace
+    #[command(alias = "delete")]
+    Del(del::DelArgs),
+    /// List pods and network namespaces
+    #[command(alias = "ls")]
+    List(list::ListArgs),
+    /// Run a program inside a pod or network namespace
+    Exec(exec::ExecArgs),
+    /// Publish ports of a pod on the host
+    Publish(publish::PublishArgs),
+}
+
+impl Cli {
+    /// Runs the verb; returns the exit status.
+    ///
+    /// # Errors
+    ///
+    /// Why it failed; [`CliError::exit_status`] is the status then.
+    pub async fn run(self) -> Result<u8, CliError> {
+        let global = &self.global;
+        match self.verb {
+            Verb::Run(args) => run::run(global, &args).await,
+            Verb::Up(args) => up::run(global, &args).await,
+            Verb::Down(args) => down::run(global, &args).await,
+            Verb::Status(args) => status::run(global, &args),
+            Verb::Add(args) => add::run(global, &args).await,
+            Verb::Del(args) => del::run(global, &args).await,
+            Verb::List(args) => list::run(global, &args),
+            Verb::Exec(args) => exec::run(&args),
+            Verb::Publish(args) => publish::run(global, &args).await,
+        }
+    }
+}
+
+impl Global {
+    /// Prints a result: as JSON, or as the text `text` makes of it.
+    fn print<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Result<(), CliError> {
+        let mut out = match self.output {
+            Format::Json => serde_json::to_string_pretty(value).map_err(io::Error::from).map_err(CliError::Output)?,
+            Format::Text => text(value),
+        };
+        if !out.is_empty() && !out.ends_with('\n') {
+            out.push('\n');
+        }
+        match io::stdout().write_all(out.as_bytes()) {
+            // The reader has seen enough: `netns list | head -1`.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            done => done.map_err(CliError::Output),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn exec_takes_the_rest_with_and_without_dashes() {
+        for line in [["netns", "exec", "red", "ls", "-l"].as_slice(), &["netns", "exec", "red", "--", "ls", "-l"]] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            let Verb::Exec(args) = cli.verb else { panic!("{line:?}") };
+            assert_eq!(args.command, ["ls", "-l"]);
+        }
+    }
+
+    #[test]
+    fn format_and_instance_may_follow_the_verb() {
+        let cli = Cli::try_parse_from(["netns", "status", "-o", "json", "--instance", "x"]).unwrap();
+        assert_eq!((cli.global.output, cli.global.instance.as_deref()), (Format::Json, Some("x")));
+    }
+}

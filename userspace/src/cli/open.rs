@@ -1,0 +1,63 @@
+//! From the name of an instance to the instance, seen from its host namespace.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::CliError;
+use crate::instance::{Dirs, Instance, InstanceError, KernelFabric};
+use crate::netns::{Netns, NetnsError, NetnsName};
+use crate::probe;
+use crate::store::{Store, StoreError};
+use crate::topology::{self, Document};
+
+/// Opens an instance, up or not. Call it inside a tokio runtime.
+///
+/// # Errors
+///
+/// Privileges, its store, or its host namespace.
+pub fn open(dirs: Dirs) -> Result<Instance<KernelFabric>, CliError> {
+    probe::privileges()?;
+    let host_netns = match dirs.open()? {
+        Some(store) => store.load().map_err(InstanceError::from)?.instance.and_then(|r| r.host_netns),
+        None => None,
+    };
+    let netns = match &host_netns {
+        Some(name) => Netns::open_named(&NetnsName::new(name).map_err(NetnsError::from)?)?,
+        None => Netns::current()?,
+    };
+    let fabric = KernelFabric::new(&dirs, netns)?;
+    Ok(Instance::new(dirs, host_netns, fabric))
+}
+
+/// Opens an instance; one whose store is damaged is taken to have the calling thread's namespace for its host.
+pub(super) fn open_damaged(dirs: Dirs) -> Result<Instance<KernelFabric>, CliError> {
+    match open(dirs.clone()) {
+        Err(CliError::Instance(InstanceError::Store(StoreError::Damaged { .. }))) => {
+            let fabric = KernelFabric::new(&dirs, Netns::current()?)?;
+            Ok(Instance::new(dirs, None, fabric))
+        }
+        done => done,
+    }
+}
+
+/// Reads a topology file; `-` is standard input.
+pub(super) fn read_topology(path: &Path) -> Result<Document, CliError> {
+    let text = if path == Path::new("-") {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        fs::read_to_string(path)
+    };
+    let text = text.map_err(|source| CliError::Unreadable { path: path.to_owned(), source })?;
+    topology::parse(&text).map_err(|error| CliError::File { path: path.to_owned(), error })
+}
+
+/// An error of a verb that was about a file names the file.
+pub(super) fn in_file(path: &Path) -> impl FnOnce(InstanceError) -> CliError {
+    let path: PathBuf = path.to_owned();
+    move |e| match e {
+        InstanceError::Input(error) => CliError::File { path, error },
+        e => e.into(),
+    }
+}

@@ -1,0 +1,38 @@
+//! `netns run` without a file: the sandbox.
+
+use super::run::{RunArgs, Signals, watch};
+use super::{CliError, Format, Global};
+use crate::instance::{Dirs, InstanceError, KernelFabric};
+use crate::netns::Netns;
+use crate::probe;
+use crate::sandbox::{self, Sandbox, layout};
+
+pub(super) async fn run(global: &Global, args: &RunArgs, signals: &mut Signals) -> Result<u8, CliError> {
+    probe::privileges()?;
+    // The sandbox has an instance of its own, whatever is asked for: it must not touch another one.
+    let dirs = Dirs::new(layout::INSTANCE)?;
+    let fabric = || {
+        let here = Netns::current().map_err(|e| crate::instance::FabricError::step("open the sandbox's host", e))?;
+        KernelFabric::new(&dirs, here).map_err(InstanceError::from)
+    };
+    let mut sandbox = Sandbox::up(fabric).await?;
+    if args.check {
+        // Signals are kept meanwhile: the check ends within seconds, and `down` follows in any case.
+        let report = tokio::task::spawn_blocking(sandbox::check).await;
+        sandbox.down().await?;
+        let report = report.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        global.print(&report, ToString::to_string)?;
+        return Ok(if report.ok { 0 } else { 1 });
+    }
+    let shown = match global.output {
+        Format::Json => global.print(sandbox.applied(), |_| String::new()),
+        Format::Text => global.print(&(), |()| sandbox::picture()),
+    };
+    let watched = match shown {
+        Ok(()) => watch(global, sandbox.instance_mut(), signals).await,
+        Err(e) => Err(e),
+    };
+    sandbox.down().await?;
+    watched?;
+    Ok(0)
+}

@@ -1,0 +1,124 @@
+//! `netns status`.
+
+use clap::Args;
+
+use super::open::open;
+use super::table::{bytes, list, table};
+use super::{CliError, Global};
+use crate::instance::{Status, choose};
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {}
+
+pub(super) fn run(global: &Global, _: &StatusArgs) -> Result<u8, CliError> {
+    let status = open(choose(global.instance.as_deref())?)?.status()?;
+    global.print(&status, |s| {
+        let mut out = head(s);
+        let sections = [networks(s), pods(s), publishes(s), verdicts(s), drops(s)];
+        for section in sections.iter().filter(|t| !t.is_empty()) {
+            out.push('\n');
+            out.push_str(section);
+        }
+        out
+    })?;
+    Ok(0)
+}
+
+fn head(s: &Status) -> String {
+    let host = s.host_netns.as_deref().map_or_else(|| "this host".to_owned(), |n| format!("namespace {n}"));
+    let uplink = match &s.uplink {
+        Some(u) if u.attached => format!("{} ({}, MTU {})", u.name, list(&u.addresses), u.mtu),
+        Some(u) => format!("{} (away)", u.name),
+        None => "none".to_owned(),
+    };
+    format!("instance    {}\nhost        {host}\nuplink      {uplink}\nSNAT ports  {}\n", s.instance, s.snat_ports)
+}
+
+fn networks(s: &Status) -> String {
+    let rows: Vec<_> = s
+        .networks
+        .iter()
+        .map(|n| {
+            let masquerade = match (n.masquerade, n.no_masquerade.is_empty()) {
+                (false, _) => "no".to_owned(),
+                (true, true) => "yes".to_owned(),
+                (true, false) => format!("not to {}", list(&n.no_masquerade)),
+            };
+            [
+                n.name.clone(),
+                list(&n.subnets),
+                list(&n.gateways),
+                n.mtu.to_string(),
+                masquerade,
+                if n.host_access { "yes" } else { "no" }.to_owned(),
+                n.pods.to_string(),
+            ]
+        })
+        .collect();
+    section(["NETWORK", "SUBNETS", "GATEWAYS", "MTU", "MASQUERADE", "HOST", "PODS"], &rows)
+}
+
+/// The pods and their counters.
+pub(super) fn pods(s: &Status) -> String {
+    let rows: Vec<_> = s
+        .pods
+        .iter()
+        .map(|p| {
+            let c = &p.counters;
+            [
+                p.pod.name.clone(),
+                p.pod.network.clone(),
+                list(&p.pod.addresses),
+                c.tx_packets.to_string(),
+                bytes(c.tx_bytes),
+                c.rx_packets.to_string(),
+                bytes(c.rx_bytes),
+                (c.tx_dropped + c.rx_dropped).to_string(),
+            ]
+        })
+        .collect();
+    section(["POD", "NETWORK", "ADDRESS", "SENT", "BYTES", "RECEIVED", "BYTES", "DROPPED"], &rows)
+}
+
+/// The published ports and their counters.
+pub(super) fn publishes(s: &Status) -> String {
+    let rows: Vec<_> = s
+        .publishes
+        .iter()
+        .map(|p| {
+            [
+                p.publish.publish.clone(),
+                p.publish.pod.clone(),
+                p.flows.to_string(),
+                p.packets.to_string(),
+                bytes(p.bytes),
+            ]
+        })
+        .collect();
+    section(["PUBLISH", "POD", "FLOWS", "PACKETS", "BYTES"], &rows)
+}
+
+fn verdicts(s: &Status) -> String {
+    let rows: Vec<_> = s
+        .verdicts
+        .iter()
+        .map(|v| {
+            let counts = [v.pass, v.peer, v.neigh, v.host, v.out, v.drop].map(|n| n.to_string());
+            let [pass, peer, neigh, host, out, drop] = counts;
+            [v.hook.to_owned(), pass, peer, neigh, host, out, drop]
+        })
+        .collect();
+    section(["HOOK", "PASS", "PEER", "NEIGH", "HOST", "OUT", "DROP"], &rows)
+}
+
+/// Drops by reason; empty when there were none.
+pub(super) fn drops(s: &Status) -> String {
+    let rows: Vec<_> =
+        s.drops.iter().map(|d| [d.reason.to_owned(), d.packets.to_string(), d.explain.to_owned()]).collect();
+    section(["DROPPED", "PACKETS", "MEANING"], &rows)
+}
+
+fn section<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
+    if rows.is_empty() { String::new() } else { table(head, rows) }
+}

@@ -1,0 +1,59 @@
+//! `netns up`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::open::{in_file, open, read_topology};
+use super::table::list;
+use super::{CliError, Global};
+use crate::instance::{Applied, choose};
+
+/// Arguments of `up`.
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// The topology file; - is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+pub(super) async fn run(global: &Global, args: &UpArgs) -> Result<u8, CliError> {
+    let document = read_topology(&args.file)?;
+    let mut instance = open(choose(global.instance.as_deref())?)?;
+    let applied = instance.up(&document).await.map_err(in_file(&args.file))?;
+    global.print(&applied, text)?;
+    Ok(0)
+}
+
+/// What a verb did, a line for each thing.
+pub(super) fn text(applied: &Applied) -> String {
+    if !applied.changed {
+        return format!("instance {}: nothing to change\n", applied.instance);
+    }
+    let mut out = String::new();
+    let mut line = |sign: char, what: &str, name: &str, more: String| {
+        out.push_str(&format!("{sign} {what:<8} {name}{more}\n"));
+    };
+    for publish in &applied.publishes_removed {
+        line('-', "publish", &publish.publish, format!("  of {}", publish.pod));
+    }
+    for pod in &applied.pods_removed {
+        line('-', "pod", pod, String::new());
+    }
+    for network in &applied.networks_removed {
+        line('-', "network", network, String::new());
+    }
+    for network in &applied.networks_added {
+        line('+', "network", network, String::new());
+    }
+    for pod in &applied.pods_added {
+        line('+', "pod", &pod.name, format!("  {}  in {}", list(&pod.addresses), pod.network));
+    }
+    for publish in &applied.publishes_added {
+        line('+', "publish", &publish.publish, format!("  to {}", publish.pod));
+    }
+    if out.is_empty() {
+        out = format!("instance {}: up\n", applied.instance);
+    }
+    out
+}

@@ -1,0 +1,78 @@
+//! What the verbs need of the kernel, as a trait: the tests put a model in its place and fail every step of it.
+
+use super::FabricError;
+use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State};
+use crate::topology::{HostFacts, PortProbe};
+
+/// The kernel side of an instance, seen from its host namespace.
+///
+/// Every `remove_*` is idempotent: what is absent is done. Every `add_*` leaves nothing of its own behind when it fails
+/// by itself, but may be killed half-way: the matching `remove_*` takes away any part of it.
+#[expect(async_fn_in_trait, reason = "all callers are in this crate and run on one thread")]
+pub trait Fabric: PortProbe {
+    /// Whether kernel and privileges suffice; asked before anything is changed.
+    ///
+    /// # Errors
+    ///
+    /// [`FabricError::Unsupported`], naming the feature or privilege.
+    async fn check(&self) -> Result<(), FabricError>;
+
+    /// What the host has; `state` tells what of it is the instance's own.
+    async fn facts(&self, state: &State) -> Result<HostFacts, FabricError>;
+
+    /// Which of these ports are not reserved yet, as a list of ranges.
+    async fn unreserved(&self, ports: &str) -> Result<String, FabricError>;
+
+    /// Reserves ports.
+    async fn reserve(&self, ports: &str) -> Result<(), FabricError>;
+
+    /// Gives reserved ports back.
+    async fn release(&self, ports: &str) -> Result<(), FabricError>;
+
+    /// Loads programs and maps and pins them, mounting bpffs if need be.
+    async fn load(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
+
+    /// Opens what [`Self::load`] pinned. The `remove_*` steps do what can be done even after this has failed.
+    async fn open(&mut self) -> Result<(), FabricError>;
+
+    /// Removes every pin, and bpffs if it was mounted by us and is used by nobody else.
+    async fn unload(&mut self) -> Result<(), FabricError>;
+
+    /// Attaches to the uplink and writes its entry.
+    async fn add_uplink(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
+
+    /// Undoes [`Self::add_uplink`].
+    async fn remove_uplink(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
+
+    /// Brings the data path's view of the host's addresses and uplink up to date; returns the uplink's present index,
+    /// which is another one after the interface was made anew, and 0 while it is away.
+    async fn refresh(&mut self, instance: &InstanceRow) -> Result<u32, FabricError>;
+
+    /// Makes a network's gateway device and its entries.
+    async fn add_network(&mut self, network: &NetworkRow) -> Result<(), FabricError>;
+
+    /// Undoes [`Self::add_network`].
+    async fn remove_network(&mut self, network: &NetworkRow) -> Result<(), FabricError>;
+
+    /// Makes the pod's namespace.
+    ///
+    /// # Errors
+    ///
+    /// [`FabricError::Exists`] when there is one of that name: it is not ours then.
+    async fn add_netns(&mut self, pod: &PodRow) -> Result<(), FabricError>;
+
+    /// Deletes the pod's namespace.
+    async fn remove_netns(&mut self, pod: &PodRow) -> Result<(), FabricError>;
+
+    /// Connects the pod: veth, addresses, routes, programs, endpoint.
+    async fn add_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError>;
+
+    /// Undoes [`Self::add_pod`], flows included.
+    async fn remove_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError>;
+
+    /// Publishes ports: the declaration, then its ports.
+    async fn add_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError>;
+
+    /// Undoes [`Self::add_publish`], flows included.
+    async fn remove_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError>;
+}

@@ -1,0 +1,432 @@
+//! The kernel side as it is: wiring, maps, namespaces and settings.
+
+use std::cell::RefCell;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use netns_ebpf_common::host::HostConfig;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::dirs::{BPFFS, STATE_ROOT, note_run_dir};
+use super::{Dirs, Fabric, FabricError};
+use crate::datapath::{Datapath, PublishPorts, Sizes, ensure_bpffs, unmount_bpffs};
+use crate::netlink::RouteKind;
+use crate::netns::{Netns, NetnsName, delete_named, list_named};
+use crate::probe::{self, Listener, PortProto};
+use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State};
+use crate::sysctl::{self, PortSet};
+use crate::topology::{HostFacts, HostRoute, Interface, PortProbe, Proto, gateway};
+use crate::wiring::{
+    Host, NetworkSpec, PodSpec, PublishSpec, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac,
+    host_ifname, host_mac,
+};
+
+/// The main routing table.
+const MAIN_TABLE: u32 = 254;
+const SECOND_NS: u64 = 1_000_000_000;
+/// Idle timers by `TimeoutClass`: RFC 5382 REQ-5 (4 min, 2 h 4 min), RFC 4787 REQ-5 (5 min), RFC 5508 REQ-1 (60 s).
+const TIMEOUTS_NS: [u64; 4] = [240 * SECOND_NS, 7440 * SECOND_NS, 300 * SECOND_NS, 60 * SECOND_NS];
+/// Marks, in the state root, that bpffs was mounted by us and is to be unmounted by the last instance.
+const BPFFS_MARK: &str = "bpffs-mounted";
+
+/// The kernel, seen from one host namespace.
+#[derive(Debug)]
+pub struct KernelFabric {
+    dirs: Dirs,
+    host: Host,
+    listeners: RefCell<[Option<Vec<Listener>>; 2]>,
+}
+
+impl KernelFabric {
+    /// The kernel side of the instance of these directories whose host is `netns`. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// No netlink socket can be opened there.
+    pub fn new(dirs: &Dirs, netns: Netns) -> Result<Self, FabricError> {
+        // A data path is a directory of pins: nothing is there to be opened before the instance is up.
+        let host = Host::new(dirs.name(), netns, Datapath::for_removal(dirs.pins()))
+            .map_err(|e| FabricError::step("open the host's namespace", e))?;
+        Ok(Self { dirs: dirs.clone(), host, listeners: RefCell::default() })
+    }
+
+    /// The compound steps and what is below them.
+    pub const fn host(&self) -> &Host {
+        &self.host
+    }
+
+    fn is_loaded(&self) -> bool {
+        Datapath::open(self.dirs.pins()).is_ok()
+    }
+
+    /// Held while bpffs is mounted or unmounted and pins come first or go last, across all instances.
+    fn root_lock(&self) -> Result<Option<Flock<File>>, FabricError> {
+        let Some(root) = self.dirs.state().parent() else { return Ok(None) };
+        let fail = |e: io::Error| FabricError::step(format!("lock {}", root.display()), e);
+        let dir = match File::open(root) {
+            Ok(dir) => dir,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(fail(e)),
+        };
+        Flock::lock(dir, FlockArg::LockExclusive).map(Some).map_err(|(_, e)| fail(e.into()))
+    }
+
+    fn mount_bpffs(&self) -> Result<(), FabricError> {
+        let at = Path::new(BPFFS);
+        let fail = |e: io::Error| FabricError::step(format!("look at {BPFFS}"), e);
+        let mounted = statfs(at).map_err(|e| fail(e.into()))?.filesystem_type() == BPF_FS_MAGIC;
+        if mounted {
+            return Ok(());
+        }
+        if let Some(root) = self.dirs.state().parent() {
+            // Before it is mounted: whoever is killed in between has left a mark that is right or harmless.
+            fs::write(root.join(BPFFS_MARK), "").map_err(fail)?;
+        }
+        ensure_bpffs(at).map(|_| ()).map_err(|e| FabricError::step("mount bpffs", e))
+    }
+
+    fn unmount_bpffs(&self) -> Result<(), FabricError> {
+        let Some(root) = self.dirs.state().parent() else { return Ok(()) };
+        let mark = root.join(BPFFS_MARK);
+        if !mark.exists() {
+            return Ok(());
+        }
+        let at = Path::new(BPFFS);
+        let unmounted = unmount_bpffs(at).map_err(|e| FabricError::step("unmount bpffs", e))?;
+        let gone = statfs(at).is_ok_and(|s| s.filesystem_type() != BPF_FS_MAGIC);
+        if unmounted || gone {
+            fs::remove_file(&mark).map_err(|e| FabricError::step(format!("remove {}", mark.display()), e))?;
+        } else if self.dirs.pins().parent().is_some_and(|p| !p.exists()) {
+            // Somebody else pinned something meanwhile, or looks at it: it is theirs now.
+            tracing::info!("{BPFFS} stays mounted: it is in use");
+            let _ = fs::remove_file(&mark);
+        }
+        Ok(())
+    }
+
+    async fn read_facts(&self, state: &State) -> Result<HostFacts, FabricError> {
+        let fail = |e| FabricError::step("read the host's network", e);
+        let netlink = self.host.netlink();
+        let links = netlink.links().await.map_err(fail)?;
+        let addresses = netlink.addresses(None).await.map_err(fail)?;
+        let routes = netlink.routes().await.map_err(fail)?;
+        let mut names: Vec<(u32, String)> =
+            state.pods.iter().map(|p| (endpoint_ifindex(p.slot), host_ifname(p.slot))).collect();
+        names.extend(state.networks.iter().map(|n| (gateway_ifindex(id16(n.id)), gateway_ifname(id16(n.id)))));
+        let ours: Vec<u32> = links
+            .iter()
+            .filter(|l| names.iter().any(|(index, name)| (*index, name) == (l.index, &l.name)))
+            .map(|l| l.index)
+            .collect();
+        let interfaces = links
+            .into_iter()
+            .map(|l| Interface {
+                index: l.index,
+                name: l.name,
+                mtu: l.mtu_bytes,
+                addresses: addresses.iter().filter(|a| a.index == l.index).map(|a| a.net).collect(),
+            })
+            .collect();
+        let unicast = |net: &IpNet| match net {
+            IpNet::V4(n) => !n.addr().is_multicast(),
+            IpNet::V6(n) => !n.addr().is_multicast() && !n.addr().is_unicast_link_local(),
+        };
+        let routes = routes
+            .into_iter()
+            .filter(|r| r.table == MAIN_TABLE && matches!(r.kind, RouteKind::Unicast | RouteKind::Refusing))
+            .filter(|r| unicast(&r.destination))
+            .map(|r| HostRoute {
+                destination: r.destination,
+                ifindex: r.oif.unwrap_or(0),
+                ours: r.oif.is_some_and(|i| ours.contains(&i)),
+            })
+            .collect();
+        let default_uplink =
+            self.host.find_uplink().await.map_err(|e| FabricError::step("find the default route", e))?;
+        let namespaces = list_named().map_err(|e| FabricError::step("list network namespaces", e))?;
+        let namespaces = namespaces.iter().map(|n| n.as_str().to_owned()).collect();
+        Ok(HostFacts { interfaces, routes, default_uplink, namespaces, ours })
+    }
+
+    /// Whether any socket at all has the port: rules out nearly all of a range at one reading of the socket tables.
+    fn has_listener(&self, proto: PortProto, port: u16) -> bool {
+        let mut cache = self.listeners.borrow_mut();
+        let entry = &mut cache[usize::from(proto == PortProto::Udp)];
+        let found = entry.get_or_insert_with(|| {
+            probe::listeners(self.host.netns(), proto).unwrap_or_else(|e| {
+                tracing::warn!("cannot tell which ports are in use: {e}");
+                Vec::new()
+            })
+        });
+        found.iter().any(|l| l.addr.port() == port)
+    }
+
+    /// Deletes a device of ours without the data path's help, for when its pins are lost.
+    async fn delete_device(&self, index: u32, name: &str, mac: netns_ebpf_common::Mac) -> Result<(), FabricError> {
+        let fail = |e| FabricError::step(format!("delete interface {name:?}"), e);
+        let link = self.host.netlink().link_by_index(index).await.map_err(fail)?;
+        if link.is_some_and(|l| l.name == name && l.mac == Some(mac)) {
+            self.host.netlink().delete_link(index, name).await.map_err(fail)?;
+        }
+        Ok(())
+    }
+}
+
+impl PortProbe for KernelFabric {
+    fn is_bound(&self, proto: Proto, address: IpAddr, port: u16) -> bool {
+        let proto = match proto {
+            Proto::Tcp => PortProto::Tcp,
+            Proto::Udp => PortProto::Udp,
+        };
+        self.has_listener(proto, port)
+            && match probe::port_listener(self.host.netns(), proto, address, port) {
+                Ok(found) => found.is_some(),
+                Err(e) => {
+                    tracing::warn!("{e}");
+                    true
+                }
+            }
+    }
+}
+
+impl Fabric for KernelFabric {
+    async fn check(&self) -> Result<(), FabricError> {
+        let unsupported = |e: probe::ProbeError| FabricError::Unsupported(e.to_string());
+        probe::privileges().map_err(unsupported)?;
+        probe::features().map(|_| ()).map_err(unsupported)
+    }
+
+    async fn facts(&self, state: &State) -> Result<HostFacts, FabricError> {
+        self.listeners.take();
+        self.read_facts(state).await
+    }
+
+    async fn unreserved(&self, ports: &str) -> Result<String, FabricError> {
+        let wanted = port_set(ports)?;
+        let before = self
+            .host
+            .netns()
+            .run(sysctl::reserved_ports)
+            .map_err(|e| FabricError::step("enter the host's namespace", e))?
+            .map_err(|e| FabricError::step("read the reserved ports", e))?;
+        Ok(wanted.difference(&before).to_string())
+    }
+
+    async fn reserve(&self, ports: &str) -> Result<(), FabricError> {
+        let ports = port_set(ports)?;
+        let done = self.host.netns().run(|| sysctl::reserve_ports(&ports));
+        done.map_err(|e| FabricError::step("enter the host's namespace", e))?
+            .map(|_| ())
+            .map_err(|e| FabricError::step("reserve the SNAT ports", e))
+    }
+
+    async fn release(&self, ports: &str) -> Result<(), FabricError> {
+        self.host.release_ports(&port_set(ports)?).map_err(|e| FabricError::step("give reserved ports back", e))
+    }
+
+    async fn load(&mut self, instance: &InstanceRow) -> Result<(), FabricError> {
+        let _lock = self.root_lock()?;
+        self.mount_bpffs()?;
+        if let Some(root) = self.dirs.pins().parent() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(root)
+                .map_err(|e| FabricError::step(format!("create {}", root.display()), e))?;
+        }
+        let datapath = Datapath::load(self.dirs.pins(), &Sizes::default())
+            .map_err(|e| FabricError::step("load the programs", e))?;
+        let features = probe::features().map_err(|e| FabricError::Unsupported(e.to_string()))?;
+        let config = HostConfig {
+            snat_port_min: instance.host.snat_ports.start(),
+            snat_port_max: instance.host.snat_ports.end(),
+            flags: if features.csum_ipv6 { HostConfig::CSUM_IPV6 } else { 0 },
+            timeout_ns: TIMEOUTS_NS,
+        };
+        datapath.set_host_config(&config).map_err(|e| FabricError::step("write the settings", e))
+    }
+
+    async fn open(&mut self) -> Result<(), FabricError> {
+        Datapath::open(self.dirs.pins())
+            .map(|_| ())
+            .map_err(|e| FabricError::step("open the data path (`netns down` and `netns up` make it anew)", e))
+    }
+
+    async fn unload(&mut self) -> Result<(), FabricError> {
+        let _lock = self.root_lock()?;
+        if !is_bpffs(Path::new(BPFFS)) {
+            // Unmounted by somebody, with everything in it: only the mark is left.
+            return self.unmount_bpffs();
+        }
+        self.host.datapath().unload().map_err(|e| FabricError::step("remove the pins", e))?;
+        if let Some(root) = self.dirs.pins().parent() {
+            // Not empty: another instance is up.
+            let _ = fs::remove_dir(root);
+        }
+        self.unmount_bpffs()
+    }
+
+    async fn add_uplink(&mut self, instance: &InstanceRow) -> Result<(), FabricError> {
+        let Some(name) = &instance.uplink else { return Ok(()) };
+        let done = self.host.wire_uplink(name).await;
+        done.map(|_| ()).map_err(|e| FabricError::step(format!("attach to uplink {name:?}"), e))
+    }
+
+    async fn remove_uplink(&mut self, instance: &InstanceRow) -> Result<(), FabricError> {
+        let Some(name) = &instance.uplink else { return Ok(()) };
+        if !self.is_loaded() {
+            return Ok(());
+        }
+        let done = self.host.unwire_uplink(instance.uplink_ifindex);
+        done.map_err(|e| FabricError::step(format!("detach from uplink {name:?}"), e))
+    }
+
+    async fn refresh(&mut self, instance: &InstanceRow) -> Result<u32, FabricError> {
+        let fail = |e| FabricError::step("read the host's addresses", e);
+        self.host.sync_host_addresses().await.map_err(fail)?;
+        let Some(name) = &instance.uplink else { return Ok(0) };
+        let present = self.host.netlink().link_by_name(name).await;
+        if present.map_err(|e| FabricError::step(format!("find uplink {name:?}"), e))?.is_none() {
+            tracing::warn!("uplink {name:?} is gone: pods do not reach the LAN until it is back");
+            return Ok(0);
+        }
+        let state = self.host.wire_uplink(name).await;
+        let state = state.map_err(|e| FabricError::step(format!("attach to uplink {name:?}"), e))?;
+        if state.ifindex != instance.uplink_ifindex && instance.uplink_ifindex != 0 {
+            let old = self.host.unwire_uplink(instance.uplink_ifindex);
+            old.map_err(|e| FabricError::step(format!("forget the former uplink {name:?}"), e))?;
+        }
+        Ok(state.ifindex)
+    }
+
+    async fn add_network(&mut self, network: &NetworkRow) -> Result<(), FabricError> {
+        let done = self.host.wire_gateway(&network_spec(network)).await;
+        done.map_err(|e| FabricError::step(format!("make network {:?}", network.network.name), e))
+    }
+
+    async fn remove_network(&mut self, network: &NetworkRow) -> Result<(), FabricError> {
+        let id = id16(network.id);
+        if !self.is_loaded() {
+            let mac = gateway_mac(self.dirs.name(), id);
+            return self.delete_device(gateway_ifindex(id), &gateway_ifname(id), mac).await;
+        }
+        let done = self.host.unwire_gateway(id).await;
+        done.map_err(|e| FabricError::step(format!("remove network {:?}", network.network.name), e))
+    }
+
+    async fn add_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
+        let failed = |e| FabricError::step("make the directory of network namespaces", e);
+        note_run_dir(Path::new(STATE_ROOT)).map_err(failed)?;
+        match Netns::create_named(&netns_name(pod)?) {
+            Ok(_) => Ok(()),
+            Err(e) if e.is_exists() => Err(FabricError::Exists(format!("network namespace {:?}", pod.name))),
+            Err(e) => Err(FabricError::step(format!("make network namespace {:?}", pod.name), e)),
+        }
+    }
+
+    async fn remove_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
+        match delete_named(&netns_name(pod)?) {
+            Err(e) if !e.is_absent() => Err(FabricError::step(format!("delete network namespace {:?}", pod.name), e)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn add_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError> {
+        let spec =
+            PodSpec { owner: pod.id, slot: pod.slot, netns: netns_name(pod)?, addr4: pod.addr4, addr6: pod.addr6 };
+        let done = self.host.wire_pod(&network_spec(network), &spec).await;
+        done.map_err(|e| FabricError::step(format!("connect pod {:?}", pod.name), e))
+    }
+
+    async fn remove_pod(&mut self, pod: &PodRow, _: &NetworkRow) -> Result<(), FabricError> {
+        if !self.is_loaded() {
+            let mac = host_mac(self.dirs.name(), pod.slot);
+            return self.delete_device(endpoint_ifindex(pod.slot), &host_ifname(pod.slot), mac).await;
+        }
+        let done = self.host.unwire_pod(pod.slot, pod.id).await;
+        done.map(|_| ()).map_err(|e| FabricError::step(format!("disconnect pod {:?}", pod.name), e))
+    }
+
+    async fn add_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError> {
+        let done = self.host.wire_publish(&publish_spec(publish, pod));
+        done.map_err(|e| FabricError::step(format!("publish {}", publish.publish), e))
+    }
+
+    async fn remove_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError> {
+        if !self.is_loaded() {
+            return Ok(());
+        }
+        let done = self.host.unwire_publish(&publish_spec(publish, pod));
+        done.map(|_| ()).map_err(|e| FabricError::step(format!("withdraw {}", publish.publish), e))
+    }
+}
+
+fn is_bpffs(at: &Path) -> bool {
+    statfs(at).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC)
+}
+
+fn port_set(ports: &str) -> Result<PortSet, FabricError> {
+    ports.parse().map_err(|e| FabricError::step(format!("read ports {ports:?}"), e))
+}
+
+/// Ids are below `abi::MAX_NETWORKS`.
+#[expect(clippy::cast_possible_truncation, reason = "network ids are at most 255")]
+const fn id16(id: u32) -> u16 {
+    id as u16
+}
+
+fn netns_name(pod: &PodRow) -> Result<NetnsName, FabricError> {
+    NetnsName::new(&pod.name).map_err(|e| FabricError::step(format!("pod {:?}", pod.name), e))
+}
+
+fn network_spec(row: &NetworkRow) -> NetworkSpec {
+    let network = &row.network;
+    let net4 = |n: Ipv4Net| match gateway(n.into()) {
+        IpAddr::V4(a) => Ipv4Net::new(a, n.prefix_len()).ok(),
+        IpAddr::V6(_) => None,
+    };
+    let net6 = |n: Ipv6Net| match gateway(n.into()) {
+        IpAddr::V6(a) => Ipv6Net::new(a, n.prefix_len()).ok(),
+        IpAddr::V4(_) => None,
+    };
+    NetworkSpec {
+        id: id16(row.id),
+        gateway4: network.subnet4().and_then(net4),
+        gateway6: network.subnet6().and_then(net6),
+        mtu_bytes: row.mtu_bytes,
+        masquerade: network.masquerade,
+        endpoint_independent: false,
+        host_access: row.host_access,
+        no_masquerade: network.no_masquerade.clone(),
+    }
+}
+
+fn publish_spec(row: &PublishRow, pod: &PodRow) -> PublishSpec {
+    let publish = &row.publish;
+    // Of "any address, both families" only the families the pod has: the host's own sockets keep the other.
+    let addr = match (publish.address, pod.addr4, pod.addr6) {
+        (None, Some(_), None) => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        (None, None, Some(_)) => Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        (address, ..) => address,
+    };
+    PublishSpec {
+        id: row.index,
+        owner: row.id,
+        slot: pod.slot,
+        active: true,
+        loopback: publish.is_loopback(),
+        ports: PublishPorts {
+            addr,
+            proto: publish.proto.number(),
+            host_first: publish.host_ports.start(),
+            pod_first: publish.pod_ports.start(),
+            #[expect(clippy::cast_possible_truncation, reason = "without port 0 there are at most 65535")]
+            count: publish.host_ports.len() as u16,
+        },
+    }
+}

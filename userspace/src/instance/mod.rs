@@ -1,0 +1,68 @@
+//! The verbs: from a topology to a running instance and back.
+//!
+//! A mutating verb takes the instance's lock, undoes what a killed predecessor left, judges its input against the host
+//! and the store (`plan`), writes its intent, changes the kernel, and marks its rows ready in one step. Until then its
+//! rows are `creating`; a failure and a later verb that finds them undo them by the same code, so there is one way back.
+
+mod dirs;
+mod error;
+mod fabric;
+mod grants;
+mod kernel;
+mod plan;
+mod session;
+mod status;
+mod sweep;
+mod verbs;
+mod view;
+
+use crate::store::{State, Store};
+
+pub use dirs::{BPFFS, DEFAULT_INSTANCE, Dirs, PIN_ROOT, STATE_ROOT, choose, leave, list, note_run_dir};
+pub use error::{FabricError, InstanceError};
+pub use fabric::Fabric;
+pub use kernel::KernelFabric;
+pub use plan::{Plan, PodRequest};
+pub use status::{DropStatus, HookStatus, PodCounters, PodStatus, PublishStatus, Status, UplinkStatus};
+pub use view::{Applied, NetworkView, PodView, PublishView};
+
+/// An instance: one set of pins and state, and the kernel side it drives.
+///
+/// The calling thread must be in the instance's host namespace.
+#[derive(Debug)]
+pub struct Instance<F> {
+    dirs: Dirs,
+    host_netns: Option<String>,
+    fabric: F,
+}
+
+impl<F: Fabric> Instance<F> {
+    /// An instance below these directories, whose host is the named namespace, or the real one.
+    pub const fn new(dirs: Dirs, host_netns: Option<String>, fabric: F) -> Self {
+        Self { dirs, host_netns, fabric }
+    }
+
+    /// Its directories.
+    pub const fn dirs(&self) -> &Dirs {
+        &self.dirs
+    }
+
+    /// Its kernel side.
+    pub const fn fabric(&self) -> &F {
+        &self.fabric
+    }
+
+    /// What it holds; `None` when it is not up.
+    ///
+    /// # Errors
+    ///
+    /// The store is damaged.
+    pub fn state(&self) -> Result<Option<State>, InstanceError> {
+        let Some(store) = self.dirs.open()? else { return Ok(None) };
+        let state = store.load()?;
+        Ok(state.instance.is_some().then_some(state))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,352 @@
+//! From what is wanted and what is there to the rows to make and to remove. Pure: no kernel, no store.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use super::InstanceError;
+use super::grants::Grants;
+use crate::store::{InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, StoreError};
+use crate::topology::{
+    self, Document, HostFacts, InputError, Pod, PortProbe, Problem, Publish, Taken, TakenPod, Topology,
+};
+
+/// MTU where neither file nor uplink name one, in bytes.
+const DEFAULT_MTU_BYTES: u32 = 1500;
+
+/// Rows to remove and rows to make; made rows are [`Phase::Creating`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The instance, when it is not up yet.
+    pub instance: Option<InstanceRow>,
+    /// Ids of publishes to remove.
+    pub remove_publishes: Vec<u64>,
+    /// Ids of pods to remove.
+    pub remove_pods: Vec<u64>,
+    /// Ids of networks to remove.
+    pub remove_networks: Vec<u32>,
+    /// Networks to make.
+    pub networks: Vec<NetworkRow>,
+    /// Live networks whose record of handed-out addresses moves on.
+    pub touched: Vec<NetworkRow>,
+    /// Pods to make.
+    pub pods: Vec<PodRow>,
+    /// Publishes to make.
+    pub publishes: Vec<PublishRow>,
+}
+
+impl Plan {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        *self == Self { touched: self.touched.clone(), ..Self::default() }
+    }
+}
+
+/// A pod asked for by a verb.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodRequest {
+    /// Name.
+    pub name: String,
+    /// Its network; may be left out when there is one.
+    pub network: Option<String>,
+    /// Addresses; a family that is not here is allocated.
+    pub addresses: Vec<IpAddr>,
+    /// Published ports.
+    pub publishes: Vec<Publish>,
+}
+
+/// What is around an instance.
+pub(super) struct Surroundings<'a> {
+    /// What the host has.
+    pub(super) facts: &'a HostFacts,
+    /// Who listens on the host's ports.
+    pub(super) ports: &'a dyn PortProbe,
+    /// The other instances on the same host namespace, by name.
+    pub(super) others: &'a [(String, State)],
+}
+
+impl Surroundings<'_> {
+    /// What other instances publish on this host.
+    fn publishes(&self) -> impl Iterator<Item = (String, Publish)> {
+        self.others.iter().flat_map(|(name, state)| {
+            state
+                .publish_views()
+                .into_iter()
+                .zip(&state.publishes)
+                .map(move |(view, row)| (format!("{} of instance {name}", view.pod), row.publish))
+        })
+    }
+
+    /// Two instances that translate to the same address must not hand out the same ports.
+    fn check_snat_ports(&self, wanted: &Topology, uplink: Option<&str>) -> Result<(), InputError> {
+        let ports = wanted.host.snat_ports;
+        for (name, state) in self.others {
+            let Some(other) = &state.instance else { continue };
+            if uplink.is_some() && other.uplink.as_deref() == uplink && other.host.snat_ports.overlaps(ports) {
+                let problem = Problem::SnatPortsTaken(name.clone(), other.host.snat_ports.to_string());
+                return Err(InputError::new("host.snat_ports", ports, problem));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Hands out ids of rows.
+pub(super) type NextId<'a> = &'a mut dyn FnMut() -> Result<u64, StoreError>;
+
+/// What `up` has to do to turn `state` into `document`.
+///
+/// # Errors
+///
+/// The document breaks a rule, or asks for a change that cannot be made live.
+pub(super) fn up(
+    state: &State,
+    host_netns: Option<&str>,
+    document: &Document,
+    host: &Surroundings<'_>,
+    next_id: NextId<'_>,
+) -> Result<Plan, InstanceError> {
+    let (wanted, facts) = (&document.topology, host.facts);
+    let located = |e| InstanceError::Input(document.locate(e));
+    unchanged(state, wanted).map_err(located)?;
+    let (mut taken, mut plan) = divide(state, wanted);
+    taken.publishes.extend(host.publishes());
+    let uplink = match &state.instance {
+        None => {
+            topology::validate(wanted, facts, host.ports, &taken).map_err(located)?;
+            topology::resolve_uplink(&wanted.host.uplink, facts).map_err(located)?
+        }
+        Some(live) => {
+            // The uplink was judged when the instance came up, and is the same; it may be away for a moment now.
+            let mut wanted = wanted.clone();
+            wanted.host.uplink = topology::Uplink::None;
+            topology::validate(&wanted, facts, host.ports, &taken).map_err(located)?;
+            live.uplink.as_deref().and_then(|name| facts.interface(name))
+        }
+    };
+    host.check_snat_ports(wanted, uplink.map(|u| u.name.as_str())).map_err(located)?;
+    if state.instance.is_none() {
+        plan.instance = Some(InstanceRow {
+            host_netns: host_netns.map(str::to_owned),
+            host: wanted.host.clone(),
+            uplink: uplink.map(|u| u.name.clone()),
+            uplink_ifindex: uplink.map_or(0, |u| u.index),
+            reserved_ports: String::new(),
+            phase: Phase::Creating,
+        });
+    }
+    let mut grants = Grants::new(state, facts, &plan);
+    let host_mtu = wanted.host.mtu.or(uplink.map(|u| u.mtu)).unwrap_or(DEFAULT_MTU_BYTES);
+    for (i, network) in wanted.networks.iter().enumerate() {
+        if state.network_named(&network.name).is_none() {
+            let field = format!("network[{i}]");
+            let row =
+                grants.network(network, host_mtu).map_err(|p| located(InputError::new(field, &network.name, p)))?;
+            plan.networks.push(row);
+        }
+    }
+    grants.pods(state, wanted, Origin::File, &mut plan, next_id, &located)?;
+    Ok(plan)
+}
+
+/// What `add` has to do.
+///
+/// # Errors
+///
+/// The request breaks a rule; fields are the verb's flags.
+pub(super) fn add(
+    state: &State,
+    request: &PodRequest,
+    host: &Surroundings<'_>,
+    next_id: NextId<'_>,
+) -> Result<Plan, InstanceError> {
+    let network = match (&request.network, state.networks.as_slice()) {
+        (Some(name), _) => name.clone(),
+        (None, [only]) => only.network.name.clone(),
+        (None, []) => {
+            let problem = Problem::UnknownNetwork("the instance has none; declare one in its file".to_owned());
+            return Err(InputError::new("--network", "", problem).into());
+        }
+        (None, many) => {
+            let names: Vec<_> = many.iter().map(|n| n.network.name.as_str()).collect();
+            return Err(InputError::new("--network", "", Problem::NetworkAmbiguous(names.join(", "))).into());
+        }
+    };
+    let pod = Pod {
+        name: request.name.clone(),
+        network,
+        address: request.addresses.clone(),
+        publish: request.publishes.clone(),
+    };
+    let (wanted, mut taken) = beside(state, pod, None);
+    taken.publishes.extend(host.publishes());
+    topology::validate(&wanted, host.facts, host.ports, &taken).map_err(as_flag)?;
+    let mut plan = Plan::default();
+    let mut grants = Grants::new(state, host.facts, &plan);
+    grants.pods(state, &wanted, Origin::Verb, &mut plan, next_id, &|e| as_flag(e).into())?;
+    Ok(plan)
+}
+
+/// What `publish add` has to do; nothing when the pod publishes exactly this already.
+///
+/// # Errors
+///
+/// The pod is unknown, or the publish breaks a rule.
+pub(super) fn publish(
+    state: &State,
+    pod: &str,
+    publishes: &[Publish],
+    host: &Surroundings<'_>,
+    next_id: NextId<'_>,
+) -> Result<Plan, InstanceError> {
+    let Some(row) = state.pod(pod) else { return Err(InputError::new("POD", pod, Problem::UnknownPod).into()) };
+    let present: Vec<Publish> = state.publishes_of(row.id).map(|q| q.publish).collect();
+    let network = state.network(row.network).map_or_else(String::new, |n| n.network.name.clone());
+    let publish = publishes.iter().filter(|p| !present.contains(p)).copied().collect();
+    let asked = Pod { name: row.name.clone(), network, address: row.addresses().collect(), publish };
+    let (wanted, mut taken) = beside(state, asked, Some(row.id));
+    taken.publishes.extend(host.publishes());
+    topology::validate(&wanted, host.facts, host.ports, &taken).map_err(as_flag)?;
+    let mut plan = Plan::default();
+    let mut grants = Grants::new(state, host.facts, &plan);
+    for (k, publish) in wanted.pods[0].publish.iter().enumerate() {
+        let error = |p| as_flag(InputError::new(format!("pod[0].publish[{k}]"), publish, p)).into();
+        grants.publish(row.id, publish, Origin::Verb, &mut plan, next_id, &error)?;
+    }
+    Ok(plan)
+}
+
+/// The same error, in the words of a verb's flags.
+fn as_flag(error: InputError) -> InputError {
+    let field = match error.field.strip_prefix("pod[0].") {
+        Some(f) if f.starts_with("address") => "--address",
+        Some(f) if f.starts_with("publish") => "--publish",
+        Some("network") => "--network",
+        Some("name") => "NAME",
+        _ => return error,
+    };
+    error.under(field)
+}
+
+/// One pod beside everything the instance holds, less the pod `except`.
+fn beside(state: &State, pod: Pod, except: Option<u64>) -> (Topology, Taken) {
+    let mut taken = Taken {
+        networks: state.networks.iter().map(|n| n.network.name.clone()).collect(),
+        namespaces: state.pods.iter().map(|p| p.name.clone()).collect(),
+        ..Taken::default()
+    };
+    for row in state.pods.iter().filter(|p| Some(p.id) != except) {
+        taken.pods.push(taken_pod(state, row));
+    }
+    for q in &state.publishes {
+        let name = state.pods.iter().find(|p| p.id == q.pod).map_or_else(String::new, |p| p.name.clone());
+        taken.publishes.push((name, q.publish));
+    }
+    let networks = state.networks.iter().map(|n| n.network.clone()).collect();
+    // The uplink was judged when the instance came up; it may be away for a moment now.
+    let host = topology::Host { uplink: topology::Uplink::None, ..topology::Host::default() };
+    (Topology { host, networks, pods: vec![pod] }, taken)
+}
+
+fn taken_pod(state: &State, row: &PodRow) -> TakenPod {
+    TakenPod {
+        name: row.name.clone(),
+        network: state.network(row.network).map_or_else(String::new, |n| n.network.name.clone()),
+        addresses: row.addresses().collect(),
+    }
+}
+
+/// Refuses what cannot be changed while the instance is up.
+fn unchanged(state: &State, wanted: &Topology) -> Result<(), InputError> {
+    fn same<T: PartialEq>(field: String, new: &T, now: &T, words: impl Fn(&T) -> String) -> Result<(), InputError> {
+        if new == now {
+            return Ok(());
+        }
+        Err(InputError::new(field, words(new), Problem::ChangedLive { now: words(now) }))
+    }
+    let mtu = |m: &Option<u32>| m.map_or_else(|| "the uplink's".to_owned(), |m| m.to_string());
+    if let Some(instance) = &state.instance {
+        let (new, now) = (&wanted.host, &instance.host);
+        same("host.uplink".into(), &new.uplink, &now.uplink, |u| u.as_str().to_owned())?;
+        same("host.snat_ports".into(), &new.snat_ports, &now.snat_ports, ToString::to_string)?;
+        same("host.mtu".into(), &new.mtu, &now.mtu, mtu)?;
+    }
+    for (i, new) in wanted.networks.iter().enumerate() {
+        let Some(row) = state.network_named(&new.name) else { continue };
+        let (now, field) = (&row.network, |f: &str| format!("network[{i}].{f}"));
+        let sorted = |nets: &[ipnet::IpNet]| {
+            let mut nets = nets.to_vec();
+            nets.sort();
+            nets
+        };
+        let words = |nets: &Vec<ipnet::IpNet>| {
+            if nets.is_empty() {
+                "none".to_owned()
+            } else {
+                nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            }
+        };
+        same(field("subnets"), &sorted(&new.subnets), &sorted(&now.subnets), words)?;
+        same(field("masquerade"), &new.masquerade, &now.masquerade, ToString::to_string)?;
+        same(field("no_masquerade"), &sorted(&new.no_masquerade), &sorted(&now.no_masquerade), words)?;
+        same(field("mtu"), &new.mtu, &now.mtu, mtu)?;
+    }
+    for (i, new) in wanted.pods.iter().enumerate() {
+        let Some(row) = state.pod(&new.name).filter(|p| p.origin == Origin::File) else { continue };
+        let network = state.network(row.network).map_or_else(String::new, |n| n.network.name.clone());
+        same(format!("pod[{i}].network"), &new.network, &network, Clone::clone)?;
+        for (k, address) in new.address.iter().enumerate() {
+            let now = row.addresses().find(|a| a.is_ipv4() == address.is_ipv4());
+            let words = |a: &Option<IpAddr>| a.map_or_else(|| "none".to_owned(), |a| a.to_string());
+            same(format!("pod[{i}].address[{k}]"), &Some(*address), &now, words)?;
+        }
+    }
+    for row in &state.networks {
+        if wanted.networks.iter().any(|n| n.name == row.network.name) {
+            continue;
+        }
+        let in_use = state.pods.iter().filter(|p| p.network == row.id && p.origin == Origin::Verb);
+        let names: Vec<_> = in_use.map(|p| p.name.as_str()).collect();
+        if !names.is_empty() {
+            return Err(InputError::new("network", &row.network.name, Problem::NetworkInUse(names.join(", "))));
+        }
+    }
+    Ok(())
+}
+
+/// Tells what stays beside the file, what the file keeps, and what goes.
+fn divide(state: &State, wanted: &Topology) -> (Taken, Plan) {
+    let mut plan = Plan::default();
+    let mut taken = Taken {
+        networks: state.networks.iter().map(|n| n.network.name.clone()).collect(),
+        namespaces: state.pods.iter().map(|p| p.name.clone()).collect(),
+        ..Taken::default()
+    };
+    let mut going = HashSet::new();
+    for row in &state.pods {
+        if row.origin == Origin::Verb {
+            taken.pods.push(taken_pod(state, row));
+        } else if !wanted.pods.iter().any(|p| p.name == row.name) {
+            going.insert(row.id);
+            plan.remove_pods.push(row.id);
+        }
+    }
+    for q in &state.publishes {
+        let name = state.pods.iter().find(|p| p.id == q.pod).map_or("", |p| p.name.as_str());
+        let declared = wanted.pods.iter().any(|p| p.name == name && p.publish.contains(&q.publish));
+        if going.contains(&q.pod) {
+            plan.remove_publishes.push(q.id);
+        } else if declared {
+            taken.live.push(q.publish);
+        } else if q.origin == Origin::Verb {
+            taken.publishes.push((name.to_owned(), q.publish));
+        } else {
+            plan.remove_publishes.push(q.id);
+        }
+    }
+    for row in &state.networks {
+        if !wanted.networks.iter().any(|n| n.name == row.network.name) {
+            plan.remove_networks.push(row.id);
+        }
+    }
+    (taken, plan)
+}

@@ -1,0 +1,352 @@
+//! One mutating verb at work: the lock, the store, and the one way back.
+
+use super::plan::Plan;
+use super::{Applied, Dirs, Fabric, FabricError, Instance, InstanceError};
+use crate::store::{Change, InstanceRow, NetworkRow, Phase, PodRow, PublishRow, SqliteStore, State, Store};
+use crate::topology::HostFacts;
+
+/// The lock and the open store of an instance.
+pub(super) struct Session<'a, F> {
+    pub(super) fabric: &'a mut F,
+    pub(super) store: SqliteStore,
+    pub(super) state: State,
+    lock: super::dirs::Lock,
+    dirs: &'a Dirs,
+    host_netns: &'a Option<String>,
+    opened: bool,
+}
+
+impl<F: Fabric> Instance<F> {
+    /// Takes the lock and undoes what a killed verb left; `None` when the instance has no state and none is to be made.
+    pub(super) async fn begin(&mut self, create: bool) -> Result<Option<Session<'_, F>>, InstanceError> {
+        if !create && !self.dirs.state().exists() {
+            return Ok(None);
+        }
+        let Some(lock) = self.dirs.lock(create)? else { return Ok(None) };
+        let store = if create {
+            SqliteStore::create(&self.dirs.database())?
+        } else {
+            match self.dirs.open()? {
+                Some(store) => store,
+                None => {
+                    self.dirs.remove_state(&lock)?;
+                    return Ok(None);
+                }
+            }
+        };
+        let state = store.load()?;
+        if let Some(row) = &state.instance
+            && row.host_netns != self.host_netns
+        {
+            let words = |n: &Option<String>| n.as_ref().map_or("the host's own namespace".to_owned(), Clone::clone);
+            return Err(InstanceError::Elsewhere {
+                instance: self.dirs.name().to_owned(),
+                there: words(&row.host_netns),
+                here: words(&self.host_netns),
+            });
+        }
+        let mut session = Session {
+            fabric: &mut self.fabric,
+            store,
+            state,
+            lock,
+            dirs: &self.dirs,
+            host_netns: &self.host_netns,
+            opened: false,
+        };
+        let left = session.undo_unfinished().await?;
+        if !left.is_empty() {
+            return Err(InstanceError::Unfinished(left));
+        }
+        if !create && session.state.instance.is_none() {
+            session.end()?;
+            return Ok(None);
+        }
+        Ok(Some(session))
+    }
+}
+
+impl<F: Fabric> Session<'_, F> {
+    /// The name of the instance.
+    pub(super) fn name(&self) -> String {
+        self.dirs.name().to_owned()
+    }
+
+    /// What the host has, and which other instances are on it.
+    pub(super) async fn look_around(&self) -> Result<(HostFacts, Vec<(String, State)>), InstanceError> {
+        let facts = self.fabric.facts(&self.state).await?;
+        let mut others = Vec::new();
+        for dirs in self.dirs.others()? {
+            // A damaged one is its own verbs' to report.
+            let Ok(Some(store)) = dirs.open() else { continue };
+            let Ok(state) = store.load() else { continue };
+            if state.instance.as_ref().is_some_and(|r| r.host_netns == *self.host_netns) {
+                others.push((dirs.name().to_owned(), state));
+            }
+        }
+        Ok((facts, others))
+    }
+
+    /// Makes changes to the store and reads it again.
+    pub(super) fn write(&mut self, changes: &[Change]) -> Result<(), InstanceError> {
+        if !changes.is_empty() {
+            self.store.apply(changes)?;
+            self.state = self.store.load()?;
+        }
+        Ok(())
+    }
+
+    /// The data path's maps, opened once.
+    pub(super) async fn open_fabric(&mut self) -> Result<(), FabricError> {
+        if !self.opened {
+            self.fabric.open().await?;
+            self.opened = true;
+        }
+        Ok(())
+    }
+
+    /// Carries a plan out; on failure everything it made is undone.
+    ///
+    /// What it removes stays removed: the plan was judged as a whole, and a pod's processes do not come back.
+    pub(super) async fn carry_out(mut self, plan: Plan) -> Result<Applied, InstanceError> {
+        let mut applied = Applied { instance: self.name(), changed: !plan.is_empty(), ..Applied::default() };
+        match self.steps(&plan, &mut applied).await {
+            Ok(()) => Ok(applied),
+            Err(cause) => {
+                let left = self.undo_unfinished().await?;
+                if self.state.instance.is_none() {
+                    self.end()?;
+                }
+                if left.is_empty() {
+                    Err(cause)
+                } else {
+                    Err(InstanceError::NotUndone { cause: Box::new(cause), left })
+                }
+            }
+        }
+    }
+
+    async fn steps(&mut self, plan: &Plan, applied: &mut Applied) -> Result<(), InstanceError> {
+        self.remove_planned(plan, applied).await?;
+        if let Some(instance) = &plan.instance {
+            self.make_instance(instance.clone()).await?;
+        } else {
+            self.open_fabric().await?;
+        }
+        let intent: Vec<Change> = plan
+            .touched
+            .iter()
+            .chain(&plan.networks)
+            .cloned()
+            .map(Change::PutNetwork)
+            .chain(plan.pods.iter().cloned().map(Change::PutPod))
+            .chain(plan.publishes.iter().cloned().map(Change::PutPublish))
+            .collect();
+        self.write(&intent)?;
+        for network in &plan.networks {
+            self.fabric.add_network(network).await?;
+        }
+        for pod in &plan.pods {
+            self.make_pod(pod).await?;
+        }
+        for publish in &plan.publishes {
+            if let Some(pod) = self.state.pods.iter().find(|p| p.id == publish.pod) {
+                self.fabric.add_publish(publish, pod).await?;
+            }
+        }
+        self.refresh().await?;
+        self.mark_ready()?;
+        let state = &self.state;
+        applied.networks_added = plan.networks.iter().map(|n| n.network.name.clone()).collect();
+        let is_new = |name: &str| plan.pods.iter().any(|p| p.name == name);
+        applied.pods_added = state.pod_views().into_iter().filter(|v| is_new(&v.name)).collect();
+        applied.publishes_added = plan.publishes.iter().map(|q| state.publish_view(q)).collect();
+        Ok(())
+    }
+
+    /// Brings the data path's view of the host up to date.
+    pub(super) async fn refresh(&mut self) -> Result<(), InstanceError> {
+        let Some(row) = self.state.instance.clone() else { return Ok(()) };
+        let uplink_ifindex = self.fabric.refresh(&row).await?;
+        if uplink_ifindex != row.uplink_ifindex && uplink_ifindex != 0 {
+            self.write(&[Change::PutInstance(InstanceRow { uplink_ifindex, ..row })])?;
+        }
+        Ok(())
+    }
+
+    /// Turns everything that was being made into what is live, in one step.
+    fn mark_ready(&mut self) -> Result<(), InstanceError> {
+        let mut changes = Vec::new();
+        if let Some(row) = self.state.instance.iter().find(|r| r.phase == Phase::Creating) {
+            changes.push(Change::PutInstance(InstanceRow { phase: Phase::Ready, ..row.clone() }));
+        }
+        let creating = |p: Phase| p == Phase::Creating;
+        for row in self.state.networks.iter().filter(|r| creating(r.phase)) {
+            changes.push(Change::PutNetwork(NetworkRow { phase: Phase::Ready, ..row.clone() }));
+        }
+        for row in self.state.pods.iter().filter(|r| creating(r.phase)) {
+            changes.push(Change::PutPod(PodRow { phase: Phase::Ready, ..row.clone() }));
+        }
+        for row in self.state.publishes.iter().filter(|r| creating(r.phase)) {
+            changes.push(Change::PutPublish(PublishRow { phase: Phase::Ready, ..row.clone() }));
+        }
+        self.write(&changes)
+    }
+
+    async fn make_instance(&mut self, mut row: InstanceRow) -> Result<(), InstanceError> {
+        // Written before they are reserved, so that a later `down` gives back exactly what was added.
+        row.reserved_ports = self.fabric.unreserved(&row.host.snat_ports.to_string()).await?;
+        self.write(&[Change::PutInstance(row.clone())])?;
+        self.fabric.reserve(&row.reserved_ports).await?;
+        self.fabric.load(&row).await?;
+        self.opened = true;
+        if row.uplink.is_some() {
+            self.fabric.add_uplink(&row).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_pod(&mut self, pod: &PodRow) -> Result<(), InstanceError> {
+        match self.fabric.add_netns(pod).await {
+            Ok(()) => {}
+            Err(e @ FabricError::Exists(_)) => {
+                // Made by somebody else after we looked: undoing must leave it alone.
+                self.write(&[Change::PutPod(PodRow { foreign_netns: true, ..pod.clone() })])?;
+                return Err(e.into());
+            }
+            Err(e) => return Err(e.into()),
+        }
+        if let Some(network) = self.state.network(pod.network) {
+            self.fabric.add_pod(pod, network).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes what a plan removes, recording each intent first.
+    pub(super) async fn remove_planned(&mut self, plan: &Plan, applied: &mut Applied) -> Result<(), InstanceError> {
+        let mut changes = Vec::new();
+        for row in self.state.publishes.iter().filter(|q| plan.remove_publishes.contains(&q.id)) {
+            applied.publishes_removed.push(self.state.publish_view(row));
+            changes.push(Change::PutPublish(PublishRow { phase: Phase::Deleting, ..row.clone() }));
+        }
+        for row in self.state.pods.iter().filter(|p| plan.remove_pods.contains(&p.id)) {
+            applied.pods_removed.push(row.name.clone());
+            changes.push(Change::PutPod(PodRow { phase: Phase::Deleting, ..row.clone() }));
+        }
+        for row in self.state.networks.iter().filter(|n| plan.remove_networks.contains(&n.id)) {
+            applied.networks_removed.push(row.network.name.clone());
+            changes.push(Change::PutNetwork(NetworkRow { phase: Phase::Deleting, ..row.clone() }));
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.write(&changes)?;
+        let left = self.undo_unfinished().await?;
+        if left.is_empty() { Ok(()) } else { Err(InstanceError::Unfinished(left)) }
+    }
+
+    /// Marks everything as going.
+    pub(super) fn mark_all_deleting(&mut self) -> Result<(), InstanceError> {
+        let mut changes: Vec<Change> = Vec::new();
+        changes.extend(
+            self.state
+                .instance
+                .iter()
+                .map(|r| Change::PutInstance(InstanceRow { phase: Phase::Deleting, ..r.clone() })),
+        );
+        changes.extend(
+            self.state.networks.iter().map(|r| Change::PutNetwork(NetworkRow { phase: Phase::Deleting, ..r.clone() })),
+        );
+        changes.extend(self.state.pods.iter().map(|r| Change::PutPod(PodRow { phase: Phase::Deleting, ..r.clone() })));
+        changes.extend(
+            self.state.publishes.iter().map(|r| Change::PutPublish(PublishRow { phase: Phase::Deleting, ..r.clone() })),
+        );
+        self.write(&changes)
+    }
+
+    /// Removes every row that is not ready, and what it stands for, in the reverse order of making.
+    ///
+    /// Goes on past errors and returns them; rows behind them stay, for the next verb.
+    pub(super) async fn undo_unfinished(&mut self) -> Result<Vec<FabricError>, InstanceError> {
+        let whole = self.state.instance.as_ref().is_some_and(|r| r.phase != Phase::Ready);
+        if whole {
+            self.mark_all_deleting()?;
+        }
+        let unfinished = |p: Phase| p != Phase::Ready;
+        let State { instance, networks, pods, publishes } = self.state.clone();
+        let any = whole
+            || networks.iter().any(|r| unfinished(r.phase))
+            || pods.iter().any(|r| unfinished(r.phase))
+            || publishes.iter().any(|r| unfinished(r.phase));
+        if !any {
+            return Ok(Vec::new());
+        }
+        let mut left = Vec::new();
+        // An instance that was killed before its maps were pinned has none to open.
+        if let Err(e) = self.open_fabric().await
+            && !whole
+        {
+            return Ok(vec![e]);
+        }
+        let pod_going = |id: u64| pods.iter().any(|p| p.id == id && unfinished(p.phase));
+        for row in publishes.iter().filter(|r| unfinished(r.phase) || pod_going(r.pod)) {
+            let Some(pod) = pods.iter().find(|p| p.id == row.pod) else { continue };
+            match self.fabric.remove_publish(row, pod).await {
+                Ok(()) => self.write(&[Change::DeletePublish(row.id)])?,
+                Err(e) => left.push(e),
+            }
+        }
+        for row in pods.iter().filter(|r| unfinished(r.phase)) {
+            let mut gone = match networks.iter().find(|n| n.id == row.network) {
+                Some(network) => self.fabric.remove_pod(row, network).await,
+                None => Ok(()),
+            };
+            if gone.is_ok() && !row.foreign_netns {
+                gone = self.fabric.remove_netns(row).await;
+            }
+            match gone {
+                Ok(()) if self.state.publishes_of(row.id).next().is_none() => {
+                    self.write(&[Change::DeletePod(row.id)])?;
+                }
+                Ok(()) => {}
+                Err(e) => left.push(e),
+            }
+        }
+        for row in networks.iter().filter(|r| unfinished(r.phase)) {
+            if self.state.pods.iter().any(|p| p.network == row.id) {
+                continue;
+            }
+            match self.fabric.remove_network(row).await {
+                Ok(()) => self.write(&[Change::DeleteNetwork(row.id)])?,
+                Err(e) => left.push(e),
+            }
+        }
+        if let Some(row) = instance.filter(|_| whole && left.is_empty()) {
+            left.extend(self.unmake_instance(&row).await?);
+        }
+        Ok(left)
+    }
+
+    async fn unmake_instance(&mut self, row: &InstanceRow) -> Result<Option<FabricError>, InstanceError> {
+        if row.uplink.is_some()
+            && let Err(e) = self.fabric.remove_uplink(row).await
+        {
+            return Ok(Some(e));
+        }
+        self.opened = false;
+        if let Err(e) = self.fabric.unload().await {
+            return Ok(Some(e));
+        }
+        if let Err(e) = self.fabric.release(&row.reserved_ports).await {
+            return Ok(Some(e));
+        }
+        self.write(&[Change::DeleteInstance])?;
+        Ok(None)
+    }
+
+    /// Removes the state directory of an instance that holds nothing.
+    pub(super) fn end(self) -> Result<(), InstanceError> {
+        drop(self.store);
+        self.dirs.remove_state(&self.lock)
+    }
+}

@@ -1,0 +1,149 @@
+//! What verbs tell: stable, serialisable, the same for text and JSON.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use crate::store::{Origin, Phase, PublishRow, State};
+
+/// What a mutating verb did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Applied {
+    /// The instance.
+    pub instance: String,
+    /// Whether anything changed.
+    pub changed: bool,
+    /// Names of networks that were made.
+    pub networks_added: Vec<String>,
+    /// Names of networks that were removed.
+    pub networks_removed: Vec<String>,
+    /// Pods that were made.
+    pub pods_added: Vec<PodView>,
+    /// Names of pods that were removed.
+    pub pods_removed: Vec<String>,
+    /// Ports that were published.
+    pub publishes_added: Vec<PublishView>,
+    /// Ports that are published no longer.
+    pub publishes_removed: Vec<PublishView>,
+}
+
+/// A network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NetworkView {
+    /// Name.
+    pub name: String,
+    /// Id in the data path.
+    pub id: u32,
+    /// Subnets.
+    pub subnets: Vec<ipnet::IpNet>,
+    /// Gateway addresses, in the order of the subnets.
+    pub gateways: Vec<IpAddr>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Pods leave for the LAN with the uplink's address.
+    pub masquerade: bool,
+    /// Destinations reached untranslated all the same.
+    pub no_masquerade: Vec<ipnet::IpNet>,
+    /// Whether host and pods reach each other.
+    pub host_access: bool,
+    /// Number of its pods.
+    pub pods: usize,
+}
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PodView {
+    /// Name, also of its namespace.
+    pub name: String,
+    /// Its network.
+    pub network: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Slot in the data path.
+    pub slot: u32,
+    /// Who asked for it.
+    pub origin: Origin,
+    /// Phase.
+    pub phase: Phase,
+    /// What it publishes.
+    pub publish: Vec<String>,
+}
+
+/// A published port or range.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PublishView {
+    /// The pod it leads to.
+    pub pod: String,
+    /// As declared, in full.
+    pub publish: String,
+    /// Protocol.
+    pub proto: &'static str,
+    /// Host address; absent: every address of the host.
+    pub address: Option<IpAddr>,
+    /// Host ports.
+    pub host_ports: String,
+    /// The pod's ports.
+    pub pod_ports: String,
+    /// Reachable from the host itself only.
+    pub loopback: bool,
+    /// Index in the data path.
+    pub index: u32,
+    /// Who asked for it.
+    pub origin: Origin,
+}
+
+impl State {
+    /// The networks, by id.
+    pub fn network_views(&self) -> Vec<NetworkView> {
+        self.networks
+            .iter()
+            .map(|n| NetworkView {
+                name: n.network.name.clone(),
+                id: n.id,
+                subnets: n.network.subnets.clone(),
+                gateways: n.network.subnets.iter().map(|s| crate::topology::gateway(*s)).collect(),
+                mtu: n.mtu_bytes,
+                masquerade: n.network.masquerade,
+                no_masquerade: n.network.no_masquerade.clone(),
+                host_access: n.host_access,
+                pods: self.pods.iter().filter(|p| p.network == n.id).count(),
+            })
+            .collect()
+    }
+
+    /// The pods, in the order they were made.
+    pub fn pod_views(&self) -> Vec<PodView> {
+        self.pods
+            .iter()
+            .map(|p| PodView {
+                name: p.name.clone(),
+                network: self.network(p.network).map_or_else(String::new, |n| n.network.name.clone()),
+                addresses: p.addresses().collect(),
+                slot: p.slot,
+                origin: p.origin,
+                phase: p.phase,
+                publish: self.publishes_of(p.id).map(|q| q.publish.to_string()).collect(),
+            })
+            .collect()
+    }
+
+    /// The publishes, in the order they were made.
+    pub fn publish_views(&self) -> Vec<PublishView> {
+        self.publishes.iter().map(|q| self.publish_view(q)).collect()
+    }
+
+    pub(super) fn publish_view(&self, row: &PublishRow) -> PublishView {
+        let publish = &row.publish;
+        PublishView {
+            pod: self.pods.iter().find(|p| p.id == row.pod).map_or_else(String::new, |p| p.name.clone()),
+            publish: publish.to_string(),
+            proto: publish.proto.as_str(),
+            address: publish.address,
+            host_ports: publish.host_ports.to_string(),
+            pod_ports: publish.pod_ports.to_string(),
+            loopback: publish.is_loopback(),
+            index: row.index,
+            origin: row.origin,
+        }
+    }
+}

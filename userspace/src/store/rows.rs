@@ -1,0 +1,159 @@
+//! The rows as plain data.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::Serialize;
+
+use crate::topology::{Host, Network, Publish};
+
+/// Who asked for a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// The topology file: `up` with a file that no longer has it removes it.
+    File,
+    /// A verb: stays until a verb removes it.
+    Verb,
+}
+
+/// How far a row has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Being made, or the maker was killed.
+    Creating,
+    /// Live.
+    Ready,
+    /// Being removed, or the remover was killed.
+    Deleting,
+}
+
+/// The instance itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceRow {
+    /// Named namespace that is the host; `None`: the real one.
+    pub host_netns: Option<String>,
+    /// `[host]` as declared.
+    pub host: Host,
+    /// The uplink in use; `None` without a LAN.
+    pub uplink: Option<String>,
+    /// Index of the uplink when it was wired, 0 without one.
+    pub uplink_ifindex: u32,
+    /// Ports this instance added to the reserved ones, as a list of ranges, to be given back.
+    pub reserved_ports: String,
+    /// Phase.
+    pub phase: Phase,
+}
+
+/// A network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkRow {
+    /// Id in the data path, 1 and up.
+    pub id: u32,
+    /// As declared.
+    pub network: Network,
+    /// MTU in use, in bytes.
+    pub mtu_bytes: u32,
+    /// Whether the host's routes lead to it; see `netns_ebpf_common::network::Network::HOST_ACCESS`.
+    pub host_access: bool,
+    /// The IPv4 address handed out last.
+    pub last4: Option<Ipv4Addr>,
+    /// The IPv6 address handed out last.
+    pub last6: Option<Ipv6Addr>,
+    /// Who asked for it.
+    pub origin: Origin,
+    /// Phase.
+    pub phase: Phase,
+}
+
+impl NetworkRow {
+    /// Remembers an address as the one handed out last.
+    pub fn handed_out(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(a) => self.last4 = Some(a),
+            IpAddr::V6(a) => self.last6 = Some(a),
+        }
+    }
+}
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodRow {
+    /// Never used twice: the owner of its map entries.
+    pub id: u64,
+    /// Slot in the data path.
+    pub slot: u32,
+    /// Name, also of its namespace.
+    pub name: String,
+    /// Id of its network.
+    pub network: u32,
+    /// IPv4 address.
+    pub addr4: Option<Ipv4Addr>,
+    /// IPv6 address.
+    pub addr6: Option<Ipv6Addr>,
+    /// The namespace is not ours to delete: somebody else made one of this name first.
+    pub foreign_netns: bool,
+    /// Who asked for it.
+    pub origin: Origin,
+    /// Phase.
+    pub phase: Phase,
+}
+
+impl PodRow {
+    /// Its addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.addr4.map(IpAddr::V4).into_iter().chain(self.addr6.map(IpAddr::V6))
+    }
+}
+
+/// A published port or range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishRow {
+    /// Never used twice: the owner of its map entries.
+    pub id: u64,
+    /// Index in the data path's declarations.
+    pub index: u32,
+    /// Id of the pod it leads to.
+    pub pod: u64,
+    /// As declared.
+    pub publish: Publish,
+    /// Who asked for it.
+    pub origin: Origin,
+    /// Phase.
+    pub phase: Phase,
+}
+
+/// Everything an instance holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    /// The instance, when it is up or on its way.
+    pub instance: Option<InstanceRow>,
+    /// Networks, by id.
+    pub networks: Vec<NetworkRow>,
+    /// Pods, by id.
+    pub pods: Vec<PodRow>,
+    /// Publishes, by id.
+    pub publishes: Vec<PublishRow>,
+}
+
+impl State {
+    /// The pod of this name.
+    pub fn pod(&self, name: &str) -> Option<&PodRow> {
+        self.pods.iter().find(|p| p.name == name)
+    }
+
+    /// The network of this id.
+    pub fn network(&self, id: u32) -> Option<&NetworkRow> {
+        self.networks.iter().find(|n| n.id == id)
+    }
+
+    /// The network of this name.
+    pub fn network_named(&self, name: &str) -> Option<&NetworkRow> {
+        self.networks.iter().find(|n| n.network.name == name)
+    }
+
+    /// What leads to this pod.
+    pub fn publishes_of(&self, pod: u64) -> impl Iterator<Item = &PublishRow> {
+        self.publishes.iter().filter(move |p| p.pod == pod)
+    }
+}

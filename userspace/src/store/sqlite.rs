@@ -1,0 +1,340 @@
+//! The store as a SQLite file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use rusqlite::types::Type;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
+
+use super::{Change, InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, Store, StoreError};
+use crate::topology::{Host, Network, Uplink};
+
+/// Schema changes in order: the file's `user_version` is how many of them it has seen. Append only.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE counter (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER NOT NULL) STRICT;
+    INSERT INTO counter VALUES (1, 0);
+    CREATE TABLE instance (
+        id INTEGER PRIMARY KEY CHECK (id = 1), host_netns TEXT, uplink_word TEXT NOT NULL, snat_ports TEXT NOT NULL,
+        mtu INTEGER, uplink TEXT, uplink_ifindex INTEGER NOT NULL, reserved_ports TEXT NOT NULL, phase TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE network (
+        id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, subnets TEXT NOT NULL, masquerade INTEGER NOT NULL,
+        no_masquerade TEXT NOT NULL, mtu INTEGER, mtu_bytes INTEGER NOT NULL, host_access INTEGER NOT NULL,
+        last4 TEXT, last6 TEXT, origin TEXT NOT NULL, phase TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE pod (
+        id INTEGER PRIMARY KEY, slot INTEGER NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE,
+        network INTEGER NOT NULL REFERENCES network (id), addr4 TEXT, addr6 TEXT, foreign_netns INTEGER NOT NULL,
+        origin TEXT NOT NULL, phase TEXT NOT NULL, UNIQUE (network, addr4), UNIQUE (network, addr6)
+    ) STRICT;
+    CREATE TABLE publish (
+        id INTEGER PRIMARY KEY, slot INTEGER NOT NULL UNIQUE, pod INTEGER NOT NULL REFERENCES pod (id),
+        publish TEXT NOT NULL, origin TEXT NOT NULL, phase TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX publish_pod ON publish (pod);
+"];
+
+/// How long a writer waits for another one; the instance's lock keeps them apart anyway.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// A state file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    path: PathBuf,
+    db: Connection,
+}
+
+impl SqliteStore {
+    /// Makes an empty state file, or opens the one there is.
+    ///
+    /// It appears complete with its tables or not at all, so that an empty file is known to be a damaged one.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made, or is damaged.
+    pub fn create(path: &Path) -> Result<Self, StoreError> {
+        if !path.exists() {
+            let fresh = path.with_extension("new");
+            let io = |source| StoreError::Io { path: fresh.clone(), source };
+            match fs::remove_file(&fresh) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
+                _ => {}
+            }
+            let sql = |e| sqlite_error(&fresh, e);
+            let mut db = Connection::open(&fresh).map_err(sql)?;
+            migrate(&mut db, 0).map_err(sql)?;
+            db.close().map_err(|(_, e)| sql(e))?;
+            fs::rename(&fresh, path).map_err(io)?;
+        }
+        Self::open(path)
+    }
+
+    /// Opens the state file there is.
+    ///
+    /// # Errors
+    ///
+    /// It is absent or damaged, or another version's.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let sql = |e| sqlite_error(path, e);
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut db = Connection::open_with_flags(path, flags).map_err(sql)?;
+        db.busy_timeout(BUSY).map_err(sql)?;
+        let version: i64 = db.pragma_query_value(None, "user_version", |r| r.get(0)).map_err(sql)?;
+        let known = MIGRATIONS.len() as i64;
+        match version {
+            0 => {
+                return Err(StoreError::Damaged { path: path.to_owned(), reason: "it is empty".to_owned() });
+            }
+            v if v == known => {}
+            v if v > 0 && v < known => migrate(&mut db, v as usize).map_err(sql)?,
+            found => return Err(StoreError::Version { path: path.to_owned(), found, known }),
+        }
+        db.pragma_update(None, "journal_mode", "WAL").map_err(sql)?;
+        // The file lives in memory: what survives a crash of the machine is nothing either way.
+        db.pragma_update(None, "synchronous", "OFF").map_err(sql)?;
+        db.pragma_update(None, "foreign_keys", true).map_err(sql)?;
+        Ok(Self { path: path.to_owned(), db })
+    }
+
+    fn read(&self) -> rusqlite::Result<State> {
+        // One read transaction: the tables are seen as of one moment.
+        let tx = self.db.unchecked_transaction()?;
+        let instance = tx.prepare_cached("SELECT * FROM instance")?.query_map([], instance)?.next().transpose()?;
+        let networks = tx
+            .prepare_cached("SELECT * FROM network ORDER BY id")?
+            .query_map([], network)?
+            .collect::<Result<_, _>>()?;
+        let pods = tx.prepare_cached("SELECT * FROM pod ORDER BY id")?.query_map([], pod)?.collect::<Result<_, _>>()?;
+        let publishes = tx
+            .prepare_cached("SELECT * FROM publish ORDER BY id")?
+            .query_map([], publish)?
+            .collect::<Result<_, _>>()?;
+        Ok(State { instance, networks, pods, publishes })
+    }
+}
+
+impl Store for SqliteStore {
+    fn load(&self) -> Result<State, StoreError> {
+        self.read().map_err(|e| sqlite_error(&self.path, e))
+    }
+
+    fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let mut run = || -> rusqlite::Result<()> {
+            let tx = self.db.transaction()?;
+            for change in changes {
+                change_row(&tx, change)?;
+            }
+            tx.commit()
+        };
+        run().map_err(|e| sqlite_error(&self.path, e))
+    }
+
+    fn next_id(&mut self) -> Result<u64, StoreError> {
+        self.db
+            .query_row("UPDATE counter SET last = last + 1 RETURNING last", [], |r| r.get::<_, i64>(0))
+            .map(i64::cast_unsigned)
+            .map_err(|e| sqlite_error(&self.path, e))
+    }
+}
+
+fn migrate(db: &mut Connection, from: usize) -> rusqlite::Result<()> {
+    let tx = db.transaction()?;
+    for (i, migration) in MIGRATIONS.iter().enumerate().skip(from) {
+        tx.execute_batch(migration)?;
+        tx.pragma_update(None, "user_version", i as i64 + 1)?;
+    }
+    tx.commit()
+}
+
+fn sqlite_error(path: &Path, error: rusqlite::Error) -> StoreError {
+    let damaged = |reason: String| StoreError::Damaged { path: path.to_owned(), reason };
+    match &error {
+        rusqlite::Error::SqliteFailure(f, _)
+            if matches!(f.code, ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) =>
+        {
+            damaged(error.to_string())
+        }
+        // A value or a table that is not what was written.
+        rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::InvalidColumnName(_)
+        | rusqlite::Error::IntegralValueOutOfRange(..) => damaged(error.to_string()),
+        rusqlite::Error::SqliteFailure(_, Some(m)) if m.starts_with("no such table") => damaged(m.clone()),
+        _ => StoreError::Sqlite { path: path.to_owned(), source: error },
+    }
+}
+
+fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
+    // An update in place, not a replacement: rows that refer to the old one stay.
+    match change {
+        Change::PutInstance(r) => tx.prepare_cached(
+            "INSERT INTO instance VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO UPDATE SET
+             host_netns = ?1, uplink_word = ?2, snat_ports = ?3, mtu = ?4, uplink = ?5, uplink_ifindex = ?6,
+             reserved_ports = ?7, phase = ?8",
+        )?.execute(params![
+            r.host_netns,
+            r.host.uplink.as_str(),
+            r.host.snat_ports.to_string(),
+            r.host.mtu,
+            r.uplink,
+            r.uplink_ifindex,
+            r.reserved_ports,
+            r.phase.as_str(),
+        ]),
+        Change::PutNetwork(r) => tx.prepare_cached(
+            "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (id) DO UPDATE
+             SET name = ?2, subnets = ?3, masquerade = ?4, no_masquerade = ?5, mtu = ?6, mtu_bytes = ?7,
+             host_access = ?8, last4 = ?9, last6 = ?10, origin = ?11, phase = ?12",
+        )?.execute(params![
+            r.id,
+            r.network.name,
+            words(&r.network.subnets),
+            r.network.masquerade,
+            words(&r.network.no_masquerade),
+            r.network.mtu,
+            r.mtu_bytes,
+            r.host_access,
+            r.last4.map(|a| a.to_string()),
+            r.last6.map(|a| a.to_string()),
+            r.origin.as_str(),
+            r.phase.as_str(),
+        ]),
+        Change::PutPod(r) => tx.prepare_cached(
+            "INSERT INTO pod VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO UPDATE SET slot = ?2,
+             name = ?3, network = ?4, addr4 = ?5, addr6 = ?6, foreign_netns = ?7, origin = ?8, phase = ?9",
+        )?.execute(params![
+            r.id.cast_signed(),
+            r.slot,
+            r.name,
+            r.network,
+            r.addr4.map(|a| a.to_string()),
+            r.addr6.map(|a| a.to_string()),
+            r.foreign_netns,
+            r.origin.as_str(),
+            r.phase.as_str(),
+        ]),
+        Change::PutPublish(r) => tx.prepare_cached(
+            "INSERT INTO publish VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET slot = ?2, pod = ?3,
+             publish = ?4, origin = ?5, phase = ?6",
+        )?.execute(params![
+            r.id.cast_signed(),
+            r.index,
+            r.pod.cast_signed(),
+            r.publish.to_string(),
+            r.origin.as_str(),
+            r.phase.as_str(),
+        ]),
+        Change::DeleteInstance => tx.prepare_cached("DELETE FROM instance")?.execute([]),
+        Change::DeleteNetwork(id) => tx.prepare_cached("DELETE FROM network WHERE id = ?1")?.execute([id]),
+        Change::DeletePod(id) => tx.prepare_cached("DELETE FROM pod WHERE id = ?1")?.execute([id.cast_signed()]),
+        Change::DeletePublish(id) => tx.prepare_cached("DELETE FROM publish WHERE id = ?1")?.execute([id.cast_signed()]),
+    }
+    .map(|_| ())
+}
+
+fn words<T: ToString>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn instance(r: &Row<'_>) -> rusqlite::Result<InstanceRow> {
+    Ok(InstanceRow {
+        host_netns: r.get("host_netns")?,
+        host: Host {
+            uplink: Uplink::from_word(&r.get::<_, String>("uplink_word")?),
+            snat_ports: parsed(r, "snat_ports")?,
+            mtu: r.get("mtu")?,
+        },
+        uplink: r.get("uplink")?,
+        uplink_ifindex: r.get("uplink_ifindex")?,
+        reserved_ports: r.get("reserved_ports")?,
+        phase: parsed(r, "phase")?,
+    })
+}
+
+fn network(r: &Row<'_>) -> rusqlite::Result<NetworkRow> {
+    Ok(NetworkRow {
+        id: r.get("id")?,
+        network: Network {
+            name: r.get("name")?,
+            subnets: list(r, "subnets")?,
+            masquerade: r.get("masquerade")?,
+            no_masquerade: list(r, "no_masquerade")?,
+            mtu: r.get("mtu")?,
+        },
+        mtu_bytes: r.get("mtu_bytes")?,
+        host_access: r.get("host_access")?,
+        last4: optional(r, "last4")?,
+        last6: optional(r, "last6")?,
+        origin: parsed(r, "origin")?,
+        phase: parsed(r, "phase")?,
+    })
+}
+
+fn pod(r: &Row<'_>) -> rusqlite::Result<PodRow> {
+    Ok(PodRow {
+        id: r.get::<_, i64>("id")?.cast_unsigned(),
+        slot: r.get("slot")?,
+        name: r.get("name")?,
+        network: r.get("network")?,
+        addr4: optional(r, "addr4")?,
+        addr6: optional(r, "addr6")?,
+        foreign_netns: r.get("foreign_netns")?,
+        origin: parsed(r, "origin")?,
+        phase: parsed(r, "phase")?,
+    })
+}
+
+fn publish(r: &Row<'_>) -> rusqlite::Result<PublishRow> {
+    Ok(PublishRow {
+        id: r.get::<_, i64>("id")?.cast_unsigned(),
+        index: r.get("slot")?,
+        pod: r.get::<_, i64>("pod")?.cast_unsigned(),
+        publish: parsed(r, "publish")?,
+        origin: parsed(r, "origin")?,
+        phase: parsed(r, "phase")?,
+    })
+}
+
+fn conversion<E: std::fmt::Display>(column: &str, value: &str, e: E) -> rusqlite::Error {
+    let why = format!("{column} {value:?}: {e}");
+    rusqlite::Error::FromSqlConversionFailure(0, Type::Text, why.into())
+}
+
+fn parsed<T: FromStr<Err: std::fmt::Display>>(r: &Row<'_>, column: &str) -> rusqlite::Result<T> {
+    let text: String = r.get(column)?;
+    text.parse().map_err(|e| conversion(column, &text, e))
+}
+
+fn optional<T: FromStr<Err: std::fmt::Display>>(r: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>> {
+    let text: Option<String> = r.get(column)?;
+    text.map(|t| t.parse().map_err(|e| conversion(column, &t, e))).transpose()
+}
+
+fn list<T: FromStr<Err: std::fmt::Display>>(r: &Row<'_>, column: &str) -> rusqlite::Result<Vec<T>> {
+    let text: String = r.get(column)?;
+    text.split_whitespace().map(|w| w.parse().map_err(|e| conversion(column, w, e))).collect()
+}
+
+/// Words of an enum in the file.
+macro_rules! words {
+    ($t:ident { $($variant:ident = $word:literal),+ }) => {
+        impl $t {
+            fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+
+        impl FromStr for $t {
+            type Err = &'static str;
+
+            fn from_str(s: &str) -> Result<Self, Self::Err> {
+                match s { $($word => Ok(Self::$variant),)+ _ => Err("unknown word") }
+            }
+        }
+    };
+}
+
+words!(Origin { File = "file", Verb = "verb" });
+words!(Phase { Creating = "creating", Ready = "ready", Deleting = "deleting" });

@@ -1,0 +1,46 @@
+//! What a user asks for: the topology file, its parts, and every rule they must obey.
+//!
+//! Nothing here touches the kernel. [`parse`] turns text into a [`Topology`]; [`validate`] holds it against what the host
+//! has ([`HostFacts`]) and against what the instance already holds, before anything is changed. Every refusal is an
+//! [`InputError`]: the field, its value, where it is in the file, and what to do.
+//!
+//! ```toml
+//! [host]
+//! uplink = "auto"                  # the default route's interface; a name; or "none"
+//! snat_ports = "20000-32767"
+//! mtu = 1500                       # default: the uplink's
+//! [[network]]
+//! name = "pods"
+//! subnets = ["10.244.0.0/24", "fd00:244::/64"]   # at most one per family; gateway: first address
+//! masquerade = true
+//! no_masquerade = ["192.168.1.0/24"]
+//! [[pod]]
+//! name = "red"
+//! network = "pods"                 # may be left out when there is one network
+//! address = ["10.244.0.10"]        # what is not given is allocated
+//! publish = ["8080:80/tcp", "127.0.0.1:5353:53/udp", "[::]:9000-9010:9000-9010/tcp"]
+//! ```
+//!
+//! An empty list never means "all": no `no_masquerade` means every destination on the LAN is masqueraded, no `publish`
+//! means nothing is reachable from the LAN.
+
+mod facts;
+mod model;
+mod name;
+mod parse;
+mod problem;
+mod publish;
+mod subnet;
+mod validate;
+
+pub use facts::{HostFacts, HostRoute, Interface, PortProbe};
+pub use model::{Host, Network, Pod, Topology, Uplink};
+pub use name::{MAX_NAME_BYTES, check_name};
+pub use parse::{Document, parse};
+pub use problem::{InputError, InputFault, Position, Problem};
+pub use publish::{PortRange, Proto, Publish};
+pub use subnet::{gateway, is_assignable, last_host, same_family};
+pub use validate::{Taken, TakenPod, resolve_uplink, validate};
+
+#[cfg(test)]
+mod tests;

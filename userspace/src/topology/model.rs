@@ -1,0 +1,126 @@
+//! The declared topology as plain data.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Serialize, Serializer};
+
+use super::{PortRange, Publish};
+
+/// Everything a topology file says. Serialises to the file's own form.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Topology {
+    /// `[host]`.
+    pub host: Host,
+    /// `[[network]]`, in file order: of two with overlapping subnets the first has the host's routes.
+    #[serde(rename = "network")]
+    pub networks: Vec<Network>,
+    /// `[[pod]]`, in file order.
+    #[serde(rename = "pod")]
+    pub pods: Vec<Pod>,
+}
+
+/// `[host]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Host {
+    /// The interface to the LAN.
+    pub uplink: Uplink,
+    /// Ports SNAT may hand out.
+    pub snat_ports: PortRange,
+    /// MTU of every network that names none, in bytes; `None`: the uplink's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+}
+
+impl Host {
+    /// Default of `snat_ports`: below the kernel's default `ip_local_port_range`.
+    pub const DEFAULT_SNAT_PORTS: (u16, u16) = (20_000, 32_767);
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        let (start, end) = Self::DEFAULT_SNAT_PORTS;
+        #[expect(clippy::expect_used, reason = "two constants in order")]
+        let snat_ports = PortRange::new(start, end).expect("the default range is a range");
+        Self { uplink: Uplink::Auto, snat_ports, mtu: None }
+    }
+}
+
+/// How the interface to the LAN is chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Uplink {
+    /// The interface of the default route, IPv4's before IPv6's.
+    #[default]
+    Auto,
+    /// No LAN.
+    None,
+    /// This interface.
+    Named(String),
+}
+
+impl Uplink {
+    /// As in the file.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Auto => "auto",
+            Self::None => "none",
+            Self::Named(name) => name,
+        }
+    }
+
+    /// From the file's word; an interface called `auto` or `none` cannot be named.
+    pub fn from_word(word: &str) -> Self {
+        match word {
+            "auto" => Self::Auto,
+            "none" => Self::None,
+            name => Self::Named(name.to_owned()),
+        }
+    }
+}
+
+impl Serialize for Uplink {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.as_str())
+    }
+}
+
+/// `[[network]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Network {
+    /// Unique name.
+    pub name: String,
+    /// At most one per family, at least one.
+    pub subnets: Vec<IpNet>,
+    /// Pods leave for the LAN with the uplink's address.
+    pub masquerade: bool,
+    /// Destinations that pods reach with their own address all the same. Empty: none.
+    pub no_masquerade: Vec<IpNet>,
+    /// MTU in bytes; `None`: the host's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+}
+
+impl Network {
+    /// The IPv4 subnet.
+    pub fn subnet4(&self) -> Option<ipnet::Ipv4Net> {
+        self.subnets.iter().find_map(|n| if let IpNet::V4(n) = n { Some(*n) } else { None })
+    }
+
+    /// The IPv6 subnet.
+    pub fn subnet6(&self) -> Option<ipnet::Ipv6Net> {
+        self.subnets.iter().find_map(|n| if let IpNet::V6(n) = n { Some(*n) } else { None })
+    }
+}
+
+/// `[[pod]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Pod {
+    /// Unique name, also of its namespace.
+    pub name: String,
+    /// Its network.
+    pub network: String,
+    /// At most one per family; a family that is not here is allocated.
+    pub address: Vec<IpAddr>,
+    /// Published ports. Empty: none.
+    pub publish: Vec<Publish>,
+}

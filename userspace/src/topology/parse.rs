@@ -1,0 +1,280 @@
+//! From text to a [`Topology`], remembering where everything was.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::ops::Range;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{Host, InputError, Network, Pod, PortRange, Position, Problem, Publish, Topology, Uplink};
+
+/// A parsed file: what it says, and where.
+#[derive(Debug, Clone, Default)]
+pub struct Document {
+    /// What it says.
+    pub topology: Topology,
+    positions: HashMap<String, Position>,
+}
+
+impl Document {
+    /// Adds the place in the file to an error that names a field of it.
+    pub fn locate(&self, error: InputError) -> InputError {
+        if error.at.is_some() {
+            return error;
+        }
+        // A missing field has no place of its own: its table has.
+        let mut path = error.field.as_str();
+        loop {
+            if let Some(at) = self.positions.get(path) {
+                return error.clone().at(Some(*at));
+            }
+            let Some(end) = path.rfind(['.', '[']) else { return error };
+            path = &path[..end];
+        }
+    }
+}
+
+impl From<Topology> for Document {
+    fn from(topology: Topology) -> Self {
+        Self { topology, positions: HashMap::new() }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    host: Option<RawHost>,
+    #[serde(default)]
+    network: Vec<Spanned<RawNetwork>>,
+    #[serde(default)]
+    pod: Vec<Spanned<RawPod>>,
+    #[serde(default)]
+    link: Vec<Spanned<toml::Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHost {
+    uplink: Option<Spanned<String>>,
+    snat_ports: Option<Spanned<String>>,
+    mtu: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawNetwork {
+    name: Option<Spanned<String>>,
+    subnets: Option<Spanned<Vec<Spanned<String>>>>,
+    masquerade: Option<bool>,
+    #[serde(default)]
+    no_masquerade: Vec<Spanned<String>>,
+    mtu: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPod {
+    name: Option<Spanned<String>>,
+    network: Option<Spanned<String>>,
+    #[serde(default)]
+    address: Vec<Spanned<String>>,
+    #[serde(default)]
+    publish: Vec<Spanned<String>>,
+}
+
+/// Reads a topology file.
+///
+/// Only what concerns a value alone is checked here; [`super::validate`] does the rest.
+///
+/// # Errors
+///
+/// The first thing wrong, with its line and column.
+pub fn parse(text: &str) -> Result<Document, InputError> {
+    let raw: RawFile = toml::from_str(text).map_err(|e| syntax(text, &e))?;
+    let mut read = Reader { text, positions: HashMap::new() };
+    if let Some(link) = raw.link.first() {
+        read.mark("link", link.span());
+        return Err(read.error("link", "", Problem::Unsupported));
+    }
+    let host = match raw.host {
+        Some(host) => read.host(host)?,
+        None => Host::default(),
+    };
+    let networks =
+        raw.network.into_iter().enumerate().map(|(i, n)| read.network(i, n)).collect::<Result<Vec<_>, _>>()?;
+    let pods =
+        raw.pod.into_iter().enumerate().map(|(i, p)| read.pod(i, p, &networks)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Document { topology: Topology { host, networks, pods }, positions: read.positions })
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    positions: HashMap<String, Position>,
+}
+
+impl Reader<'_> {
+    fn mark(&mut self, field: &str, span: Range<usize>) {
+        self.positions.insert(field.to_owned(), Position::of(self.text, span.start));
+    }
+
+    fn error(&self, field: &str, value: &str, problem: Problem) -> InputError {
+        InputError::new(field, value, problem).at(self.positions.get(field).copied())
+    }
+
+    /// Takes a value out of its span, remembering the place.
+    fn text(&mut self, field: &str, value: Spanned<String>) -> String {
+        self.mark(field, value.span());
+        value.into_inner()
+    }
+
+    /// Reads each string of a list.
+    fn list<T>(
+        &mut self,
+        field: &str,
+        values: Vec<Spanned<String>>,
+        read: impl Fn(&str) -> Result<T, Problem>,
+    ) -> Result<Vec<T>, InputError> {
+        let mut out = Vec::with_capacity(values.len());
+        for (i, value) in values.into_iter().enumerate() {
+            let field = format!("{field}[{i}]");
+            let value = self.text(&field, value);
+            out.push(read(&value).map_err(|p| self.error(&field, &value, p))?);
+        }
+        Ok(out)
+    }
+
+    fn required(&mut self, field: &str, table: &str, value: Option<Spanned<String>>) -> Result<String, InputError> {
+        match value {
+            Some(value) => Ok(self.text(field, value)),
+            None => Err(InputError::new(field, "", Problem::Missing("add it".to_owned()))
+                .at(self.positions.get(table).copied())),
+        }
+    }
+
+    fn mtu(&mut self, field: &str, value: Option<Spanned<i64>>) -> Result<Option<u32>, InputError> {
+        let Some(value) = value else { return Ok(None) };
+        self.mark(field, value.span());
+        let given = value.into_inner();
+        match u32::try_from(given) {
+            Ok(mtu) if (1280..=65_535).contains(&mtu) => Ok(Some(mtu)),
+            _ => Err(self.error(field, &given.to_string(), Problem::Mtu)),
+        }
+    }
+
+    fn host(&mut self, raw: RawHost) -> Result<Host, InputError> {
+        let mut host = Host::default();
+        if let Some(uplink) = raw.uplink {
+            host.uplink = Uplink::from_word(&self.text("host.uplink", uplink));
+        }
+        if let Some(ports) = raw.snat_ports {
+            let ports = self.text("host.snat_ports", ports);
+            host.snat_ports =
+                ports.parse::<PortRange>().map_err(|p| self.error("host.snat_ports", &ports, range_words(p)))?;
+        }
+        host.mtu = self.mtu("host.mtu", raw.mtu)?;
+        Ok(host)
+    }
+
+    fn network(&mut self, i: usize, raw: Spanned<RawNetwork>) -> Result<Network, InputError> {
+        let table = format!("network[{i}]");
+        self.mark(&table, raw.span());
+        let raw = raw.into_inner();
+        let name = self.required(&format!("{table}.name"), &table, raw.name)?;
+        let field = format!("{table}.subnets");
+        let subnets = match raw.subnets {
+            Some(list) => {
+                self.mark(&field, list.span());
+                self.list(&field, list.into_inner(), subnet)?
+            }
+            None => return Err(InputError::new(field, "", Problem::NoSubnet).at(self.positions.get(&table).copied())),
+        };
+        let no_masquerade = self.list(&format!("{table}.no_masquerade"), raw.no_masquerade, |s| {
+            let prefix = subnet(s)?;
+            if prefix == prefix.trunc() { Ok(prefix) } else { Err(Problem::SubnetHostBits(prefix.trunc().to_string())) }
+        })?;
+        let mtu = self.mtu(&format!("{table}.mtu"), raw.mtu)?;
+        Ok(Network { name, subnets, masquerade: raw.masquerade.unwrap_or(true), no_masquerade, mtu })
+    }
+
+    fn pod(&mut self, i: usize, raw: Spanned<RawPod>, networks: &[Network]) -> Result<Pod, InputError> {
+        let table = format!("pod[{i}]");
+        self.mark(&table, raw.span());
+        let raw = raw.into_inner();
+        let name = self.required(&format!("{table}.name"), &table, raw.name)?;
+        let field = format!("{table}.network");
+        let network = match (raw.network, networks) {
+            (Some(network), _) => self.text(&field, network),
+            (None, [only]) => only.name.clone(),
+            (None, []) => {
+                let problem = Problem::UnknownNetwork("declare a [[network]]".to_owned());
+                return Err(InputError::new(field, "", problem).at(self.positions.get(&table).copied()));
+            }
+            (None, many) => {
+                let names: Vec<_> = many.iter().map(|n| n.name.as_str()).collect();
+                let problem = Problem::NetworkAmbiguous(names.join(", "));
+                return Err(InputError::new(field, "", problem).at(self.positions.get(&table).copied()));
+            }
+        };
+        let address = self.list(&format!("{table}.address"), raw.address, |s| {
+            s.parse::<IpAddr>().map_err(|_| {
+                Problem::Address(if s.contains('/') {
+                    "write it without a prefix length".to_owned()
+                } else {
+                    "write 10.244.0.10 or fd00:244::10".to_owned()
+                })
+            })
+        })?;
+        let publish = self.list(&format!("{table}.publish"), raw.publish, |s| s.parse::<Publish>())?;
+        Ok(Pod { name, network, address, publish })
+    }
+}
+
+fn subnet(s: &str) -> Result<IpNet, Problem> {
+    s.parse::<IpNet>().map_err(|_| {
+        Problem::Subnet(match s.split_once('/') {
+            None => "the prefix length is missing".to_owned(),
+            Some((a, _)) if a.parse::<IpAddr>().is_err() => format!("{a:?} is not an IP address"),
+            Some((_, len)) => format!("{len:?} is not a prefix length"),
+        })
+    })
+}
+
+/// A port range outside a publish string is not described as one.
+fn range_words(problem: Problem) -> Problem {
+    match problem {
+        Problem::Publish(why) => Problem::Syntax(format!("not a range of ports ({why}); write 20000-32767")),
+        p => p,
+    }
+}
+
+/// An error of the TOML reader in our words, naming the field as well as the text allows.
+fn syntax(text: &str, error: &toml::de::Error) -> InputError {
+    let span = error.span().unwrap_or(0..0);
+    let at = Some(Position::of(text, span.start));
+    let message = error.message();
+    let given = text.get(span.clone()).unwrap_or_default();
+    let section = text.get(..span.start).unwrap_or_default().lines().rev().find_map(|l| {
+        let l = l.trim();
+        l.starts_with('[').then(|| l.trim_matches(['[', ']', ' ']).to_owned()).filter(|s| !s.contains('"'))
+    });
+    let within = |key: &str| match &section {
+        Some(section) if !section.is_empty() && section != key => format!("{section}.{key}"),
+        _ => key.to_owned(),
+    };
+    if let Some(rest) = message.strip_prefix("unknown field `") {
+        let key = rest.split('`').next().unwrap_or(given);
+        let expected = rest.split_once("expected ").map_or("none", |(_, e)| e).replace('`', "");
+        let expected = expected.strip_prefix("one of ").unwrap_or(&expected).to_owned();
+        return InputError::new(within(key), "", Problem::UnknownKey(expected)).at(at);
+    }
+    let line_start = text.get(..span.start).and_then(|t| t.rfind('\n')).map_or(0, |i| i + 1);
+    let line = text.get(line_start..).unwrap_or_default().lines().next().unwrap_or_default();
+    let field = match line.split_once('=') {
+        Some((key, _)) if !key.trim().is_empty() => within(key.trim()),
+        _ => section.unwrap_or_else(|| "file".to_owned()),
+    };
+    let value = given.lines().next().unwrap_or_default();
+    InputError::new(field, value, Problem::Syntax(message.replace('\n', ", "))).at(at)
+}

@@ -1,0 +1,362 @@
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const GOOD: &str = r#"
+[host]
+uplink = "eth7"
+snat_ports = "20000-32767"
+
+[[network]]
+name = "pods"
+subnets = ["10.244.0.0/24", "fd00:244::/64"]
+no_masquerade = ["192.168.1.0/24"]
+
+[[pod]]
+name = "red"
+network = "pods"
+address = ["10.244.0.10"]
+publish = ["8080:80/tcp", "127.0.0.1:5353:53/udp", "[::]:9000-9010:9000-9010/tcp"]
+
+[[pod]]
+name = "blue"
+"#;
+
+fn facts() -> HostFacts {
+    let net = |s: &str| s.parse().unwrap();
+    HostFacts {
+        interfaces: vec![
+            Interface { index: 1, name: "lo".into(), mtu: 65_536, addresses: vec![net("127.0.0.1/8"), net("::1/128")] },
+            Interface {
+                index: 7,
+                name: "eth7".into(),
+                mtu: 1500,
+                addresses: vec![net("192.0.2.1/24"), net("10.77.0.9/32")],
+            },
+        ],
+        routes: vec![
+            HostRoute { destination: net("0.0.0.0/0"), ifindex: 7, ours: false },
+            HostRoute { destination: net("192.0.2.0/24"), ifindex: 7, ours: false },
+            HostRoute { destination: net("172.16.0.0/12"), ifindex: 7, ours: false },
+        ],
+        default_uplink: Some("eth7".into()),
+        namespaces: vec!["theirs".into()],
+        ours: vec![],
+    }
+}
+
+/// Parses and validates as `netns up` does.
+fn check(text: &str) -> Result<Topology, InputError> {
+    check_with(text, &facts(), &Taken::default())
+}
+
+fn check_with(text: &str, facts: &HostFacts, taken: &Taken) -> Result<Topology, InputError> {
+    let listener = |proto, _: IpAddr, port| (proto, port) == (Proto::Tcp, 22);
+    let document = parse(text)?;
+    validate(&document.topology, facts, &listener, taken).map_err(|e| document.locate(e))?;
+    Ok(document.topology)
+}
+
+#[test]
+fn reads_the_documented_file() {
+    let t = check(GOOD).unwrap();
+    assert_eq!(t.host.uplink, Uplink::Named("eth7".into()));
+    assert_eq!(t.networks[0].subnets.len(), 2);
+    assert!(t.networks[0].masquerade, "masquerade is the default");
+    assert_eq!(t.pods[1].network, "pods", "the only network is the default");
+    assert!(t.pods[1].publish.is_empty() && t.pods[1].address.is_empty());
+    assert_eq!(t.pods[0].publish[2].to_string(), "[::]:9000-9010:9000-9010/tcp");
+    assert!(t.pods[0].publish[1].is_loopback());
+}
+
+#[test]
+fn an_empty_file_is_a_host_without_pods() {
+    assert_eq!(check("").unwrap(), Topology::default());
+}
+
+/// Each row: a change to the good file, the field that must be named, and a word of the message.
+#[test]
+fn each_bad_input_names_field_value_and_place() {
+    let long = "n".repeat(MAX_NAME_BYTES + 1);
+    let long = format!("name = \"{long}\"");
+    let rows: &[(&str, &str, &str, &str)] = &[
+        ("[host]", "[host]\ncolour = 1", "host.colour", "unknown key"),
+        ("[host]", "[hots]", "hots", "unknown key"),
+        ("name = \"blue\"", "name = \"blue\"\npublsih = []", "pod.publsih", "unknown key"),
+        ("name = \"blue\"", "name = \"blue\"\n[[link]]\na = 1", "link", "not part of this version"),
+        ("name = \"blue\"", "name = 5", "pod.name", "invalid type"),
+        ("name = \"blue\"", "name = \"blue", "pod.name", ""),
+        ("name = \"blue\"", "address = []", "pod[1].name", "missing"),
+        ("\"10.244.0.10\"", "\"10.244.0.300\"", "pod[0].address[0]", "not an IP address"),
+        ("\"10.244.0.10\"", "\"10.244.0.10/24\"", "pod[0].address[0]", "without a prefix length"),
+        ("\"10.244.0.0/24\"", "\"10.244.0.0/33\"", "network[0].subnets[0]", "prefix length"),
+        ("\"10.244.0.0/24\"", "\"10.244.0.0\"", "network[0].subnets[0]", "prefix length is missing"),
+        ("\"10.244.0.0/24\"", "\"10.244.0.1/24\"", "network[0].subnets[0]", "write 10.244.0.0/24"),
+        ("\"10.244.0.0/24\"", "\"10.244.0.0/31\"", "network[0].subnets[0]", "8 to 30"),
+        ("\"10.244.0.0/24\"", "\"127.1.0.0/24\"", "network[0].subnets[0]", "loopback"),
+        ("\"10.244.0.0/24\"", "\"224.1.0.0/24\"", "network[0].subnets[0]", "multicast"),
+        ("\"fd00:244::/64\"", "\"fe80:244::/64\"", "network[0].subnets[1]", "bits set|link-local"),
+        ("\"fd00:244::/64\"", "\"10.244.0.0/16\"", "network[0].subnets[1]", "overlaps 10.244.0.0/24"),
+        ("\"fd00:244::/64\"", "\"10.245.0.0/16\"", "network[0].subnets[1]", "at most one per family"),
+        ("\"10.244.0.0/24\"", "\"192.0.2.128/25\"", "network[0].subnets[0]", "route 192.0.2.0/24 (dev eth7)"),
+        ("\"10.244.0.0/24\"", "\"172.17.0.0/16\"", "network[0].subnets[0]", "route 172.16.0.0/12"),
+        ("\"10.244.0.0/24\"", "\"10.77.0.8/29\"", "network[0].subnets[0]", "taken by the host (dev eth7)"),
+        ("\"10.244.0.0/24\", \"fd00:244::/64\"", "", "network[0].subnets", "no subnet"),
+        ("\"10.244.0.10\"", "\"10.245.0.10\"", "pod[0].address[0]", "outside network"),
+        ("\"10.244.0.10\"", "\"10.244.0.0\"", "pod[0].address[0]", "network address"),
+        ("\"10.244.0.10\"", "\"fd00:244::\"", "pod[0].address[0]", "network address"),
+        ("\"10.244.0.10\"", "\"10.244.0.255\"", "pod[0].address[0]", "broadcast"),
+        ("\"10.244.0.10\"", "\"10.244.0.1\"", "pod[0].address[0]", "gateway"),
+        ("\"10.244.0.10\"", "\"10.244.0.10\", \"10.244.0.11\"", "pod[0].address[1]", "at most one per family"),
+        (
+            "name = \"blue\"",
+            "name = \"blue\"\naddress = [\"10.244.0.10\"]",
+            "pod[1].address[0]",
+            "taken by pod \"red\"",
+        ),
+        ("8080:80/tcp", "0:80/tcp", "pod[0].publish[0]", "port 0 is out of range"),
+        ("8080:80/tcp", "8080:65536", "pod[0].publish[0]", "port 65536 is out of range"),
+        ("8080:80/tcp", "8090-8080:80-90", "pod[0].publish[0]", "reversed; write 8080-8090"),
+        ("8080:80/tcp", "8080-8081:80", "pod[0].publish[0]", "2 host ports but 1 pod ports"),
+        ("8080:80/tcp", "8080:80/sctp", "pod[0].publish[0]", "neither tcp nor udp"),
+        ("8080:80/tcp", "8080", "pod[0].publish[0]", "not a published port"),
+        ("8080:80/tcp", "::1:8080:80", "pod[0].publish[0]", "brackets"),
+        ("8080:80/tcp", "9010:80", "pod[0].publish[2]", "published already by 9010:80/tcp of pod \"red\""),
+        ("8080:80/tcp", "22:22", "pod[0].publish[0]", "listens on tcp port 22"),
+        ("8080:80/tcp", "192.0.2.9:80:80", "pod[0].publish[0]", "no address 192.0.2.9"),
+        ("name = \"blue\"", "name = \"blue\"\npublish = [\"8080:80\"]", "pod[1].publish[0]", "published already"),
+        ("name = \"blue\"", "name = \"red\"", "pod[1].name", "used twice"),
+        (
+            "[[pod]]\nname = \"red\"",
+            "[[network]]\nname = \"pods\"\nsubnets = [\"10.9.0.0/24\"]\n[[pod]]\nname = \"red\"",
+            "pod[1].network",
+            "more than one network",
+        ),
+        ("network = \"pods\"", "network = \"cods\"", "pod[0].network", "no such network; declared are pods"),
+        ("name = \"blue\"", "name = \"a/b\"", "pod[1].name", "'/'"),
+        ("name = \"blue\"", "name = \"..\"", "pod[1].name", "starts with a letter"),
+        ("name = \"blue\"", "name = \".\"", "pod[1].name", "starts with a letter"),
+        ("name = \"blue\"", "name = \"-x\"", "pod[1].name", "starts with a letter"),
+        ("name = \"blue\"", "name = \"\"", "pod[1].name", "empty"),
+        ("name = \"blue\"", "name = \"a\\u0000b\"", "pod[1].name", "'\\0'"),
+        ("name = \"blue\"", "name = \"a\\nb\"", "pod[1].name", "'\\n'"),
+        ("name = \"blue\"", "name = \"a\\u001bb\"", "pod[1].name", "cannot contain"),
+        ("name = \"blue\"", "name = \"a%d\"", "pod[1].name", "'%'"),
+        ("name = \"blue\"", &long, "pod[1].name", "longer than 128 bytes"),
+        ("name = \"blue\"", "name = \"theirs\"", "pod[1].name", "not ours"),
+        ("name = \"pods\"", "name = \"po/ds\"", "network[0].name", "'/'"),
+        ("uplink = \"eth7\"", "uplink = \"eth9\"", "host.uplink", "no such interface"),
+        ("uplink = \"eth7\"", "uplink = \"lo\"", "host.uplink", "leads to the LAN"),
+        ("uplink = \"eth7\"", "uplink = \"sixteen-bytes-xx\"", "host.uplink", "1 to 15 bytes"),
+        ("\"20000-32767\"", "\"32767-20000\"", "host.snat_ports", "reversed"),
+        ("\"20000-32767\"", "\"many\"", "host.snat_ports", "write 20000-32767"),
+        ("[host]", "[host]\nmtu = 100", "host.mtu", "1280 to 65535"),
+        ("\"192.168.1.0/24\"", "\"192.168.1.1/24\"", "network[0].no_masquerade[0]", "write 192.168.1.0/24"),
+    ];
+    for (from, to, field, word) in rows {
+        assert!(GOOD.contains(from), "{from}");
+        let text = GOOD.replacen(from, to, 1);
+        let error = check(&text).expect_err(to);
+        if *field == "pod[1].network" {
+            // Two networks: the pod that names none comes second.
+            assert_eq!(error.field, *field);
+        } else {
+            assert_eq!(error.field, *field, "{to}: {error}");
+        }
+        assert!(word.split('|').any(|w| error.to_string().contains(w)), "{to}: {error}");
+        assert!(error.at.is_some(), "{to}: no place in {error}");
+    }
+}
+
+#[test]
+fn the_place_is_the_values_own() {
+    let error = check(&GOOD.replace("10.244.0.10", "10.244.0.1")).unwrap_err();
+    assert_eq!(error.at, Some(Position { line: 14, column: 12 }));
+    let error = check(&GOOD.replace("[host]", "[host]\ncolour = 1")).unwrap_err();
+    assert_eq!(error.at, Some(Position { line: 3, column: 1 }));
+}
+
+#[test]
+fn networks_named_twice_are_refused() {
+    let text = format!("{GOOD}network = \"pods\"\n[[network]]\nname = \"pods\"\nsubnets = [\"10.9.0.0/24\"]\n");
+    let error = check(&text).unwrap_err();
+    assert_eq!((error.field.as_str(), &error.problem), ("network[1].name", &Problem::NameTwice("network[0]".into())));
+}
+
+#[test]
+fn two_networks_may_have_the_same_subnet() {
+    let text = format!("{GOOD}network = \"pods\"\n[[network]]\nname = \"other\"\nsubnets = [\"10.244.0.0/24\"]\n");
+    assert_eq!(check(&text).unwrap().networks.len(), 2);
+}
+
+#[test]
+fn uplinks_are_found_or_refused() {
+    let mut facts = facts();
+    assert_eq!(resolve_uplink(&Uplink::Auto, &facts).unwrap().unwrap().index, 7);
+    assert_eq!(resolve_uplink(&Uplink::None, &facts).unwrap(), None);
+    facts.default_uplink = None;
+    assert_eq!(resolve_uplink(&Uplink::Auto, &facts).unwrap_err().problem, Problem::UplinkAuto);
+    facts.ours = vec![7];
+    assert_eq!(resolve_uplink(&Uplink::Named("eth7".into()), &facts).unwrap_err().problem, Problem::UplinkOurs);
+}
+
+#[test]
+fn what_the_instance_holds_counts() {
+    let taken = Taken {
+        pods: vec![TakenPod {
+            name: "old".into(),
+            network: "pods".into(),
+            addresses: vec!["10.244.0.10".parse().unwrap()],
+        }],
+        publishes: vec![("old".into(), "7000:7000".parse().unwrap())],
+        namespaces: HashSet::from(["theirs".to_owned()]),
+        ..Taken::default()
+    };
+    let error = check_with(GOOD, &facts(), &taken).unwrap_err();
+    assert_eq!(error.problem, Problem::AddressTaken("old".into()));
+    let error = check_with(&GOOD.replace("8080", "7000").replace("0.10\"", "0.11\""), &facts(), &taken).unwrap_err();
+    assert!(matches!(error.problem, Problem::PublishedTwice { .. }));
+    let error = check_with(&GOOD.replace("blue", "old").replace("0.10\"", "0.11\""), &facts(), &taken).unwrap_err();
+    assert_eq!(error.problem, Problem::NameTaken);
+    check_with(&GOOD.replace("blue", "theirs").replace("0.10\"", "0.11\""), &facts(), &taken).unwrap();
+}
+
+#[test]
+fn a_live_network_is_not_held_against_routes_again() {
+    let taken = Taken { networks: vec!["pods".into()], ..Taken::default() };
+    let text = GOOD.replace("10.244.0.0/24", "192.0.2.0/24").replace("10.244.0.10", "192.0.2.10");
+    check(&text).unwrap_err();
+    check_with(&text, &facts(), &taken).unwrap();
+}
+
+#[test]
+fn publishes_conflict_as_sockets_do() {
+    let rows = [
+        ("80:80", "80:81", true),
+        ("80:80/tcp", "80:80/udp", false),
+        ("192.0.2.1:80:80", "192.0.2.2:80:80", false),
+        ("192.0.2.1:80:80", "80:80", true),
+        ("0.0.0.0:80:80", "[::]:80:80", false),
+        ("0.0.0.0:80:80", "80:80", true),
+        ("[::1]:80:80", "0.0.0.0:80:80", false),
+        ("80-90:80-90", "90-99:90-99", true),
+        ("80-90:80-90", "91-99:91-99", false),
+    ];
+    for (a, b, conflict) in rows {
+        let (x, y): (Publish, Publish) = (a.parse().unwrap(), b.parse().unwrap());
+        assert_eq!((x.conflicts(&y), y.conflicts(&x)), (conflict, conflict), "{a} {b}");
+    }
+}
+
+#[test]
+fn a_publish_needs_a_pod_address_of_its_family() {
+    let text =
+        "[[network]]\nname = \"n\"\nsubnets = [\"10.9.0.0/24\"]\n[[pod]]\nname = \"a\"\npublish = [\"[::]:80:80\"]";
+    assert!(matches!(check(text).unwrap_err().problem, Problem::PublishFamily { family: "IPv6", .. }));
+    check(&text.replace("[::]:", "")).unwrap();
+}
+
+fn port_range() -> impl Strategy<Value = (u16, u16)> {
+    (1u16..=u16::MAX, 0u16..200).prop_map(|(s, n)| (s, s.saturating_add(n)))
+}
+
+fn publish() -> impl Strategy<Value = Publish> {
+    let address = prop_oneof![
+        Just(None),
+        any::<[u8; 4]>().prop_map(|a| Some(IpAddr::from(a))),
+        any::<[u8; 16]>().prop_map(|a| Some(IpAddr::from(a))),
+    ];
+    (address, port_range(), 1u16..=u16::MAX, any::<bool>()).prop_filter_map(
+        "unicast, within the ports",
+        |(address, (s, e), pod, tcp)| {
+            let end = pod.checked_add(e - s)?;
+            let unicast = address.is_none_or(|a: IpAddr| !a.is_multicast() && a != IpAddr::from([255; 4]));
+            unicast.then(|| Publish {
+                address,
+                host_ports: PortRange::new(s, e).unwrap(),
+                pod_ports: PortRange::new(pod, end).unwrap(),
+                proto: if tcp { Proto::Tcp } else { Proto::Udp },
+            })
+        },
+    )
+}
+
+/// Topologies that obey every rule: network i has 10.i.0.0/16, pod k of it a fixed address, published ports apart.
+fn topology() -> impl Strategy<Value = Topology> {
+    let pod = (any::<bool>(), any::<bool>(), proptest::collection::vec(any::<bool>(), 0..3));
+    let network = (
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        proptest::option::of(1280u32..=65_535),
+        proptest::collection::vec(pod, 0..4),
+    );
+    proptest::collection::vec(network, 0..5).prop_map(|networks| {
+        let mut t = Topology::default();
+        for (i, (v6, masquerade, exempt, mtu, pods)) in networks.into_iter().enumerate() {
+            let mut subnets = vec![format!("10.{i}.0.0/16").parse().unwrap()];
+            if v6 {
+                subnets.push(format!("fd00:{i}::/64").parse().unwrap());
+            }
+            let no_masquerade = if exempt { vec!["192.168.0.0/16".parse().unwrap()] } else { vec![] };
+            t.networks.push(Network { name: format!("net{i}"), subnets, masquerade, no_masquerade, mtu });
+            for (k, (fixed4, fixed6, publishes)) in pods.into_iter().enumerate() {
+                let mut address = vec![];
+                if fixed4 {
+                    address.push(format!("10.{i}.0.{}", k + 10).parse().unwrap());
+                }
+                if fixed6 && v6 {
+                    address.push(format!("fd00:{i}::{}", k + 10).parse().unwrap());
+                }
+                let base = 1000 + i * 100 + k * 10;
+                let publish = publishes
+                    .iter()
+                    .enumerate()
+                    .map(|(p, tcp)| {
+                        format!("{}:{}/{}", base + p, 80, if *tcp { "tcp" } else { "udp" }).parse().unwrap()
+                    })
+                    .collect();
+                t.pods.push(Pod { name: format!("pod{i}-{k}"), network: format!("net{i}"), address, publish });
+            }
+        }
+        t
+    })
+}
+
+proptest! {
+    #[test]
+    fn publish_strings_round_trip(p in publish()) {
+        prop_assert_eq!(p.to_string().parse::<Publish>().unwrap(), p);
+    }
+
+    #[test]
+    fn valid_topologies_survive_writing_and_reading(t in topology()) {
+        let text = toml::to_string(&t).unwrap();
+        let read = check(&text).map_err(|e| TestCaseError::fail(format!("{e}\n{text}")))?;
+        prop_assert_eq!(&read, &t);
+        // An empty list stays empty: it never comes to mean "all".
+        for (a, b) in read.pods.iter().zip(&t.pods) {
+            prop_assert_eq!(a.publish.is_empty(), b.publish.is_empty());
+        }
+    }
+
+    #[test]
+    fn any_text_is_read_or_refused(text in "\\PC*") {
+        let _ = check(&text);
+        let _ = text.parse::<Publish>();
+        let _ = text.parse::<PortRange>();
+        let _ = check_name(&text);
+    }
+
+    #[test]
+    fn a_damaged_file_is_read_or_refused(at in 0usize..GOOD.len(), with in "\\PC{0,4}", cut in 0usize..8) {
+        let end = (at + cut).min(GOOD.len());
+        let text = format!("{}{with}{}", &GOOD[..at], &GOOD[end..]);
+        if let Err(e) = check(&text) {
+            prop_assert!(!e.to_string().is_empty());
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The rules that concern more than one value.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netns_ebpf_common::abi;
+
+use super::subnet::{check_subnet, overlap};
+use super::{
+    HostFacts, InputError, Interface, Network, Pod, PortProbe, Problem, Publish, Topology, Uplink, check_name, gateway,
+    is_assignable, same_family,
+};
+
+/// What the instance holds beside the topology that is checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Names of networks that are live already: their subnets are not held against the host's routes again.
+    pub networks: Vec<String>,
+    /// Pods that stay and are not part of the topology.
+    pub pods: Vec<TakenPod>,
+    /// Publishes that stay and are not part of the topology, with the name of their pod.
+    pub publishes: Vec<(String, Publish)>,
+    /// Publishes of the topology that are live already: not held against the host's sockets and addresses again.
+    pub live: Vec<Publish>,
+    /// Namespaces that belong to the instance.
+    pub namespaces: HashSet<String>,
+}
+
+/// A live pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakenPod {
+    /// Name.
+    pub name: String,
+    /// Name of its network.
+    pub network: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Holds a topology against itself, the host and what the instance holds.
+///
+/// # Errors
+///
+/// The first rule that is broken; [`super::Document::locate`] adds the place.
+pub fn validate(
+    topology: &Topology,
+    facts: &HostFacts,
+    ports: &dyn PortProbe,
+    taken: &Taken,
+) -> Result<(), InputError> {
+    resolve_uplink(&topology.host.uplink, facts)?;
+    networks(topology, facts, taken)?;
+    pods(topology, facts, taken)?;
+    publishes(topology, facts, ports, taken)
+}
+
+/// The interface to the LAN, or `None` for a host without one.
+///
+/// # Errors
+///
+/// It does not exist, cannot be found, or is one of this instance's own.
+pub fn resolve_uplink<'a>(uplink: &Uplink, facts: &'a HostFacts) -> Result<Option<&'a Interface>, InputError> {
+    let error = |problem| InputError::new("host.uplink", uplink.as_str(), problem);
+    let name = match uplink {
+        Uplink::None => return Ok(None),
+        Uplink::Auto => facts.default_uplink.as_deref().ok_or_else(|| error(Problem::UplinkAuto))?,
+        Uplink::Named(name) => {
+            let odd = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+            if name.is_empty() || name.len() > 15 || name.contains(odd) || name == "." || name == ".." {
+                return Err(error(Problem::UplinkName));
+            }
+            name
+        }
+    };
+    let interface = facts.interface(name).ok_or_else(|| error(Problem::UplinkMissing))?;
+    if facts.ours.contains(&interface.index) || name == "lo" {
+        return Err(error(Problem::UplinkOurs));
+    }
+    Ok(Some(interface))
+}
+
+fn networks(topology: &Topology, facts: &HostFacts, taken: &Taken) -> Result<(), InputError> {
+    let mut seen = HashMap::new();
+    for (i, network) in topology.networks.iter().enumerate() {
+        let field = format!("network[{i}]");
+        unique_name(&field, &network.name, &mut seen)?;
+        let live = taken.networks.contains(&network.name);
+        subnets(&field, network, facts, live)?;
+    }
+    let all = topology.networks.iter().map(|n| n.name.as_str()).chain(taken.networks.iter().map(String::as_str));
+    let limit = abi::MAX_NETWORKS - 1;
+    if all.collect::<HashSet<_>>().len() > limit as usize {
+        return Err(InputError::new("network", "", Problem::TooMany(limit)));
+    }
+    for is_v4 in [true, false] {
+        let prefixes = topology.networks.iter().flat_map(|n| &n.no_masquerade).filter(|p| p.addr().is_ipv4() == is_v4);
+        if prefixes.count() > abi::MAX_NO_MASQUERADE as usize {
+            return Err(InputError::new("network.no_masquerade", "", Problem::TooMany(abi::MAX_NO_MASQUERADE)));
+        }
+    }
+    Ok(())
+}
+
+fn subnets(field: &str, network: &Network, facts: &HostFacts, live: bool) -> Result<(), InputError> {
+    if network.subnets.is_empty() {
+        return Err(InputError::new(format!("{field}.subnets"), "", Problem::NoSubnet));
+    }
+    for (k, subnet) in network.subnets.iter().enumerate() {
+        let error = |problem| InputError::new(format!("{field}.subnets[{k}]"), subnet, problem);
+        check_subnet(*subnet).map_err(error)?;
+        for earlier in &network.subnets[..k] {
+            if overlap(*earlier, *subnet) {
+                return Err(error(Problem::SubnetOverlap(earlier.to_string())));
+            }
+            if earlier.addr().is_ipv4() == subnet.addr().is_ipv4() {
+                let family = family(subnet.addr());
+                return Err(error(Problem::SubnetFamilyTwice { family, first: earlier.to_string() }));
+            }
+        }
+        if live {
+            continue;
+        }
+        let foreign = |r: &&super::HostRoute| !r.ours && r.destination.prefix_len() > 0;
+        if let Some(route) = facts.routes.iter().filter(foreign).find(|r| overlap(r.destination, *subnet)) {
+            let dev = facts.ifname(route.ifindex).to_owned();
+            return Err(error(Problem::RouteOverlap { route: route.destination.to_string(), dev }));
+        }
+        if let Some(holder) = facts.holder(gateway(*subnet)) {
+            let gateway = gateway(*subnet).to_string();
+            return Err(error(Problem::GatewayTaken { gateway, dev: holder.name.clone() }));
+        }
+    }
+    Ok(())
+}
+
+fn pods(topology: &Topology, facts: &HostFacts, taken: &Taken) -> Result<(), InputError> {
+    let mut seen = HashMap::new();
+    let mut addresses: HashMap<(&str, IpAddr), &str> = HashMap::new();
+    for pod in &taken.pods {
+        addresses.extend(pod.addresses.iter().map(|a| ((pod.network.as_str(), *a), pod.name.as_str())));
+    }
+    for (i, pod) in topology.pods.iter().enumerate() {
+        let field = format!("pod[{i}]");
+        unique_name(&field, &pod.name, &mut seen)?;
+        let name_error = |problem| InputError::new(format!("{field}.name"), &pod.name, problem);
+        if taken.pods.iter().any(|t| t.name == pod.name) {
+            return Err(name_error(Problem::NameTaken));
+        }
+        if facts.namespaces.contains(&pod.name) && !taken.namespaces.contains(&pod.name) {
+            return Err(name_error(Problem::NamespaceTaken));
+        }
+        let network = network_of(&field, pod, topology)?;
+        for (k, address) in pod.address.iter().enumerate() {
+            let error = |problem| InputError::new(format!("{field}.address[{k}]"), address, problem);
+            check_address(pod, network, k, facts).map_err(error)?;
+            if let Some(other) = addresses.insert((&pod.network, *address), &pod.name) {
+                return Err(error(Problem::AddressTaken(other.to_owned())));
+            }
+        }
+    }
+    if topology.pods.len() + taken.pods.len() > abi::MAX_ENDPOINTS as usize {
+        return Err(InputError::new("pod", "", Problem::TooMany(abi::MAX_ENDPOINTS)));
+    }
+    Ok(())
+}
+
+fn network_of<'a>(field: &str, pod: &Pod, topology: &'a Topology) -> Result<&'a Network, InputError> {
+    topology.networks.iter().find(|n| n.name == pod.network).ok_or_else(|| {
+        let names: Vec<_> = topology.networks.iter().map(|n| n.name.as_str()).collect();
+        let hint =
+            if names.is_empty() { "declare it first".to_owned() } else { format!("declared are {}", names.join(", ")) };
+        InputError::new(format!("{field}.network"), &pod.network, Problem::UnknownNetwork(hint))
+    })
+}
+
+fn check_address(pod: &Pod, network: &Network, k: usize, facts: &HostFacts) -> Result<(), Problem> {
+    let address = pod.address[k];
+    let Some(subnet) = network.subnets.iter().find(|n| same_family(**n, address)) else {
+        let subnets: Vec<_> = network.subnets.iter().map(IpNet::to_string).collect();
+        return Err(Problem::AddressOutside { network: network.name.clone(), subnets: subnets.join(", ") });
+    };
+    is_assignable(&network.name, *subnet, address)?;
+    if let Some(first) = pod.address[..k].iter().find(|a| a.is_ipv4() == address.is_ipv4() && **a != address) {
+        return Err(Problem::AddressFamilyTwice { family: family(address), first: first.to_string() });
+    }
+    if let Some(holder) = facts.holder(address) {
+        return Err(Problem::AddressIsHosts(holder.name.clone()));
+    }
+    Ok(())
+}
+
+fn publishes(topology: &Topology, facts: &HostFacts, ports: &dyn PortProbe, taken: &Taken) -> Result<(), InputError> {
+    let mut seen: Vec<(&str, Publish)> = taken.publishes.iter().map(|(pod, p)| (pod.as_str(), *p)).collect();
+    for (i, pod) in topology.pods.iter().enumerate() {
+        let network = network_of(&format!("pod[{i}]"), pod, topology)?;
+        for (k, publish) in pod.publish.iter().enumerate() {
+            let error = |problem| InputError::new(format!("pod[{i}].publish[{k}]"), publish, problem);
+            if let Some((by, other)) = seen.iter().find(|(_, p)| p.conflicts(publish)) {
+                return Err(error(Problem::PublishedTwice { by: other.to_string(), pod: (*by).to_owned() }));
+            }
+            if !taken.live.contains(publish) {
+                check_publish(publish, network, &pod.name, facts, ports).map_err(error)?;
+            }
+            seen.push((&pod.name, *publish));
+        }
+    }
+    if seen.len() > abi::MAX_PUBLISHES as usize {
+        return Err(InputError::new("pod.publish", "", Problem::TooMany(abi::MAX_PUBLISHES)));
+    }
+    for reaches in [Publish::is_v4, Publish::is_v6] {
+        let entries: u64 = seen.iter().filter(|(_, p)| reaches(p)).map(|(_, p)| u64::from(p.host_ports.len())).sum();
+        if entries > u64::from(abi::MAX_PUBLISHED_PORTS) {
+            return Err(InputError::new("pod.publish", "", Problem::TooMany(abi::MAX_PUBLISHED_PORTS)));
+        }
+    }
+    Ok(())
+}
+
+fn check_publish(
+    publish: &Publish,
+    network: &Network,
+    pod: &str,
+    facts: &HostFacts,
+    ports: &dyn PortProbe,
+) -> Result<(), Problem> {
+    let leads = |is_v4: bool| network.subnets.iter().any(|n| n.addr().is_ipv4() == is_v4);
+    if let Some(address) = publish.address {
+        if !leads(address.is_ipv4()) {
+            return Err(Problem::PublishFamily { pod: pod.to_owned(), family: family(address) });
+        }
+        let local = |i: &Interface| i.addresses.iter().any(|a| a.addr() == address);
+        if !address.is_unspecified() && !address.is_loopback() && !facts.interfaces.iter().any(local) {
+            return Err(Problem::PublishAddress(address.to_string()));
+        }
+    }
+    for address in publish.keys().filter(|a| leads(a.is_ipv4())) {
+        if let Some(port) = publish.host_ports.iter().find(|p| ports.is_bound(publish.proto, address, *p)) {
+            return Err(Problem::PortListened(format!("{} port {port}", publish.proto)));
+        }
+    }
+    Ok(())
+}
+
+fn unique_name<'a>(field: &str, name: &'a str, seen: &mut HashMap<&'a str, String>) -> Result<(), InputError> {
+    let error = |problem| InputError::new(format!("{field}.name"), name, problem);
+    check_name(name).map_err(error)?;
+    match seen.insert(name, field.to_owned()) {
+        Some(other) => Err(error(Problem::NameTwice(other))),
+        None => Ok(()),
+    }
+}
+
+/// The family's name for messages.
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
