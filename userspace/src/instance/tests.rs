@@ -47,7 +47,11 @@ impl Kernel {
 
     fn add(&self, name: &str) -> Result<(), FabricError> {
         self.step(&format!("add {name}"), || {
-            if self.objects.borrow_mut().insert(name.to_owned()) { Ok(()) } else { Err(FabricError::Exists(name.to_owned())) }
+            if self.objects.borrow_mut().insert(name.to_owned()) {
+                Ok(())
+            } else {
+                Err(FabricError::Exists(name.to_owned()))
+            }
         })
     }
 
