@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{env, fs};
 
-#[path = "build/btf.rs"]
-mod btf;
 #[path = "../xtask/src/toolchain.rs"]
 mod toolchain;
 
@@ -29,8 +27,6 @@ fn main() -> ExitCode {
 fn build() -> Result<(), Box<dyn Error>> {
     let manifest_dir = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let workspace = manifest_dir.parent().ok_or("the package is not in a workspace")?;
-    println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=build/btf.rs");
     for input in INPUTS {
         println!("cargo::rerun-if-changed={}", workspace.join(input).display());
     }
@@ -45,9 +41,7 @@ fn build() -> Result<(), Box<dyn Error>> {
         return Err(format!("the eBPF crate does not build ({status}) with {toolchain}").into());
     }
     let object = Toolchain::object(&target_dir);
-    let mut bytes = fs::read(&object).map_err(|error| format!("{}: {error}", object.display()))?;
-    btf::settle_unions(&mut bytes).map_err(|error| format!("{}: {error}", object.display()))?;
-    fs::write(out_dir.join("netns-ebpf.o"), bytes)?;
+    fs::copy(&object, out_dir.join("netns-ebpf.o")).map_err(|error| format!("{}: {error}", object.display()))?;
     Ok(())
 }
 
