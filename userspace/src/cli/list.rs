@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::table::{list, table};
 use super::{CliError, Global};
-use crate::instance::{Dirs, InstanceError, PodView, STATE_ROOT};
+use crate::instance::{Dirs, PodView, STATE_ROOT};
 use crate::netns::list_named;
 use crate::store::Store;
 
@@ -45,8 +45,15 @@ pub(super) fn run(global: &Global, _: &ListArgs) -> Result<u8, CliError> {
         if wanted.is_some_and(|w| w != instance) {
             continue;
         }
-        let Some(store) = Dirs::new(&instance)?.open()? else { continue };
-        let state = store.load().map_err(InstanceError::from)?;
+        let state = match Dirs::new(&instance)?.open().and_then(|s| Ok(s.map(|s| s.load()).transpose()?)) {
+            Ok(Some(state)) => state,
+            Ok(None) => continue,
+            // The namespaces are there all the same, and the other instances as well.
+            Err(e) => {
+                tracing::warn!("{e}");
+                continue;
+            }
+        };
         for PodView { name, network, addresses, slot, publish, .. } in state.pod_views() {
             let present = names.contains(&name);
             let pod = Some(PodFields { network, addresses, slot, publish });

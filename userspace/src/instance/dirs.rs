@@ -71,6 +71,15 @@ impl Dirs {
         &self.pins
     }
 
+    /// The other instances below the same roots.
+    pub(super) fn others(&self) -> Result<Vec<Self>, InputError> {
+        let (Some(state_root), Some(pin_root)) = (self.state.parent(), self.pins.parent()) else {
+            return Ok(Vec::new());
+        };
+        let names = list(state_root).into_iter().filter(|n| *n != self.name);
+        names.map(|n| Self::below(state_root, pin_root, &n)).collect()
+    }
+
     /// The state file.
     pub fn database(&self) -> PathBuf {
         self.state.join("state.db")

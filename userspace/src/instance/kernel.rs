@@ -252,7 +252,9 @@ impl Fabric for KernelFabric {
     }
 
     async fn open(&mut self) -> Result<(), FabricError> {
-        Datapath::open(self.dirs.pins()).map(|_| ()).map_err(|e| FabricError::step("open the data path", e))
+        Datapath::open(self.dirs.pins())
+            .map(|_| ())
+            .map_err(|e| FabricError::step("open the data path (`netns down` and `netns up` make it anew)", e))
     }
 
     async fn unload(&mut self) -> Result<(), FabricError> {

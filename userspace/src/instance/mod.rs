@@ -1,12 +1,13 @@
 //! The verbs: from a topology to a running instance and back.
 //!
 //! A mutating verb takes the instance's lock, undoes what a killed predecessor left, judges its input against the host
-//! and the store ([`plan`]), writes its intent, changes the kernel, and marks its rows ready in one step. Until then its
+//! and the store (`plan`), writes its intent, changes the kernel, and marks its rows ready in one step. Until then its
 //! rows are `creating`; a failure and a later verb that finds them undo them by the same code, so there is one way back.
 
 mod dirs;
 mod error;
 mod fabric;
+mod grants;
 mod kernel;
 mod plan;
 mod session;

@@ -3,13 +3,11 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use netns_ebpf_common::abi;
-
 use super::InstanceError;
-use crate::ipam;
+use super::grants::Grants;
 use crate::store::{InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, StoreError};
 use crate::topology::{
-    self, Document, HostFacts, InputError, Network, Pod, PortProbe, Problem, Publish, Taken, TakenPod, Topology,
+    self, Document, HostFacts, InputError, Pod, PortProbe, Problem, Publish, Taken, TakenPod, Topology,
 };
 
 /// MTU where neither file nor uplink name one, in bytes.
@@ -56,6 +54,42 @@ pub struct PodRequest {
     pub publishes: Vec<Publish>,
 }
 
+/// What is around an instance.
+pub(super) struct Surroundings<'a> {
+    /// What the host has.
+    pub(super) facts: &'a HostFacts,
+    /// Who listens on the host's ports.
+    pub(super) ports: &'a dyn PortProbe,
+    /// The other instances on the same host namespace, by name.
+    pub(super) others: &'a [(String, State)],
+}
+
+impl Surroundings<'_> {
+    /// What other instances publish on this host.
+    fn publishes(&self) -> impl Iterator<Item = (String, Publish)> {
+        self.others.iter().flat_map(|(name, state)| {
+            state
+                .publish_views()
+                .into_iter()
+                .zip(&state.publishes)
+                .map(move |(view, row)| (format!("{} of instance {name}", view.pod), row.publish))
+        })
+    }
+
+    /// Two instances that translate to the same address must not hand out the same ports.
+    fn check_snat_ports(&self, wanted: &Topology, uplink: Option<&str>) -> Result<(), InputError> {
+        let ports = wanted.host.snat_ports;
+        for (name, state) in self.others {
+            let Some(other) = &state.instance else { continue };
+            if uplink.is_some() && other.uplink.as_deref() == uplink && other.host.snat_ports.overlaps(ports) {
+                let problem = Problem::SnatPortsTaken(name.clone(), other.host.snat_ports.to_string());
+                return Err(InputError::new("host.snat_ports", ports, problem));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Hands out ids of rows.
 pub(super) type NextId<'a> = &'a mut dyn FnMut() -> Result<u64, StoreError>;
 
@@ -68,16 +102,28 @@ pub(super) fn up(
     state: &State,
     host_netns: Option<&str>,
     document: &Document,
-    facts: &HostFacts,
-    ports: &dyn PortProbe,
+    host: &Surroundings<'_>,
     next_id: NextId<'_>,
 ) -> Result<Plan, InstanceError> {
-    let wanted = &document.topology;
+    let (wanted, facts) = (&document.topology, host.facts);
     let located = |e| InstanceError::Input(document.locate(e));
     unchanged(state, wanted).map_err(located)?;
-    let (taken, mut plan) = divide(state, wanted);
-    topology::validate(wanted, facts, ports, &taken).map_err(located)?;
-    let uplink = topology::resolve_uplink(&wanted.host.uplink, facts).map_err(located)?;
+    let (mut taken, mut plan) = divide(state, wanted);
+    taken.publishes.extend(host.publishes());
+    let uplink = match &state.instance {
+        None => {
+            topology::validate(wanted, facts, host.ports, &taken).map_err(located)?;
+            topology::resolve_uplink(&wanted.host.uplink, facts).map_err(located)?
+        }
+        Some(live) => {
+            // The uplink was judged when the instance came up, and is the same; it may be away for a moment now.
+            let mut wanted = wanted.clone();
+            wanted.host.uplink = topology::Uplink::None;
+            topology::validate(&wanted, facts, host.ports, &taken).map_err(located)?;
+            live.uplink.as_deref().and_then(|name| facts.interface(name))
+        }
+    };
+    host.check_snat_ports(wanted, uplink.map(|u| u.name.as_str())).map_err(located)?;
     if state.instance.is_none() {
         plan.instance = Some(InstanceRow {
             host_netns: host_netns.map(str::to_owned),
@@ -110,8 +156,7 @@ pub(super) fn up(
 pub(super) fn add(
     state: &State,
     request: &PodRequest,
-    facts: &HostFacts,
-    ports: &dyn PortProbe,
+    host: &Surroundings<'_>,
     next_id: NextId<'_>,
 ) -> Result<Plan, InstanceError> {
     let network = match (&request.network, state.networks.as_slice()) {
@@ -132,10 +177,11 @@ pub(super) fn add(
         address: request.addresses.clone(),
         publish: request.publishes.clone(),
     };
-    let (wanted, taken) = beside(state, pod, None);
-    topology::validate(&wanted, facts, ports, &taken).map_err(as_flag)?;
+    let (wanted, mut taken) = beside(state, pod, None);
+    taken.publishes.extend(host.publishes());
+    topology::validate(&wanted, host.facts, host.ports, &taken).map_err(as_flag)?;
     let mut plan = Plan::default();
-    let mut grants = Grants::new(state, facts, &plan);
+    let mut grants = Grants::new(state, host.facts, &plan);
     grants.pods(state, &wanted, Origin::Verb, &mut plan, next_id, &|e| as_flag(e).into())?;
     Ok(plan)
 }
@@ -149,8 +195,7 @@ pub(super) fn publish(
     state: &State,
     pod: &str,
     publishes: &[Publish],
-    facts: &HostFacts,
-    ports: &dyn PortProbe,
+    host: &Surroundings<'_>,
     next_id: NextId<'_>,
 ) -> Result<Plan, InstanceError> {
     let Some(row) = state.pod(pod) else { return Err(InputError::new("POD", pod, Problem::UnknownPod).into()) };
@@ -158,10 +203,11 @@ pub(super) fn publish(
     let network = state.network(row.network).map_or_else(String::new, |n| n.network.name.clone());
     let publish = publishes.iter().filter(|p| !present.contains(p)).copied().collect();
     let asked = Pod { name: row.name.clone(), network, address: row.addresses().collect(), publish };
-    let (wanted, taken) = beside(state, asked, Some(row.id));
-    topology::validate(&wanted, facts, ports, &taken).map_err(as_flag)?;
+    let (wanted, mut taken) = beside(state, asked, Some(row.id));
+    taken.publishes.extend(host.publishes());
+    topology::validate(&wanted, host.facts, host.ports, &taken).map_err(as_flag)?;
     let mut plan = Plan::default();
-    let mut grants = Grants::new(state, facts, &plan);
+    let mut grants = Grants::new(state, host.facts, &plan);
     for (k, publish) in wanted.pods[0].publish.iter().enumerate() {
         let error = |p| as_flag(InputError::new(format!("pod[0].publish[{k}]"), publish, p)).into();
         grants.publish(row.id, publish, Origin::Verb, &mut plan, next_id, &error)?;
@@ -303,159 +349,4 @@ fn divide(state: &State, wanted: &Topology) -> (Taken, Plan) {
         }
     }
     (taken, plan)
-}
-
-/// Numbers and addresses that are still free.
-struct Grants<'a> {
-    networks: Vec<NetworkRow>,
-    ids: HashSet<u32>,
-    slots: HashSet<u32>,
-    indexes: HashSet<u32>,
-    ifindexes: HashSet<u32>,
-    addresses: HashSet<(u32, IpAddr)>,
-    facts: &'a HostFacts,
-}
-
-impl<'a> Grants<'a> {
-    fn new(state: &State, facts: &'a HostFacts, plan: &Plan) -> Self {
-        let staying = |p: &&PodRow| !plan.remove_pods.contains(&p.id);
-        Self {
-            networks: state.networks.iter().filter(|n| !plan.remove_networks.contains(&n.id)).cloned().collect(),
-            ids: state.networks.iter().map(|n| n.id).collect(),
-            slots: state.pods.iter().map(|p| p.slot).collect(),
-            indexes: state.publishes.iter().map(|q| q.index).collect(),
-            ifindexes: facts.interfaces.iter().map(|i| i.index).collect(),
-            addresses: state.pods.iter().filter(staying).flat_map(|p| p.addresses().map(|a| (p.network, a))).collect(),
-            facts,
-        }
-    }
-
-    /// The lowest number that is free and, where it stands for an interface index, taken by no interface.
-    fn lowest(used: &mut HashSet<u32>, taken: impl Fn(u32) -> bool, from: u32, limit: u32) -> Result<u32, Problem> {
-        let free = (from..limit).find(|n| !used.contains(n) && !taken(*n)).ok_or(Problem::TooMany(limit - from))?;
-        used.insert(free);
-        Ok(free)
-    }
-
-    fn network(&mut self, network: &Network, host_mtu: u32) -> Result<NetworkRow, Problem> {
-        let taken = |id| self.ifindexes.contains(&(abi::IFINDEX_GATEWAY + id));
-        let id = Self::lowest(&mut self.ids, taken, 1, abi::MAX_NETWORKS)?;
-        let overlaps = |other: &NetworkRow| {
-            let pairs = network.subnets.iter().flat_map(|a| other.network.subnets.iter().map(move |b| (a, b)));
-            pairs.into_iter().any(|(a, b)| a.contains(b) || b.contains(a))
-        };
-        let row = NetworkRow {
-            id,
-            network: network.clone(),
-            mtu_bytes: network.mtu.unwrap_or(host_mtu),
-            // Of two networks with the same addresses the host can have routes to one: the earlier.
-            host_access: !self.networks.iter().any(overlaps),
-            last4: None,
-            last6: None,
-            origin: Origin::File,
-            phase: Phase::Creating,
-        };
-        self.networks.push(row.clone());
-        Ok(row)
-    }
-
-    /// Rows of the pods that are not there yet and of publishes that are not, with their addresses.
-    fn pods(
-        &mut self,
-        state: &State,
-        wanted: &Topology,
-        origin: Origin,
-        plan: &mut Plan,
-        next_id: NextId<'_>,
-        error: &dyn Fn(InputError) -> InstanceError,
-    ) -> Result<(), InstanceError> {
-        // Addresses that are asked for come before those that are chosen.
-        for pod in &wanted.pods {
-            let network = self.networks.iter().find(|n| n.network.name == pod.network).map_or(0, |n| n.id);
-            self.addresses.extend(pod.address.iter().map(|a| (network, *a)));
-        }
-        for (i, pod) in wanted.pods.iter().enumerate() {
-            let (id, present) = match state.pod(&pod.name) {
-                Some(row) => (row.id, state.publishes_of(row.id).map(|q| q.publish).collect::<Vec<_>>()),
-                None => {
-                    let field = |f: &str| format!("pod[{i}].{f}");
-                    let taken = |slot| self.ifindexes.contains(&(abi::IFINDEX_ENDPOINT + slot));
-                    let slot = Self::lowest(&mut self.slots, taken, 0, abi::MAX_ENDPOINTS)
-                        .map_err(|p| error(InputError::new(field("name"), &pod.name, p)))?;
-                    let row = self
-                        .pod(pod, next_id()?, slot, origin)
-                        .map_err(|p| error(InputError::new(field("address"), "", p)))?;
-                    plan.pods.push(row);
-                    (plan.pods[plan.pods.len() - 1].id, Vec::new())
-                }
-            };
-            for (k, publish) in pod.publish.iter().enumerate().filter(|(_, p)| !present.contains(p)) {
-                let located = |p| error(InputError::new(format!("pod[{i}].publish[{k}]"), publish, p));
-                self.publish(id, publish, origin, plan, next_id, &located)?;
-            }
-        }
-        let moved = self.networks.iter().filter(|n| state.network(n.id).is_some_and(|old| old != *n));
-        plan.touched = moved.cloned().collect();
-        for row in &mut plan.networks {
-            if let Some(moved) = self.networks.iter().find(|n| n.id == row.id) {
-                row.clone_from(moved);
-            }
-        }
-        Ok(())
-    }
-
-    fn pod(&mut self, pod: &Pod, id: u64, slot: u32, origin: Origin) -> Result<PodRow, Problem> {
-        let Some(network) = self.networks.iter_mut().find(|n| n.network.name == pod.network) else {
-            return Err(Problem::UnknownNetwork("declare it first".to_owned()));
-        };
-        let mut row = PodRow {
-            id,
-            slot,
-            name: pod.name.clone(),
-            network: network.id,
-            addr4: None,
-            addr6: None,
-            foreign_netns: false,
-            origin,
-            phase: Phase::Creating,
-        };
-        for subnet in network.network.subnets.clone() {
-            let asked = pod.address.iter().find(|a| topology::same_family(subnet, **a)).copied();
-            let address = match asked {
-                Some(address) => address,
-                None => {
-                    let last = match subnet {
-                        ipnet::IpNet::V4(_) => network.last4.map(IpAddr::V4),
-                        ipnet::IpNet::V6(_) => network.last6.map(IpAddr::V6),
-                    };
-                    let is_taken = |a| self.addresses.contains(&(network.id, a)) || self.facts.holder(a).is_some();
-                    let address = ipam::next_free(subnet, last, is_taken)
-                        .ok_or_else(|| Problem::Exhausted(subnet.to_string()))?;
-                    network.handed_out(address);
-                    address
-                }
-            };
-            self.addresses.insert((network.id, address));
-            match address {
-                IpAddr::V4(a) => row.addr4 = Some(a),
-                IpAddr::V6(a) => row.addr6 = Some(a),
-            }
-        }
-        Ok(row)
-    }
-
-    fn publish(
-        &mut self,
-        pod: u64,
-        publish: &Publish,
-        origin: Origin,
-        plan: &mut Plan,
-        next_id: NextId<'_>,
-        error: &dyn Fn(Problem) -> InstanceError,
-    ) -> Result<(), InstanceError> {
-        let index = Self::lowest(&mut self.indexes, |_| false, 0, abi::MAX_PUBLISHES).map_err(error)?;
-        let id = next_id()?;
-        plan.publishes.push(PublishRow { id, index, pod, publish: *publish, origin, phase: Phase::Creating });
-        Ok(())
-    }
 }

@@ -3,6 +3,7 @@
 use super::plan::Plan;
 use super::{Applied, Dirs, Fabric, FabricError, Instance, InstanceError};
 use crate::store::{Change, InstanceRow, NetworkRow, Phase, PodRow, PublishRow, SqliteStore, State, Store};
+use crate::topology::HostFacts;
 
 /// The lock and the open store of an instance.
 pub(super) struct Session<'a, F> {
@@ -11,6 +12,7 @@ pub(super) struct Session<'a, F> {
     pub(super) state: State,
     lock: super::dirs::Lock,
     dirs: &'a Dirs,
+    host_netns: &'a Option<String>,
     opened: bool,
 }
 
@@ -43,7 +45,15 @@ impl<F: Fabric> Instance<F> {
                 here: words(&self.host_netns),
             });
         }
-        let mut session = Session { fabric: &mut self.fabric, store, state, lock, dirs: &self.dirs, opened: false };
+        let mut session = Session {
+            fabric: &mut self.fabric,
+            store,
+            state,
+            lock,
+            dirs: &self.dirs,
+            host_netns: &self.host_netns,
+            opened: false,
+        };
         let left = session.undo_unfinished().await?;
         if !left.is_empty() {
             return Err(InstanceError::Unfinished(left));
@@ -60,6 +70,21 @@ impl<F: Fabric> Session<'_, F> {
     /// The name of the instance.
     pub(super) fn name(&self) -> String {
         self.dirs.name().to_owned()
+    }
+
+    /// What the host has, and which other instances are on it.
+    pub(super) async fn look_around(&self) -> Result<(HostFacts, Vec<(String, State)>), InstanceError> {
+        let facts = self.fabric.facts(&self.state).await?;
+        let mut others = Vec::new();
+        for dirs in self.dirs.others()? {
+            // A damaged one is its own verbs' to report.
+            let Ok(Some(store)) = dirs.open() else { continue };
+            let Ok(state) = store.load() else { continue };
+            if state.instance.as_ref().is_some_and(|r| r.host_netns == *self.host_netns) {
+                others.push((dirs.name().to_owned(), state));
+            }
+        }
+        Ok((facts, others))
     }
 
     /// Makes changes to the store and reads it again.

@@ -1,186 +1,13 @@
-use std::cell::{Cell, RefCell};
+mod model;
+
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::panic::{self, AssertUnwindSafe};
 use std::rc::Rc;
 
+use self::model::{Fault, Kernel, Model, UNSEEN};
 use super::*;
-use crate::store::{InstanceRow, NetworkRow, Origin, PodRow, PublishRow};
-use crate::topology::{HostFacts, HostRoute, Interface, PortProbe, Problem, Proto, parse};
-
-/// What becomes of the step that is counted down to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    /// It fails, without an effect.
-    Refused,
-    /// The process is killed before it.
-    KilledBefore,
-    /// The process is killed after it.
-    KilledAfter,
-}
-
-/// The kernel as a set of names of what is in it.
-#[derive(Debug, Default)]
-struct Kernel {
-    objects: RefCell<BTreeSet<String>>,
-    reserved: RefCell<BTreeSet<String>>,
-    steps: Cell<usize>,
-    fault: Cell<Option<(usize, Fault)>>,
-}
-
-impl Kernel {
-    fn step(&self, name: &str, effect: impl FnOnce() -> Result<(), FabricError>) -> Result<(), FabricError> {
-        let n = self.steps.get();
-        self.steps.set(n + 1);
-        let fault = self.fault.get().filter(|(at, _)| *at == n).map(|(_, f)| f);
-        match fault {
-            Some(Fault::Refused) => return Err(FabricError::step(name, "refused by the test")),
-            Some(Fault::KilledBefore) => panic::panic_any("killed"),
-            _ => {}
-        }
-        let done = effect();
-        if fault == Some(Fault::KilledAfter) {
-            panic::panic_any("killed");
-        }
-        done
-    }
-
-    fn add(&self, name: &str) -> Result<(), FabricError> {
-        self.step(&format!("add {name}"), || {
-            if self.objects.borrow_mut().insert(name.to_owned()) {
-                Ok(())
-            } else {
-                Err(FabricError::Exists(name.to_owned()))
-            }
-        })
-    }
-
-    fn remove(&self, name: &str) -> Result<(), FabricError> {
-        self.step(&format!("remove {name}"), || {
-            self.objects.borrow_mut().remove(name);
-            Ok(())
-        })
-    }
-
-    fn seen(&self) -> BTreeSet<String> {
-        self.objects.borrow().iter().chain(&*self.reserved.borrow()).cloned().collect()
-    }
-}
-
-/// A namespace somebody makes after the facts were read.
-const UNSEEN: &str = "late";
-
-#[derive(Debug, Clone)]
-struct Model(Rc<Kernel>);
-
-impl PortProbe for Model {
-    fn is_bound(&self, _: Proto, _: IpAddr, port: u16) -> bool {
-        port == 22
-    }
-}
-
-impl Fabric for Model {
-    async fn check(&self) -> Result<(), FabricError> {
-        Ok(())
-    }
-
-    async fn facts(&self, _: &State) -> Result<HostFacts, FabricError> {
-        let net = |s: &str| s.parse().unwrap();
-        let seen = |o: &String| o.strip_prefix("netns ").filter(|n| *n != UNSEEN).map(str::to_owned);
-        let namespaces: Vec<String> = self.0.objects.borrow().iter().filter_map(seen).collect();
-        Ok(HostFacts {
-            interfaces: vec![Interface {
-                index: 7,
-                name: "eth7".into(),
-                mtu: 1400,
-                addresses: vec![net("192.0.2.1/24")],
-            }],
-            routes: vec![HostRoute { destination: net("0.0.0.0/0"), ifindex: 7, ours: false }],
-            default_uplink: Some("eth7".into()),
-            namespaces,
-            ours: vec![],
-        })
-    }
-
-    async fn unreserved(&self, ports: &str) -> Result<String, FabricError> {
-        Ok(if self.0.reserved.borrow().contains(ports) { String::new() } else { ports.to_owned() })
-    }
-
-    async fn reserve(&self, ports: &str) -> Result<(), FabricError> {
-        self.0.step("reserve", || {
-            self.0.reserved.borrow_mut().insert(ports.to_owned());
-            Ok(())
-        })
-    }
-
-    async fn release(&self, ports: &str) -> Result<(), FabricError> {
-        self.0.step("release", || {
-            self.0.reserved.borrow_mut().remove(ports);
-            Ok(())
-        })
-    }
-
-    async fn load(&mut self, _: &InstanceRow) -> Result<(), FabricError> {
-        self.0.add("pins")
-    }
-
-    async fn open(&mut self) -> Result<(), FabricError> {
-        let loaded = self.0.objects.borrow().contains("pins");
-        if loaded { Ok(()) } else { Err(FabricError::step("open", "nothing is loaded")) }
-    }
-
-    async fn unload(&mut self) -> Result<(), FabricError> {
-        self.0.remove("pins")
-    }
-
-    async fn add_uplink(&mut self, row: &InstanceRow) -> Result<(), FabricError> {
-        self.0.add(&format!("uplink {}", row.uplink.as_deref().unwrap()))
-    }
-
-    async fn remove_uplink(&mut self, row: &InstanceRow) -> Result<(), FabricError> {
-        self.0.remove(&format!("uplink {}", row.uplink.as_deref().unwrap()))
-    }
-
-    async fn refresh(&mut self, row: &InstanceRow) -> Result<u32, FabricError> {
-        self.0.step("refresh", || Ok(())).map(|()| row.uplink_ifindex)
-    }
-
-    async fn add_network(&mut self, row: &NetworkRow) -> Result<(), FabricError> {
-        self.0.add(&format!("network {}", row.id))
-    }
-
-    async fn remove_network(&mut self, row: &NetworkRow) -> Result<(), FabricError> {
-        self.0.remove(&format!("network {}", row.id))
-    }
-
-    async fn add_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
-        self.0.add(&format!("netns {}", pod.name))
-    }
-
-    async fn remove_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
-        self.0.remove(&format!("netns {}", pod.name))
-    }
-
-    async fn add_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError> {
-        let there = self.0.objects.borrow().contains(&format!("network {}", network.id));
-        assert!(there, "a pod before its network");
-        self.0.add(&format!("pod {}", pod.slot))
-    }
-
-    async fn remove_pod(&mut self, pod: &PodRow, _: &NetworkRow) -> Result<(), FabricError> {
-        self.0.remove(&format!("pod {}", pod.slot))
-    }
-
-    async fn add_publish(&mut self, row: &PublishRow, pod: &PodRow) -> Result<(), FabricError> {
-        let there = self.0.objects.borrow().contains(&format!("pod {}", pod.slot));
-        assert!(there, "a publish before its pod");
-        self.0.add(&format!("publish {}", row.index))
-    }
-
-    async fn remove_publish(&mut self, row: &PublishRow, _: &PodRow) -> Result<(), FabricError> {
-        self.0.remove(&format!("publish {}", row.index))
-    }
-}
+use crate::store::Origin;
+use crate::topology::{Problem, parse};
 
 const FILE: &str = r#"
 [[network]]
@@ -543,4 +370,40 @@ fn another_host_namespace_is_another_place() {
     let error = runtime.block_on(elsewhere.down()).unwrap_err();
     assert!(matches!(error, InstanceError::Elsewhere { .. }), "{error}");
     assert_eq!(error.exit_status(), 2);
+}
+
+#[test]
+fn instances_on_one_host_share_no_ports() {
+    let w = World::new();
+    w.up(FILE).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let other = |text: &str| {
+        let dirs = Dirs::below(&w.root.path().join("run"), &w.root.path().join("pins"), "other").unwrap();
+        let mut instance = Instance::new(dirs, None, Model(Rc::default()));
+        runtime.block_on(instance.up(&parse(text).unwrap())).map(|_| instance)
+    };
+    let text = "[[network]]\nname = \"n\"\nsubnets = [\"10.9.0.0/24\"]\n[[pod]]\nname = \"p\"\npublish = [\"8080:80\"]";
+    let apart = format!("[host]\nsnat_ports = \"40000-41000\"\n{text}");
+    let (field, problem) = input(other(&apart).unwrap_err());
+    assert_eq!(field, "pod[0].publish[0]");
+    assert!(problem.to_string().contains("red of instance test"), "{problem}");
+    let (field, problem) = input(other(&text.replace("8080", "8090")).unwrap_err());
+    assert_eq!(field, "host.snat_ports");
+    assert!(matches!(problem, Problem::SnatPortsTaken(..)));
+    let mut instance = other(&apart.replace("8080", "8090")).unwrap();
+    runtime.block_on(instance.down()).unwrap();
+    w.verb(async |i| i.down().await).unwrap();
+    w.assert_nothing_left();
+}
+
+#[test]
+fn a_live_instance_bears_the_absence_of_its_uplink() {
+    let w = World::new();
+    w.kernel.no_uplink.set(true);
+    assert_eq!(input(w.up(FILE).unwrap_err()), ("host.uplink".into(), Problem::UplinkAuto));
+    w.assert_nothing_left();
+    w.kernel.no_uplink.set(false);
+    w.up(FILE).unwrap();
+    w.kernel.no_uplink.set(true);
+    assert!(!w.up(FILE).unwrap().changed);
 }

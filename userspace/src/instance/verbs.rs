@@ -1,6 +1,6 @@
 //! The mutating verbs.
 
-use super::plan::{self, Plan, PodRequest};
+use super::plan::{self, Plan, PodRequest, Surroundings};
 use super::session::Session;
 use super::{Applied, Fabric, Instance, InstanceError};
 use crate::store::Store;
@@ -21,12 +21,12 @@ impl<F: Fabric> Instance<F> {
         let Some(mut session) = self.begin(true).await? else {
             return Err(InstanceError::NotUp(self.dirs.name().to_owned()));
         };
-        let facts = session.fabric.facts(&session.state).await;
+        let around = session.look_around().await;
         let Session { fabric, store, state, .. } = &mut session;
-        let planned = match facts {
-            Ok(facts) => plan::up(state, host_netns.as_deref(), document, &facts, &**fabric, &mut || store.next_id()),
-            Err(e) => Err(e.into()),
-        };
+        let planned = around.and_then(|(facts, others)| {
+            let host = Surroundings { facts: &facts, ports: &**fabric, others: &others };
+            plan::up(state, host_netns.as_deref(), document, &host, &mut || store.next_id())
+        });
         match planned {
             Ok(plan) => session.carry_out(plan).await,
             Err(e) => {
@@ -68,9 +68,10 @@ impl<F: Fabric> Instance<F> {
     /// The instance is not up, the request is refused, or a step failed and was undone.
     pub async fn add(&mut self, request: &PodRequest) -> Result<Applied, InstanceError> {
         let mut session = self.live().await?;
-        let facts = session.fabric.facts(&session.state).await?;
+        let (facts, others) = session.look_around().await?;
         let Session { fabric, store, state, .. } = &mut session;
-        let plan = plan::add(state, request, &facts, &**fabric, &mut || store.next_id())?;
+        let host = Surroundings { facts: &facts, ports: &**fabric, others: &others };
+        let plan = plan::add(state, request, &host, &mut || store.next_id())?;
         session.carry_out(plan).await
     }
 
@@ -97,9 +98,10 @@ impl<F: Fabric> Instance<F> {
     /// The instance is not up, the request is refused, or a step failed and was undone.
     pub async fn publish(&mut self, pod: &str, publishes: &[Publish]) -> Result<Applied, InstanceError> {
         let mut session = self.live().await?;
-        let facts = session.fabric.facts(&session.state).await?;
+        let (facts, others) = session.look_around().await?;
         let Session { fabric, store, state, .. } = &mut session;
-        let plan = plan::publish(state, pod, publishes, &facts, &**fabric, &mut || store.next_id())?;
+        let host = Surroundings { facts: &facts, ports: &**fabric, others: &others };
+        let plan = plan::publish(state, pod, publishes, &host, &mut || store.next_id())?;
         session.carry_out(plan).await
     }
 

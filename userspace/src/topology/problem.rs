@@ -189,6 +189,8 @@ pub enum Problem {
     UplinkAuto,
     #[error("an interface name is 1 to 15 bytes without `/` or white space")]
     UplinkName,
+    #[error("shares ports with instance {0:?} on the same uplink ({1}); choose a range of its own")]
+    SnatPortsTaken(String, String),
     #[error("an interface of this instance; the uplink leads to the LAN")]
     UplinkOurs,
     #[error("out of range; an MTU is 1280 to 65535 bytes")]

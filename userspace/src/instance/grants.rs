@@ -1,0 +1,167 @@
+//! Numbers and addresses for what a plan makes.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use netns_ebpf_common::abi;
+
+use super::InstanceError;
+use super::plan::{NextId, Plan};
+use crate::ipam;
+use crate::store::{NetworkRow, Origin, Phase, PodRow, PublishRow, State};
+use crate::topology::{self, HostFacts, InputError, Network, Pod, Problem, Publish, Topology};
+
+/// Numbers and addresses that are still free.
+pub(super) struct Grants<'a> {
+    networks: Vec<NetworkRow>,
+    ids: HashSet<u32>,
+    slots: HashSet<u32>,
+    indexes: HashSet<u32>,
+    ifindexes: HashSet<u32>,
+    addresses: HashSet<(u32, IpAddr)>,
+    facts: &'a HostFacts,
+}
+
+impl<'a> Grants<'a> {
+    pub(super) fn new(state: &State, facts: &'a HostFacts, plan: &Plan) -> Self {
+        let staying = |p: &&PodRow| !plan.remove_pods.contains(&p.id);
+        Self {
+            networks: state.networks.iter().filter(|n| !plan.remove_networks.contains(&n.id)).cloned().collect(),
+            ids: state.networks.iter().map(|n| n.id).collect(),
+            slots: state.pods.iter().map(|p| p.slot).collect(),
+            indexes: state.publishes.iter().map(|q| q.index).collect(),
+            ifindexes: facts.interfaces.iter().map(|i| i.index).collect(),
+            addresses: state.pods.iter().filter(staying).flat_map(|p| p.addresses().map(|a| (p.network, a))).collect(),
+            facts,
+        }
+    }
+
+    /// The lowest number that is free and, where it stands for an interface index, taken by no interface.
+    fn lowest(used: &mut HashSet<u32>, taken: impl Fn(u32) -> bool, from: u32, limit: u32) -> Result<u32, Problem> {
+        let free = (from..limit).find(|n| !used.contains(n) && !taken(*n)).ok_or(Problem::TooMany(limit - from))?;
+        used.insert(free);
+        Ok(free)
+    }
+
+    pub(super) fn network(&mut self, network: &Network, host_mtu: u32) -> Result<NetworkRow, Problem> {
+        let taken = |id| self.ifindexes.contains(&(abi::IFINDEX_GATEWAY + id));
+        let id = Self::lowest(&mut self.ids, taken, 1, abi::MAX_NETWORKS)?;
+        let overlaps = |other: &NetworkRow| {
+            let pairs = network.subnets.iter().flat_map(|a| other.network.subnets.iter().map(move |b| (a, b)));
+            pairs.into_iter().any(|(a, b)| a.contains(b) || b.contains(a))
+        };
+        let row = NetworkRow {
+            id,
+            network: network.clone(),
+            mtu_bytes: network.mtu.unwrap_or(host_mtu),
+            // Of two networks with the same addresses the host can have routes to one: the earlier.
+            host_access: !self.networks.iter().any(overlaps),
+            last4: None,
+            last6: None,
+            origin: Origin::File,
+            phase: Phase::Creating,
+        };
+        self.networks.push(row.clone());
+        Ok(row)
+    }
+
+    /// Rows of the pods that are not there yet and of publishes that are not, with their addresses.
+    pub(super) fn pods(
+        &mut self,
+        state: &State,
+        wanted: &Topology,
+        origin: Origin,
+        plan: &mut Plan,
+        next_id: NextId<'_>,
+        error: &dyn Fn(InputError) -> InstanceError,
+    ) -> Result<(), InstanceError> {
+        // Addresses that are asked for come before those that are chosen.
+        for pod in &wanted.pods {
+            let network = self.networks.iter().find(|n| n.network.name == pod.network).map_or(0, |n| n.id);
+            self.addresses.extend(pod.address.iter().map(|a| (network, *a)));
+        }
+        for (i, pod) in wanted.pods.iter().enumerate() {
+            let (id, present) = match state.pod(&pod.name) {
+                Some(row) => (row.id, state.publishes_of(row.id).map(|q| q.publish).collect::<Vec<_>>()),
+                None => {
+                    let field = |f: &str| format!("pod[{i}].{f}");
+                    let taken = |slot| self.ifindexes.contains(&(abi::IFINDEX_ENDPOINT + slot));
+                    let slot = Self::lowest(&mut self.slots, taken, 0, abi::MAX_ENDPOINTS)
+                        .map_err(|p| error(InputError::new(field("name"), &pod.name, p)))?;
+                    let row = self
+                        .pod(pod, next_id()?, slot, origin)
+                        .map_err(|p| error(InputError::new(field("address"), "", p)))?;
+                    plan.pods.push(row);
+                    (plan.pods[plan.pods.len() - 1].id, Vec::new())
+                }
+            };
+            for (k, publish) in pod.publish.iter().enumerate().filter(|(_, p)| !present.contains(p)) {
+                let located = |p| error(InputError::new(format!("pod[{i}].publish[{k}]"), publish, p));
+                self.publish(id, publish, origin, plan, next_id, &located)?;
+            }
+        }
+        let moved = self.networks.iter().filter(|n| state.network(n.id).is_some_and(|old| old != *n));
+        plan.touched = moved.cloned().collect();
+        for row in &mut plan.networks {
+            if let Some(moved) = self.networks.iter().find(|n| n.id == row.id) {
+                row.clone_from(moved);
+            }
+        }
+        Ok(())
+    }
+
+    fn pod(&mut self, pod: &Pod, id: u64, slot: u32, origin: Origin) -> Result<PodRow, Problem> {
+        let Some(network) = self.networks.iter_mut().find(|n| n.network.name == pod.network) else {
+            return Err(Problem::UnknownNetwork("declare it first".to_owned()));
+        };
+        let mut row = PodRow {
+            id,
+            slot,
+            name: pod.name.clone(),
+            network: network.id,
+            addr4: None,
+            addr6: None,
+            foreign_netns: false,
+            origin,
+            phase: Phase::Creating,
+        };
+        for subnet in network.network.subnets.clone() {
+            let asked = pod.address.iter().find(|a| topology::same_family(subnet, **a)).copied();
+            let address = match asked {
+                Some(address) => address,
+                None => {
+                    let last = match subnet {
+                        ipnet::IpNet::V4(_) => network.last4.map(IpAddr::V4),
+                        ipnet::IpNet::V6(_) => network.last6.map(IpAddr::V6),
+                    };
+                    let is_taken = |a| self.addresses.contains(&(network.id, a)) || self.facts.holder(a).is_some();
+                    let address = ipam::next_free(subnet, last, is_taken)
+                        .ok_or_else(|| Problem::Exhausted(subnet.to_string()))?;
+                    network.handed_out(address);
+                    address
+                }
+            };
+            self.addresses.insert((network.id, address));
+            match address {
+                IpAddr::V4(a) => row.addr4 = Some(a),
+                IpAddr::V6(a) => row.addr6 = Some(a),
+            }
+        }
+        Ok(row)
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        pod: u64,
+        publish: &Publish,
+        origin: Origin,
+        plan: &mut Plan,
+        next_id: NextId<'_>,
+        error: &dyn Fn(Problem) -> InstanceError,
+    ) -> Result<(), InstanceError> {
+        let index = Self::lowest(&mut self.indexes, |_| false, 0, abi::MAX_PUBLISHES).map_err(error)?;
+        let id = next_id()?;
+        plan.publishes.push(PublishRow { id, index, pod, publish: *publish, origin, phase: Phase::Creating });
+        Ok(())
+    }
+}

@@ -1,0 +1,186 @@
+//! The kernel as a set of names, every change of which can be made to fail or to kill its caller.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::panic;
+use std::rc::Rc;
+
+use crate::instance::{Fabric, FabricError};
+use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State};
+use crate::topology::{HostFacts, HostRoute, Interface, PortProbe, Proto};
+
+/// What becomes of the step that is counted down to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It fails, without an effect.
+    Refused,
+    /// The process is killed before it.
+    KilledBefore,
+    /// The process is killed after it.
+    KilledAfter,
+}
+
+/// The kernel as a set of names of what is in it.
+#[derive(Debug, Default)]
+pub(super) struct Kernel {
+    pub(super) objects: RefCell<BTreeSet<String>>,
+    pub(super) reserved: RefCell<BTreeSet<String>>,
+    pub(super) steps: Cell<usize>,
+    pub(super) no_uplink: Cell<bool>,
+    pub(super) fault: Cell<Option<(usize, Fault)>>,
+}
+
+impl Kernel {
+    fn step(&self, name: &str, effect: impl FnOnce() -> Result<(), FabricError>) -> Result<(), FabricError> {
+        let n = self.steps.get();
+        self.steps.set(n + 1);
+        let fault = self.fault.get().filter(|(at, _)| *at == n).map(|(_, f)| f);
+        match fault {
+            Some(Fault::Refused) => return Err(FabricError::step(name, "refused by the test")),
+            Some(Fault::KilledBefore) => panic::panic_any("killed"),
+            _ => {}
+        }
+        let done = effect();
+        if fault == Some(Fault::KilledAfter) {
+            panic::panic_any("killed");
+        }
+        done
+    }
+
+    fn add(&self, name: &str) -> Result<(), FabricError> {
+        self.step(&format!("add {name}"), || {
+            if self.objects.borrow_mut().insert(name.to_owned()) {
+                Ok(())
+            } else {
+                Err(FabricError::Exists(name.to_owned()))
+            }
+        })
+    }
+
+    fn remove(&self, name: &str) -> Result<(), FabricError> {
+        self.step(&format!("remove {name}"), || {
+            self.objects.borrow_mut().remove(name);
+            Ok(())
+        })
+    }
+
+    pub(super) fn seen(&self) -> BTreeSet<String> {
+        self.objects.borrow().iter().chain(&*self.reserved.borrow()).cloned().collect()
+    }
+}
+
+/// A namespace somebody makes after the facts were read.
+pub(super) const UNSEEN: &str = "late";
+
+#[derive(Debug, Clone)]
+pub(super) struct Model(pub(super) Rc<Kernel>);
+
+impl PortProbe for Model {
+    fn is_bound(&self, _: Proto, _: IpAddr, port: u16) -> bool {
+        port == 22
+    }
+}
+
+impl Fabric for Model {
+    async fn check(&self) -> Result<(), FabricError> {
+        Ok(())
+    }
+
+    async fn facts(&self, _: &State) -> Result<HostFacts, FabricError> {
+        let net = |s: &str| s.parse().unwrap();
+        let seen = |o: &String| o.strip_prefix("netns ").filter(|n| *n != UNSEEN).map(str::to_owned);
+        let namespaces: Vec<String> = self.0.objects.borrow().iter().filter_map(seen).collect();
+        Ok(HostFacts {
+            interfaces: vec![Interface {
+                index: 7,
+                name: "eth7".into(),
+                mtu: 1400,
+                addresses: vec![net("192.0.2.1/24")],
+            }],
+            routes: vec![HostRoute { destination: net("0.0.0.0/0"), ifindex: 7, ours: false }],
+            default_uplink: (!self.0.no_uplink.get()).then(|| "eth7".into()),
+            namespaces,
+            ours: vec![],
+        })
+    }
+
+    async fn unreserved(&self, ports: &str) -> Result<String, FabricError> {
+        Ok(if self.0.reserved.borrow().contains(ports) { String::new() } else { ports.to_owned() })
+    }
+
+    async fn reserve(&self, ports: &str) -> Result<(), FabricError> {
+        self.0.step("reserve", || {
+            self.0.reserved.borrow_mut().insert(ports.to_owned());
+            Ok(())
+        })
+    }
+
+    async fn release(&self, ports: &str) -> Result<(), FabricError> {
+        self.0.step("release", || {
+            self.0.reserved.borrow_mut().remove(ports);
+            Ok(())
+        })
+    }
+
+    async fn load(&mut self, _: &InstanceRow) -> Result<(), FabricError> {
+        self.0.add("pins")
+    }
+
+    async fn open(&mut self) -> Result<(), FabricError> {
+        let loaded = self.0.objects.borrow().contains("pins");
+        if loaded { Ok(()) } else { Err(FabricError::step("open", "nothing is loaded")) }
+    }
+
+    async fn unload(&mut self) -> Result<(), FabricError> {
+        self.0.remove("pins")
+    }
+
+    async fn add_uplink(&mut self, row: &InstanceRow) -> Result<(), FabricError> {
+        self.0.add(&format!("uplink {}", row.uplink.as_deref().unwrap()))
+    }
+
+    async fn remove_uplink(&mut self, row: &InstanceRow) -> Result<(), FabricError> {
+        self.0.remove(&format!("uplink {}", row.uplink.as_deref().unwrap()))
+    }
+
+    async fn refresh(&mut self, row: &InstanceRow) -> Result<u32, FabricError> {
+        self.0.step("refresh", || Ok(())).map(|()| row.uplink_ifindex)
+    }
+
+    async fn add_network(&mut self, row: &NetworkRow) -> Result<(), FabricError> {
+        self.0.add(&format!("network {}", row.id))
+    }
+
+    async fn remove_network(&mut self, row: &NetworkRow) -> Result<(), FabricError> {
+        self.0.remove(&format!("network {}", row.id))
+    }
+
+    async fn add_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
+        self.0.add(&format!("netns {}", pod.name))
+    }
+
+    async fn remove_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
+        self.0.remove(&format!("netns {}", pod.name))
+    }
+
+    async fn add_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError> {
+        let there = self.0.objects.borrow().contains(&format!("network {}", network.id));
+        assert!(there, "a pod before its network");
+        self.0.add(&format!("pod {}", pod.slot))
+    }
+
+    async fn remove_pod(&mut self, pod: &PodRow, _: &NetworkRow) -> Result<(), FabricError> {
+        self.0.remove(&format!("pod {}", pod.slot))
+    }
+
+    async fn add_publish(&mut self, row: &PublishRow, pod: &PodRow) -> Result<(), FabricError> {
+        let there = self.0.objects.borrow().contains(&format!("pod {}", pod.slot));
+        assert!(there, "a publish before its pod");
+        self.0.add(&format!("publish {}", row.index))
+    }
+
+    async fn remove_publish(&mut self, row: &PublishRow, _: &PodRow) -> Result<(), FabricError> {
+        self.0.remove(&format!("publish {}", row.index))
+    }
+}
