@@ -149,8 +149,7 @@ fn a_changed_file_changes_only_what_changed() {
         let names: BTreeSet<&str> =
             list.as_array().expect("a list").iter().filter_map(|entry| entry["name"].as_str()).collect();
         assert_eq!(names, BTreeSet::from(["blue", "lan", "red", "verb", "yellow"]));
-        here.netns(["publish", "list"]).ok();
-        here.ip("netns del yellow");
+        here.flows(&published(client(), BLUE, uplink(), 7200, 80, client()));
     });
 }
 

@@ -123,7 +123,7 @@ impl Table {
         self.add(GATEWAY, NOBODY, Probe::HostUnreachable);
         self.path = "not published";
         self.add(CLIENT, RED, Probe::Closed { target: Target::Direct });
-        let other_address = self.published(HOST_SECOND, 8443, 443);
+        let other_address = self.published(HOST_SECOND, 8444, 444);
         self.add(CLIENT, BLUE, Probe::Closed { target: other_address });
         self.path = "host";
         self.add(GATEWAY, GATEWAY, Probe::HostState);

@@ -3,53 +3,30 @@
 use std::env;
 use std::path::Path;
 
-use super::layout::{
-    AMBER, BLUE, CLIENT, CORAL, FAR, GATEWAY, GREEN, HOST, HOST_UPLINK, INDIGO, INTRANET, LAN, RED, ROUTER, SERVER,
-    UPLINK, VIOLET,
-};
-use crate::check::Site;
+use super::layout::{BLUE, FAR, HOST_UPLINK, LAN, RED};
+
+/// Pods on the left, each on a cable of its own; the LAN on the right.
+const PICTURE: &str = "
+ network pods              +- sandbox-host -------+       +- sandbox-lan ---------------+
+   red    10.244.0.10 ~~~~~|                      |       | router    192.0.2.1         |
+   blue   10.244.0.20 ~~~~~| gateway 10.244.0.1   |       | server    192.0.2.10        |
+   green  10.244.0.30 ~~~~~|                      |       | client    192.0.2.20        |
+ network mirror            |              uplink0 |~~~~~~~| intranet  192.0.2.53        |
+   violet 10.244.0.10 ~~~~~|            192.0.2.2 |       |   (pods keep their address) |
+   indigo 10.244.0.20 ~~~~~|            192.0.2.3 |       |                             |
+ network jumbo, MTU 9000   |                      |       | behind the router:          |
+   amber  10.9.0.10   ~~~~~| gateway 10.9.0.1     |       | far       198.51.100.7      |
+   coral  10.9.0.20   ~~~~~|                      |       |                             |
+                           +----------------------+       +-----------------------------+
+ IPv6: fd00:244::/64 (pods, mirror), fd00:9::/64 (jumbo), 2001:db8:1::/64 (LAN), 2001:db8:ffff::7 (far);
+ the last part is that of IPv4: red has fd00:244::10, the server 2001:db8:1::10.
+ Published: 8080 -> red:80 and 8081 -> violet:80 and 9000-9010 -> green:7000-7010 on every address of the host,
+ 8443-8444 -> blue:443-444 on 192.0.2.2 and 2001:db8:1::2 only.
+";
 
 /// The picture and the commands to try, for standard output.
 pub fn picture() -> String {
-    let pod = |site: Site| format!("[{}] {} {}", site.name, site.v4, site.v6);
-    let lan = |site: Site| format!("{} {} {}", site.name, site.v4, site.v6);
-    let pods = [
-        ("pods   10.244.0.0/24 fd00:244::/64", [RED, BLUE, GREEN].as_slice()),
-        ("mirror, the same subnets once more", &[VIOLET, INDIGO]),
-        ("jumbo  10.9.0.0/24 fd00:9::/64, MTU 9000", &[AMBER, CORAL]),
-    ];
-    let mut left = Vec::new();
-    for (network, members) in pods {
-        left.push(network.to_owned());
-        left.extend(members.iter().map(|site| format!("  {} ~~~~", pod(*site))));
-    }
-    let middle = [
-        format!("host ({HOST})"),
-        format!("gateway {}", GATEWAY.v4),
-        format!("        {}", GATEWAY.v6),
-        String::new(),
-        format!("{UPLINK} {}", HOST_UPLINK.v4),
-        format!("        {}", HOST_UPLINK.v6),
-    ];
-    let right = [
-        format!("LAN ({LAN})"),
-        lan(ROUTER),
-        lan(SERVER),
-        lan(CLIENT),
-        lan(INTRANET) + " (no SNAT)",
-        format!("behind the router: {}", lan(FAR)),
-    ];
-    let width = |lines: &[String]| lines.iter().map(String::len).max().unwrap_or(0);
-    let (left_width, middle_width) = (width(&left), width(&middle));
-    let mut text = String::new();
-    for row in 0..left.len().max(middle.len()).max(right.len()) {
-        let cell = |lines: &[String]| lines.get(row).cloned().unwrap_or_default();
-        let cable = if row == 4 { "~~~~" } else { "    " };
-        let line = format!("{:left_width$} | {:middle_width$} |{cable}| {}", cell(&left), cell(&middle), cell(&right));
-        text += line.trim_end();
-        text.push('\n');
-    }
-    text + &commands(&program())
+    PICTURE.trim_start_matches('\n').to_owned() + &commands(&program())
 }
 
 /// Commands for a second terminal.
@@ -83,14 +60,35 @@ fn same_file(a: &Path, b: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::layout::{
+        CLIENT, GATEWAY, HOST, HOST_SECOND, INTRANET, JUMBO_GATEWAY, PODS, ROUTER, SERVER, UPLINK,
+    };
     use super::*;
 
     #[test]
-    fn the_picture_names_every_pod_and_fits_a_terminal() {
-        let text = picture();
-        for site in super::super::layout::PODS {
-            assert!(text.contains(&format!("[{}] {}", site.name, site.v4)), "{text}");
+    fn the_picture_shows_what_there_is() {
+        let line_with = |word: &str| PICTURE.lines().find(|line| line.contains(word)).map(str::to_owned);
+        let sites = [ROUTER, SERVER, CLIENT, INTRANET, FAR];
+        for site in PODS.into_iter().chain(sites) {
+            let line = line_with(&format!(" {} ", site.name)).expect(site.name);
+            assert!(line.contains(&site.v4.to_string()), "{} in {line}", site.v4);
+            // The rule by which the picture leaves IPv6 addresses out.
+            let (v4, v6) = (site.v4.to_string(), site.v6.to_string());
+            assert_eq!(v4.rsplit('.').next(), v6.rsplit(':').next(), "{}", site.name);
         }
-        assert!(text.lines().all(|line| line.len() <= 132), "{text}");
+        for site in [GATEWAY, JUMBO_GATEWAY, HOST_UPLINK, HOST_SECOND] {
+            assert!(PICTURE.contains(&format!(" {} ", site.v4)), "{}", site.v4);
+        }
+        for name in [HOST, LAN, UPLINK] {
+            assert!(PICTURE.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_picture_fits_a_terminal_and_its_right_edge_is_straight() {
+        assert!(PICTURE.lines().all(|line| line.len() <= 112));
+        let edges: Vec<_> = PICTURE.lines().filter(|line| line.ends_with(['|', '+'])).map(str::len).collect();
+        assert_eq!(edges.len(), 11);
+        assert!(edges.windows(2).all(|pair| pair[0] == pair[1]), "{edges:?}");
     }
 }

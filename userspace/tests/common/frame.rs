@@ -53,7 +53,7 @@ impl Tap {
         assert_eq!(sent, frame.len());
     }
 
-    /// The first frame within `timeout` that `wanted` likes.
+    /// The first frame that `wanted` likes among those that have come and those that come within `timeout`.
     pub fn find(&self, timeout: Duration, mut wanted: impl FnMut(&[u8]) -> bool) -> Option<Vec<u8>> {
         let end = Instant::now() + timeout;
         let mut block = vec![0; 65_700];
@@ -67,9 +67,6 @@ impl Tap {
             let n = nix::unistd::read(&self.socket, &mut block).expect("receive a frame");
             if wanted(&block[..n]) {
                 return Some(block[..n].to_vec());
-            }
-            if left.is_zero() {
-                return None;
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use netns::check::{Family, Places, Site};
+use netns::check::{Places, Site};
 use serde_json::Value;
 
 use super::frame::Tap;
@@ -158,9 +158,4 @@ fn mac_after(word: &str, text: &str) -> [u8; 6] {
     let mac = mac.unwrap_or_else(|| panic!("no {word} in\n{text}"));
     let bytes: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("a hex byte")).collect();
     bytes.try_into().expect("six bytes")
-}
-
-/// Both families.
-pub fn families() -> [Family; 2] {
-    Family::ALL
 }
