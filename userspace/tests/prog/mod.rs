@@ -27,6 +27,7 @@ pub use want::Want;
 pub use world::*;
 
 /// Makes two tests of a body: one for each family.
+#[allow(unused_macros, reason = "not every test binary has a test of both families")]
 macro_rules! both {
     ($(#[$meta:meta])* fn $name:ident($b:ident, $v:ident) $body:block) => {
         $(#[$meta])*
