@@ -4,7 +4,7 @@ use aya::Pod;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, MapData};
 use ipnet::IpNet;
-use netns_ebpf_common::abi::map;
+use netns_ebpf_common::abi::{ZONE_HOST, map};
 use netns_ebpf_common::counters::EndpointCounters;
 use netns_ebpf_common::endpoint::{Endpoint, EndpointKey};
 use netns_ebpf_common::network::{Network, NoMasqueradeKey};
@@ -43,14 +43,15 @@ impl Datapath {
         if endpoint.flags & Endpoint::UP == 0 {
             return self.remove_addresses(slot, endpoint);
         }
-        let network = endpoint.network;
-        if endpoint.addr4 != Addr4::UNSPECIFIED {
-            let mut addresses = self.hash(map::ENDPOINT_ADDR4)?;
-            add_address(&mut addresses, map::ENDPOINT_ADDR4, EndpointKey { network, addr: endpoint.addr4 }, slot)?;
-        }
-        if endpoint.addr6 != Addr6::UNSPECIFIED {
-            let mut addresses = self.hash(map::ENDPOINT_ADDR6)?;
-            add_address(&mut addresses, map::ENDPOINT_ADDR6, EndpointKey { network, addr: endpoint.addr6 }, slot)?;
+        for network in self.zones_of(endpoint)? {
+            if endpoint.addr4 != Addr4::UNSPECIFIED {
+                let mut addresses = self.hash(map::ENDPOINT_ADDR4)?;
+                add_address(&mut addresses, map::ENDPOINT_ADDR4, EndpointKey { network, addr: endpoint.addr4 }, slot)?;
+            }
+            if endpoint.addr6 != Addr6::UNSPECIFIED {
+                let mut addresses = self.hash(map::ENDPOINT_ADDR6)?;
+                add_address(&mut addresses, map::ENDPOINT_ADDR6, EndpointKey { network, addr: endpoint.addr6 }, slot)?;
+            }
         }
         Ok(())
     }
@@ -134,12 +135,25 @@ impl Datapath {
             .map_err(|e| map_error(map::ENDPOINTS, format!("write slot {slot}"), e))
     }
 
+    /// Where an endpoint's addresses are listed: in its network, and among the host's own if the host has a route there,
+    /// which is how `from_uplink` knows what from the LAN is meant for a pod.
+    fn zones_of(&self, endpoint: &Endpoint) -> Result<Vec<u32>, DatapathError> {
+        let network = self.array::<Network>(map::NETWORKS)?.get(&endpoint.network, 0);
+        let network =
+            network.map_err(|e| map_error(map::NETWORKS, format!("read network {}", endpoint.network), e))?;
+        let routed = network.flags & Network::HOST_ACCESS != 0;
+        Ok(if routed { vec![endpoint.network, ZONE_HOST.into()] } else { vec![endpoint.network] })
+    }
+
     fn remove_addresses(&self, slot: u32, endpoint: &Endpoint) -> Result<(), DatapathError> {
-        let network = endpoint.network;
-        let mut addresses = self.hash(map::ENDPOINT_ADDR4)?;
-        remove_address(&mut addresses, map::ENDPOINT_ADDR4, EndpointKey { network, addr: endpoint.addr4 }, slot)?;
-        let mut addresses = self.hash(map::ENDPOINT_ADDR6)?;
-        remove_address(&mut addresses, map::ENDPOINT_ADDR6, EndpointKey { network, addr: endpoint.addr6 }, slot)
+        // Whatever the network is by now: only entries that lead to this slot go.
+        for network in [endpoint.network, ZONE_HOST.into()] {
+            let mut addresses = self.hash(map::ENDPOINT_ADDR4)?;
+            remove_address(&mut addresses, map::ENDPOINT_ADDR4, EndpointKey { network, addr: endpoint.addr4 }, slot)?;
+            let mut addresses = self.hash(map::ENDPOINT_ADDR6)?;
+            remove_address(&mut addresses, map::ENDPOINT_ADDR6, EndpointKey { network, addr: endpoint.addr6 }, slot)?;
+        }
+        Ok(())
     }
 }
 
