@@ -67,9 +67,12 @@ fn answer(to: &Packet, flags: u8) -> Packet {
             window: *window,
             payload: Vec::new(),
         },
-        L4::Udp { sport, dport, checksum, payload } => {
-            L4::Udp { sport: *dport, dport: *sport, checksum: *checksum, payload: [payload, &b", answered"[..]].concat() }
-        }
+        L4::Udp { sport, dport, checksum, payload } => L4::Udp {
+            sport: *dport,
+            dport: *sport,
+            checksum: *checksum,
+            payload: [payload, &b", answered"[..]].concat(),
+        },
         L4::Echo { id, payload, .. } => L4::Echo { request: false, id: *id, payload: payload.clone() },
         other => panic!("nobody answers {other:?}"),
     };

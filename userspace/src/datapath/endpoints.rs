@@ -139,8 +139,7 @@ impl Datapath {
     /// which is how `from_uplink` knows what from the LAN is meant for a pod.
     fn zones_of(&self, endpoint: &Endpoint) -> Result<Vec<u32>, DatapathError> {
         let network = self.array::<Network>(map::NETWORKS)?.get(&endpoint.network, 0);
-        let network =
-            network.map_err(|e| map_error(map::NETWORKS, format!("read network {}", endpoint.network), e))?;
+        let network = network.map_err(|e| map_error(map::NETWORKS, format!("read network {}", endpoint.network), e))?;
         let routed = network.flags & Network::HOST_ACCESS != 0;
         Ok(if routed { vec![endpoint.network, ZONE_HOST.into()] } else { vec![endpoint.network] })
     }
