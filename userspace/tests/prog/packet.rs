@@ -133,7 +133,7 @@ impl L4 {
     pub fn with_ports(mut self, new_sport: u16, new_dport: u16) -> Self {
         match &mut self {
             Self::Tcp { sport, dport, .. } | Self::Udp { sport, dport, .. } => {
-                (*sport, *dport) = (new_sport, new_dport)
+                (*sport, *dport) = (new_sport, new_dport);
             }
             Self::Echo { request, id, .. } => *id = if *request { new_sport } else { new_dport },
             Self::Icmp { .. } | Self::Raw { .. } => {}
