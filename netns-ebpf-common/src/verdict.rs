@@ -179,7 +179,7 @@ drop_reasons! {
     ArpSpoof = 5, "arp-spoof";
     /// A neighbour solicitation or advertisement that claims an address that is not the sender's.
     NdpSpoof = 6, "ndp-spoof";
-    /// ARP or neighbour discovery for an address nobody has: the asker's own kernel reports host-unreachable.
+    /// ARP or neighbour discovery for an address outside the network's subnet.
     UnknownNeighbour = 7, "unknown-neighbour";
     /// A router advertisement or redirect from a pod.
     RouterAdvertisement = 8, "router-advertisement";

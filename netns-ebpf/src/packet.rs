@@ -44,24 +44,39 @@ impl Frame for Packet {
 
     #[inline(always)]
     fn walk<W: Walk>(&self, n: u32, walk: &mut W) {
-        let mut state = WalkState { skb: self.skb(), walk: core::ptr::from_mut(walk) };
-        repeat(n, walk_step::<W>, &mut state);
+        self.repeat(n, &mut WalkSteps(walk));
     }
 }
 
-/// What a step of a walk gets to see.
-#[repr(C)]
-struct WalkState<W> {
-    skb: *mut __sk_buff,
-    walk: *mut W,
+/// Steps that need the packet itself, such as the search for a port.
+pub trait Steps {
+    /// Takes one step; `true` when there is none left.
+    fn step(&mut self, pkt: &Packet) -> bool;
 }
 
-/// One step of a walk over the packet.
-extern "C" fn walk_step<W: Walk>(_: u32, state: *mut WalkState<W>) -> i64 {
-    // SAFETY: `Packet::walk` passes a state on its stack whose pointers are good for the whole call, and nothing else uses
-    // the walk meanwhile.
-    let (pkt, walk) = unsafe { (Packet::new(TcContext::new((*state).skb)), &mut *(*state).walk) };
-    walk.step(&pkt).into()
+/// A walk over the packet's bytes as steps.
+struct WalkSteps<'a, W>(&'a mut W);
+
+impl<W: Walk> Steps for WalkSteps<'_, W> {
+    #[inline(always)]
+    fn step(&mut self, pkt: &Packet) -> bool {
+        self.0.step(pkt)
+    }
+}
+
+/// What a step gets from the kernel.
+#[repr(C)]
+struct StepContext<S> {
+    skb: *mut __sk_buff,
+    steps: *mut S,
+}
+
+/// One step, called by the kernel.
+extern "C" fn step<S: Steps>(_: u32, context: *mut StepContext<S>) -> i64 {
+    // SAFETY: `Packet::repeat` passes a context on its stack whose pointers are good for the whole call, and nothing else uses
+    // the steps meanwhile.
+    let (pkt, steps) = unsafe { (Packet::new(TcContext::new((*context).skb)), &mut *(*context).steps) };
+    steps.step(&pkt).into()
 }
 
 impl Packet {
@@ -200,6 +215,18 @@ impl Packet {
         if sum < 0 { Err(DropReason::Internal) } else { Ok(Sum(sum as u32)) }
     }
 
+    /// Takes steps until one says it is the last, at most `n` (kernel 5.17, commit e6f2dd0f8067).
+    ///
+    /// The verifier looks at the step once, however large `n` is.
+    #[inline(always)]
+    pub fn repeat<S: Steps>(&self, n: u32, steps: &mut S) {
+        let mut context = StepContext { skb: self.skb(), steps: core::ptr::from_mut(steps) };
+        // SAFETY: `step::<S>` is a function of this object with the callback's signature, `context` outlives the call.
+        unsafe {
+            helpers::bpf_loop(n, step::<S> as *mut core::ffi::c_void, core::ptr::from_mut(&mut context).cast(), 0);
+        }
+    }
+
     /// Asks the kernel's routes; returns the helper's code and leaves the answer in `params`.
     #[inline(always)]
     pub fn fib_lookup(&self, params: &mut bpf_fib_lookup, flags: u32) -> i64 {
@@ -290,13 +317,4 @@ pub fn redirect_neigh(ifindex: u32) -> i32 {
 pub fn redirect(ifindex: u32, flags: u64) -> i32 {
     // SAFETY: plain numbers.
     unsafe { helpers::bpf_redirect(ifindex, flags) as i32 }
-}
-
-/// Calls `step` up to `n` times with `state`, until it returns 1 (kernel 5.17, commit e6f2dd0f8067).
-///
-/// Returns how many times it ran.
-#[inline(always)]
-pub fn repeat<T>(n: u32, step: extern "C" fn(u32, *mut T) -> i64, state: &mut T) -> i64 {
-    // SAFETY: `step` is a function of this object with the callback's signature, `state` lives on the stack for the call.
-    unsafe { helpers::bpf_loop(n, step as *mut core::ffi::c_void, (state as *mut T).cast(), 0) }
 }

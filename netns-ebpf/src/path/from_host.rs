@@ -12,8 +12,8 @@ use crate::packet::Packet;
 use crate::path::settle;
 use crate::report;
 use crate::rewrite;
-use crate::stage::deliver;
 use crate::stage::icmp_error::{self, Answer, ErrorFormat, Problem};
+use crate::stage::{deliver, parse};
 
 /// Runs the hook.
 #[inline(always)]
@@ -43,8 +43,7 @@ fn link_layer(pkt: &mut Packet) -> Result<Verdict, DropReason> {
 fn internet<F: FamilyMaps + ErrorFormat>(pkt: &mut Packet, id: u32, network: &Network) -> Verdict {
     settle(|| {
         // 3. Take it apart.
-        let p = maps::parsed::<F>()?;
-        F::parse(pkt, rewrite::L3_OFF, pkt.len_bytes(), p)?;
+        let p = parse::run::<F>(pkt)?;
         if !matches!(F::scope(&p.tuple.dst), Scope::Unicast) {
             return Err(DropReason::Multicast);
         }

@@ -19,7 +19,9 @@ use crate::rewrite;
 use crate::stage::flow::Plan;
 use crate::stage::icmp_error::{self, Answer, ErrorFormat, Problem};
 use crate::stage::port::Ports;
-use crate::stage::{arp_reply, deliver, echo_reply, flow, fragment, ndp_reply, publish, related, route, source_check};
+use crate::stage::{
+    arp_reply, deliver, echo_reply, flow, fragment, ndp_reply, parse, publish, related, route, source_check,
+};
 
 /// The sending pod.
 struct Sender {
@@ -61,8 +63,7 @@ fn link_layer(pkt: &mut Packet, sender: &Sender) -> Result<Verdict, DropReason> 
 fn internet<F: FromPod>(pkt: &mut Packet, sender: &Sender) -> Verdict {
     settle(|| {
         // 3. Take it apart; nothing is believed that does not lie inside the frame.
-        let p = maps::parsed::<F>()?;
-        F::parse(pkt, rewrite::L3_OFF, pkt.len_bytes(), p)?;
+        let p = parse::run::<F>(pkt)?;
 
         // 4. The source is the pod's.
         source_check::address::<F>(sender.endpoint, p)?;

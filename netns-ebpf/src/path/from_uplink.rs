@@ -17,7 +17,7 @@ use crate::rewrite;
 use crate::stage::flow::Plan;
 use crate::stage::icmp_error::{self, Answer, ErrorFormat, Problem};
 use crate::stage::port::Ports;
-use crate::stage::{deliver, flow, fragment, publish, related};
+use crate::stage::{deliver, flow, fragment, parse, publish, related};
 
 /// Runs the hook.
 #[inline(always)]
@@ -42,10 +42,7 @@ fn link_layer(pkt: &mut Packet) -> Result<Verdict, DropReason> {
 fn internet<F: FamilyMaps + ErrorFormat>(pkt: &mut Packet, eth: EthHdr) -> Verdict {
     settle(|| {
         // 2. Take it apart. What cannot be is the host's to judge: its own traffic never changes.
-        let p = maps::parsed::<F>()?;
-        if F::parse(pkt, rewrite::L3_OFF, pkt.len_bytes(), p).is_err() {
-            return Ok(Verdict::PASS);
-        }
+        let Ok(p) = parse::run::<F>(pkt) else { return Ok(Verdict::PASS) };
 
         // 3. Loopback addresses never come from a wire.
         if is_loopback::<F>(p.tuple.src) || is_loopback::<F>(p.tuple.dst) {

@@ -1,15 +1,17 @@
 //! Answers ARP with the gateway's MAC: the gateway is the one neighbour every pod has, so no entry of a pod's neighbour
 //! table ever names another pod, goes stale or can be forged.
+//!
+//! It answers for every address of the subnet, so a packet to one nobody has comes here and is told so at once, instead of
+//! waiting for the sender's kernel to give up.
 
 use netns_ebpf_common::Addr4;
 use netns_ebpf_common::endpoint::Endpoint;
-use netns_ebpf_common::family::V4;
+use netns_ebpf_common::family::{Family, V4};
 use netns_ebpf_common::hdr::Frame;
 use netns_ebpf_common::hdr::arp::{self, ArpPacket};
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 
-use crate::maps;
 use crate::packet::Packet;
 use crate::path::settle;
 use crate::rewrite::{self, L3_OFF};
@@ -35,7 +37,7 @@ pub fn run(pkt: &mut Packet, endpoint: &Endpoint, network: &Network) -> Verdict 
         {
             return Err(DropReason::ArpSpoof);
         }
-        if target != network.gateway4 && maps::slot_by_addr::<V4>(endpoint.network, target).is_none() {
+        if !V4::in_subnet(network, &target) {
             return Err(DropReason::UnknownNeighbour);
         }
         pkt.write(L3_OFF, ArpPacket::new(arp::REPLY, network.mac, target, endpoint.mac, sender))?;

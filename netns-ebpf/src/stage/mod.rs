@@ -7,6 +7,7 @@ pub mod flow;
 pub mod fragment;
 pub mod icmp_error;
 pub mod ndp_reply;
+pub mod parse;
 pub mod port;
 pub mod publish;
 pub mod related;

@@ -2,7 +2,7 @@
 
 use netns_ebpf_common::Addr6;
 use netns_ebpf_common::endpoint::Endpoint;
-use netns_ebpf_common::family::{Address, Family, V6};
+use netns_ebpf_common::family::{Family, V6};
 use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::hdr::Frame;
 use netns_ebpf_common::hdr::icmp::{ICMP_LEN, IcmpHdr, LinkLayerOption, NeighbourMsg, v6};
@@ -11,7 +11,6 @@ use netns_ebpf_common::network::Network;
 use netns_ebpf_common::parse::{IcmpKind, Parsed};
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 
-use crate::maps;
 use crate::packet::Packet;
 use crate::path::settle;
 use crate::rewrite::{self, L3_OFF};
@@ -57,9 +56,7 @@ fn solicitation(
     {
         return Err(DropReason::NdpSpoof);
     }
-    let is_gateway =
-        (target == network.gateway6 && !target.is_unspecified()) || target == Addr6::link_local(network.mac);
-    if !is_gateway && maps::slot_by_addr::<V6>(endpoint.network, target).is_none() {
+    if !V6::in_subnet(network, &target) && target != Addr6::link_local(network.mac) {
         return Err(DropReason::UnknownNeighbour);
     }
     if target == p.tuple.src {

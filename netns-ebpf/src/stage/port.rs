@@ -1,12 +1,14 @@
 //! Chooses the source port of a new flow and claims it, in one step, by inserting the reply's entry.
 
+use core::marker::PhantomData;
+
 use netns_ebpf_common::Port;
 use netns_ebpf_common::family::Family;
 use netns_ebpf_common::flow::{FlowKey, proto};
 use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, FamilyMaps, FlowRef, InsertError, OpeningFlow};
-use crate::packet::{self, Packet, now_ns};
+use crate::packet::{self, Packet, Steps, now_ns};
 use crate::stage::flow;
 
 /// How a flow gets its source port.
@@ -20,91 +22,87 @@ pub enum Ports {
     HostRange,
 }
 
-/// How often the search goes on after a port turned out to be a host socket's.
-const SOCKET_RETRIES: u32 = 16;
-
-/// State of a search, on the stack as `bpf_loop` wants it.
-#[repr(C)]
-struct Search {
+/// A search for a port, one candidate a step: the flow's own first if it is allowed, then the range from a random start.
+struct Search<F> {
+    /// First port of the range.
     min: u32,
+    /// Ports in the range, not 0.
     span: u32,
+    /// Where the search starts in the range.
     start: u32,
-    outcome: u32,
+    /// The next candidate.
+    next: u32,
+    /// Ask the host's sockets too.
+    ask_host: bool,
+    outcome: Outcome,
+    family: PhantomData<F>,
 }
 
-const SEARCHING: u32 = 0;
-const CLAIMED: u32 = 1;
-const FULL: u32 = 2;
+/// How a search ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// It has not found a free port.
+    None,
+    /// The port in the reply's key is claimed.
+    Claimed,
+    /// The table has no room.
+    Full,
+}
+
+impl<F: FamilyMaps> Steps for Search<F> {
+    #[inline(always)]
+    fn step(&mut self, pkt: &Packet) -> bool {
+        let Ok(s) = maps::opening_flow::<F>() else { return true };
+        if self.next != OWN {
+            // `claim` never asks with an empty range; the check keeps a division's panic out of the object.
+            let Some(at) = self.start.wrapping_add(self.next).checked_rem(self.span) else { return true };
+            s.peer_key.tuple.dport = Port::new(self.min.wrapping_add(at) as u16);
+        }
+        self.next = self.next.wrapping_add(1);
+        match insert::<F>(&s.peer_key, s) {
+            Ok(()) if self.ask_host && host_has::<F>(pkt, &s.peer_key) => FlowRef::<F>::remove(&s.peer_key),
+            Ok(()) => self.outcome = Outcome::Claimed,
+            Err(InsertError::Full) => self.outcome = Outcome::Full,
+            Err(InsertError::Exists) => {}
+        }
+        self.outcome != Outcome::None
+    }
+}
+
+/// Candidate before the range: the port the reply's key already has. Counting on from it gives 0.
+const OWN: u32 = u32::MAX;
 
 /// Claims the reply's key for a source port, which it leaves in that key; `s.peer_key` and `s.peer_entry` are filled but for it.
 ///
 /// Every port of the range is tried, so the last free one is found; the time is bounded by the range.
 #[inline(never)]
 pub fn claim<F: FamilyMaps>(pkt: &Packet, s: &mut OpeningFlow<F::Addr>, ports: Ports) -> Result<(), DropReason> {
-    let own = s.peer_key.tuple.dport;
+    let own = u32::from(s.peer_key.tuple.dport.get());
     let config = maps::host_config()?;
     let (min, max) = (u32::from(config.snat_port_min), u32::from(config.snat_port_max));
-    let in_range = (min..=max).contains(&u32::from(own.get()));
-    let try_own = match ports {
-        Ports::Keep | Ports::Prefer => true,
-        Ports::HostRange => in_range,
+    let span = max.wrapping_sub(min).wrapping_add(1).clamp(1, 0x1_0000);
+    let ask_host = matches!(ports, Ports::HostRange);
+    let try_own = !ask_host || (min..=max).contains(&own);
+    let steps = match ports {
+        // Without translation there is nothing to tell two flows with one tuple apart by.
+        Ports::Keep => 1,
+        Ports::Prefer | Ports::HostRange => span + 1,
     };
-    if try_own {
-        match insert::<F>(&s.peer_key, s) {
-            Ok(()) if !matches!(ports, Ports::HostRange) || !host_has::<F>(pkt, &s.peer_key) => return Ok(()),
-            Ok(()) => FlowRef::<F>::remove(&s.peer_key),
-            Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
-            // The same tuple is another live flow's: without translation there is nothing to tell them apart by.
-            Err(InsertError::Exists) if matches!(ports, Ports::Keep) => return Err(DropReason::PortsExhausted),
-            Err(InsertError::Exists) => {}
-        }
-    }
-    let span = max.wrapping_sub(min).wrapping_add(1);
-    if span == 0 || span > 0x1_0000 {
-        return Err(DropReason::PortsExhausted);
-    }
-    let mut search = Search { min, span, start: packet::random() % span, outcome: SEARCHING };
-    let mut left = span;
-    for _ in 0..SOCKET_RETRIES {
-        if left == 0 {
-            break;
-        }
-        let tried = packet::repeat(left, try_port::<F>, &mut search) as u32;
-        match search.outcome {
-            CLAIMED => {
-                if !matches!(ports, Ports::HostRange) || !host_has::<F>(pkt, &s.peer_key) {
-                    return Ok(());
-                }
-                FlowRef::<F>::remove(&s.peer_key);
-                search.outcome = SEARCHING;
-                search.start = (search.start + tried) % span;
-                left = left.saturating_sub(tried);
-            }
-            FULL => return Err(DropReason::FlowTableFull),
-            _ => break,
-        }
-    }
-    Err(DropReason::PortsExhausted)
-}
-
-/// One step of the search: claims the `i`-th port from the start, or goes on.
-extern "C" fn try_port<F: FamilyMaps>(i: u32, search: *mut Search) -> i64 {
-    const STOP: i64 = 1;
-    const GO_ON: i64 = 0;
-    #[expect(unsafe_code, reason = "the callback's argument")]
-    // SAFETY: `packet::repeat` passes the `Search` on its caller's stack.
-    let search = unsafe { &mut *search };
-    let Ok(s) = maps::opening_flow::<F>() else { return STOP };
-    // `claim` never asks with an empty range; the check keeps a division's panic out of the object.
-    let Some(at) = search.start.wrapping_add(i).checked_rem(search.span) else { return STOP };
-    let port = search.min.wrapping_add(at);
-    s.peer_key.tuple.dport = Port::new(port as u16);
-    search.outcome = match insert::<F>(&s.peer_key, s) {
-        Ok(()) => CLAIMED,
-        Err(InsertError::Full) => FULL,
-        Err(InsertError::Exists) => return GO_ON,
+    let mut search = Search::<F> {
+        min,
+        span,
+        start: packet::random() & 0xffff,
+        next: if try_own { OWN } else { 0 },
+        ask_host,
+        outcome: Outcome::None,
+        family: PhantomData,
     };
-    STOP
+    pkt.repeat(steps, &mut search);
+    match search.outcome {
+        Outcome::Claimed => Ok(()),
+        Outcome::Full => Err(DropReason::FlowTableFull),
+        Outcome::None => Err(DropReason::PortsExhausted),
+    }
 }
 
 /// Inserts the reply's entry; an entry in its way whose time is over makes room.
