@@ -111,6 +111,13 @@ impl Packet {
         unsafe { (*self.skb()).ingress_ifindex }
     }
 
+    /// Whether the frame carries a VLAN tag: the kernel takes it out of the frame before a program sees that.
+    #[inline(always)]
+    pub fn is_tagged(&self) -> bool {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb()).vlan_present != 0 }
+    }
+
     /// Payload bytes of each segment of a GSO packet; 0 if it is none.
     #[inline(always)]
     pub fn gso_size_bytes(&self) -> usize {

@@ -47,6 +47,9 @@ pub fn run(pkt: &mut Packet) -> (Verdict, u32) {
 /// 1. The frame is the pod's own; 2. its EtherType picks the family.
 #[inline(always)]
 fn link_layer(pkt: &mut Packet, sender: &Sender) -> Result<Verdict, DropReason> {
+    if pkt.is_tagged() {
+        return Err(DropReason::UnknownEtherType);
+    }
     pkt.pull_headers()?;
     let eth: EthHdr = pkt.read(0).ok_or(DropReason::Malformed)?;
     source_check::mac(sender.endpoint, eth.src)?;

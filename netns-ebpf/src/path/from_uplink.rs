@@ -28,6 +28,10 @@ pub fn run(pkt: &mut Packet) -> Verdict {
 /// 1. The EtherType picks the family; what is neither is the host's.
 #[inline(always)]
 fn link_layer(pkt: &mut Packet) -> Result<Verdict, DropReason> {
+    // A tagged frame is a VLAN device's of the host, not the uplink's.
+    if pkt.is_tagged() {
+        return Ok(Verdict::PASS);
+    }
     pkt.pull_headers()?;
     let Some(eth) = pkt.read::<EthHdr>(0) else { return Ok(Verdict::PASS) };
     match eth.ethertype() {
