@@ -287,17 +287,27 @@ fn end_sandbox(sandbox: &mut Option<Background>) {
 
 /// Asks xtask for the help of a command line: it reads all words before that one.
 fn xtask_understands(shown: &Shown, verb: &str, rest: &[&str]) {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from(env!("CARGO")));
     let own = rest.split(|word| *word == "--").next().unwrap_or_default();
-    let output = Command::new(cargo)
-        .current_dir(root())
-        .args(["run", "--quiet", "--offline", "--package", "xtask", "--", verb])
-        .args(own)
-        .arg("--help")
-        .output()
-        .expect("start cargo");
+    let output = xtask().arg(verb).args(own).arg("--help").output().expect("start xtask");
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && out.contains("Usage: cargo xtask"), "{shown}: {out}\n{err}");
+}
+
+/// xtask as `cargo xtask test` has built it; where that is older than its sources, cargo builds it.
+///
+/// Not cargo in any case: under sudo it need not find the crates it has downloaded for the user.
+fn xtask() -> Command {
+    let built = Path::new(env!("CARGO_BIN_EXE_netns")).with_file_name("xtask");
+    let mut sources = BTreeSet::new();
+    walk(&root().join("xtask/src"), &mut sources);
+    let changed = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
+    let newest = sources.iter().filter_map(|path| changed(Path::new(path))).max();
+    if changed(&built).is_some_and(|built| Some(built) >= newest) {
+        return Command::new(built);
+    }
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from(env!("CARGO"))));
+    cargo.current_dir(root()).args(["run", "--quiet", "--offline", "--package", "xtask", "--"]);
+    cargo
 }
 
 /// A fenced block.
