@@ -103,7 +103,11 @@ fn arp_that_lies_is_dropped() {
         type Change = fn(&mut Arp);
         let rows: [(&str, Change, DropReason); 13] = [
             ("an announcement of red's own address", |a| a.target.1 = RED.at.v4, DropReason::ArpSpoof),
-            ("a gratuitous request for blue's", |a| (a.sender.1, a.target.1) = (BLUE.at.v4, BLUE.at.v4), DropReason::ArpSpoof),
+            (
+                "a gratuitous request for blue's",
+                |a| (a.sender.1, a.target.1) = (BLUE.at.v4, BLUE.at.v4),
+                DropReason::ArpSpoof,
+            ),
             ("a request in blue's name", |a| a.sender.1 = BLUE.at.v4, DropReason::ArpSpoof),
             ("a request in the gateway's name", |a| a.sender.1 = GATEWAY.v4, DropReason::ArpSpoof),
             ("blue's MAC as sender", |a| a.sender.0 = BLUE.mac, DropReason::ArpSpoof),

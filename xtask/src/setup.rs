@@ -24,6 +24,7 @@ const PEERS: [Tool; 12] = [
     Tool("ip", "iproute2"),
     Tool("iperf3", "iperf3"),
     Tool("iptables", "iptables"),
+    Tool("nc", "netcat-openbsd"),
     Tool("nft", "nftables"),
     Tool("nsenter", "util-linux"),
     Tool("ping", "iputils-ping"),

@@ -97,17 +97,19 @@ fn internet<F: FromPod>(pkt: &mut Packet, sender: &Sender) -> Verdict {
         }
 
         // 9. A packet of a flow, or the first of a new one.
-        fragment::track::<F>(sender.zone, p)?;
-        if flow::is_trackable(p)
+        let tracked = fragment::track::<F>(sender.zone, p);
+        if tracked.is_ok()
+            && flow::is_trackable(p)
             && let Some(flow) = flow::find::<F>(sender.zone, p)
         {
             return Ok(along_flow::<F>(pkt, sender, p, flow));
         }
 
-        // 10. The host, or the LAN: the way ends there, or a flow is planned.
+        // 10. The host, or the LAN: the way ends there, or a flow is planned. The host puts pieces together in any order.
         let planned = if p.tuple.dst == *F::gateway(network) || maps::is_host_addr::<F>(p.tuple.dst) {
             to_host::<F>(pkt, sender, p)
         } else {
+            tracked?;
             to_lan::<F>(pkt, sender, p)
         };
         if planned != PLANNED {

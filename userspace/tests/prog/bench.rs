@@ -196,8 +196,7 @@ impl Bench {
     /// As [`Self::run`]; an error where the kernel does not take the frame (it looks at the IP header's presence).
     pub fn try_run(&self, hook: Hook, meta: Meta, frame: &[u8]) -> Result<Output, aya::programs::ProgramError> {
         let mut context = [0; SK_BUFF_BYTES];
-        for (at, value) in
-            [(INGRESS_IFINDEX, meta.ingress_ifindex), (IFINDEX, meta.ifindex), (GSO_SIZE, meta.gso_size)]
+        for (at, value) in [(INGRESS_IFINDEX, meta.ingress_ifindex), (IFINDEX, meta.ifindex), (GSO_SIZE, meta.gso_size)]
         {
             context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
         }
@@ -327,8 +326,7 @@ fn publishes() -> Vec<(u32, Publish, Vec<PublishPorts>)> {
     const TCP: u8 = 6;
     const UDP: u8 = 17;
     let to = |pod: Pod, flags, id: u32| Publish { slot: pod.slot, flags, owner: u64::from(id) + 1000 };
-    let ports =
-        |addr, proto, host_first, pod_first, count| PublishPorts { addr, proto, host_first, pod_first, count };
+    let ports = |addr, proto, host_first, pod_first, count| PublishPorts { addr, proto, host_first, pod_first, count };
     let active = Publish::ACTIVE;
     vec![
         (

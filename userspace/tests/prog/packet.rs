@@ -31,15 +31,7 @@ pub mod flag {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum L4 {
     /// TCP without options.
-    Tcp {
-        sport: u16,
-        dport: u16,
-        seq: u32,
-        ack: u32,
-        flags: u8,
-        window: u16,
-        payload: Vec<u8>,
-    },
+    Tcp { sport: u16, dport: u16, seq: u32, ack: u32, flags: u8, window: u16, payload: Vec<u8> },
     /// UDP; `checksum: false` says "none computed".
     Udp { sport: u16, dport: u16, checksum: bool, payload: Vec<u8> },
     /// An echo request or reply.
@@ -140,7 +132,9 @@ impl L4 {
     /// The same with other ports; an echo's identifier is `sport` of a request and `dport` of a reply.
     pub fn with_ports(mut self, new_sport: u16, new_dport: u16) -> Self {
         match &mut self {
-            Self::Tcp { sport, dport, .. } | Self::Udp { sport, dport, .. } => (*sport, *dport) = (new_sport, new_dport),
+            Self::Tcp { sport, dport, .. } | Self::Udp { sport, dport, .. } => {
+                (*sport, *dport) = (new_sport, new_dport)
+            }
             Self::Echo { request, id, .. } => *id = if *request { new_sport } else { new_dport },
             Self::Icmp { .. } | Self::Raw { .. } => {}
         }
