@@ -280,6 +280,10 @@ fn error_of_flow<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Ad
                 return Err(reason);
             }
         };
+        // No error about an error (RFC 1122 section 3.2.2).
+        if p.hop_limit <= 1 {
+            return Err(DropReason::HopLimit);
+        }
         let (to, target, flags) = (related.flow.to(), related.flow.target(), related.flow.flags());
         if flags & FlowEntry::<F::Addr>::TO_UPLINK != 0 {
             related::translate::<F>(pkt, p, &mut related, &to.src)?;

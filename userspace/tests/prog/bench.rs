@@ -8,18 +8,23 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use aya::TestRun;
+use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{SchedClassifier, TestRunOptions};
+use aya::{Pod as Plain, TestRun};
 use netns::datapath::{Datapath, Hook, PublishPorts, Sizes};
 use netns::netns::Netns;
 use netns::wiring::{Host, NetworkSpec};
-use netns_ebpf_common::Mac;
+use netns_ebpf_common::abi::map;
 use netns_ebpf_common::endpoint::Endpoint;
+use netns_ebpf_common::flow::{FlowEntry, FlowKey};
+use netns_ebpf_common::fragment::{FragmentKey, FragmentPorts};
 use netns_ebpf_common::host::{HostConfig, Uplink};
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::publish::Publish;
+use netns_ebpf_common::{Addr4, Addr6, Mac};
 use nix::sched::{CloneFlags, setns, unshare};
 
+use super::packet::Version;
 use super::world::*;
 use crate::common::{Isolated, isolated};
 
@@ -142,9 +147,6 @@ impl Bench {
             }
         });
         let index = |name| {
-            let text = std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex"));
-            // /sys shows the namespace it was mounted in: `ip` asks the kernel.
-            drop(text);
             let line = here.ip(&format!("-o link show {name}"));
             line.split(':').next().and_then(|n| n.trim().parse().ok()).expect("an index")
         };
@@ -243,10 +245,46 @@ impl Bench {
         assert!(self.datapath.remove_endpoint(pod.slot, owner(pod)).expect("remove"));
     }
 
+    /// Takes one entry out of a family's flow table, a reply's, and leaves its other direction.
+    pub fn remove_reply_entry(&self, v: Version) {
+        match v {
+            Version::V4 => remove_reply::<Addr4>(map::FLOWS4),
+            Version::V6 => remove_reply::<Addr6>(map::FLOWS6),
+        }
+    }
+
+    /// How many datagrams in pieces a family's ports are remembered of.
+    pub fn fragments(&self, v: Version) -> usize {
+        match v {
+            Version::V4 => keys::<FragmentKey<Addr4>, FragmentPorts>(map::FRAGMENTS4).len(),
+            Version::V6 => keys::<FragmentKey<Addr6>, FragmentPorts>(map::FRAGMENTS6).len(),
+        }
+    }
+
     /// Lets at least this much time go by on the clock flows are stamped with, which moves by ticks.
     pub fn wait(&self, time: Duration) {
         thread::sleep(time + Duration::from_millis(12));
     }
+}
+
+fn open_map(name: &str) -> MapData {
+    MapData::from_pin(Path::new(PINS).join("maps").join(name)).expect("open a map")
+}
+
+fn keys<K: Plain, V: Plain>(name: &str) -> Vec<K> {
+    let map = open_map(name);
+    let map = if name.starts_with("FRAG") { Map::LruHashMap(map) } else { Map::HashMap(map) };
+    HashMap::<_, K, V>::try_from(map).expect("a hash").keys().collect::<Result<_, _>>().expect("keys")
+}
+
+fn remove_reply<A: Copy>(name: &str)
+where
+    FlowKey<A>: Plain,
+    FlowEntry<A>: Plain,
+{
+    let mut flows = HashMap::<_, FlowKey<A>, FlowEntry<A>>::try_from(Map::HashMap(open_map(name))).expect("a hash");
+    let reply = flows.iter().filter_map(Result::ok).find(|(_, e)| !e.is_original()).expect("a reply's entry").0;
+    flows.remove(&reply).expect("remove");
 }
 
 /// What the tests start from.
