@@ -18,7 +18,7 @@ struct Tool(&'static str, &'static str);
 const BUILD_TOOLS: [Tool; 2] = [Tool("cc", "gcc"), Tool("c++", "g++")];
 
 /// What the tests and the benchmarks measure against and look with. The product needs none of them.
-const PEERS: [Tool; 12] = [
+const PEERS: [Tool; 13] = [
     Tool("bpftool", "bpftool"),
     Tool("curl", "curl"),
     Tool("ip", "iproute2"),
