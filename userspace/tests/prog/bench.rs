@@ -163,7 +163,7 @@ impl Bench {
     }
 
     /// Fills every map as `world` says, and empties the flow table.
-    fn reset(&self) {
+    pub fn reset(&self) {
         let d = &self.datapath;
         d.set_host_config(&host_config()).expect("config");
         d.delete_flows(|_| true).expect("delete flows");
