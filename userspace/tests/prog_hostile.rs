@@ -222,8 +222,7 @@ fn ipv4_options_pass_unless_they_route() {
             let mut sent = from_pod(RED, SERVER.ip(V4), tcp(20_000, 80, flag::SYN));
             sent.options = options.clone();
             let left = sent.translated((HOST.ip(V4), 20_000), (SERVER.ip(V4), 80)).sent_on();
-            let flow =
-                Pair::new(1, &sent, 0, &left, Target::Uplink(b.uplink), Target::Slot(RED.slot)).owned(RED.slot);
+            let flow = Pair::new(1, &sent, 0, &left, Target::Uplink(b.uplink), Target::Slot(RED.slot)).owned(RED.slot);
             let want = reason.map_or_else(|| Want::neigh(&left).flows([&flow]), Want::drop);
             b.from_pod(RED, &sent, &want);
             // From the LAN, what cannot be read or routes itself is the host's to refuse.
@@ -288,8 +287,7 @@ fn ipv6_extension_headers_are_followed_so_far() {
             sent.l4 = sent.l4.with_ports(20_000, 53);
             sent.extensions = extensions.clone();
             let left = sent.translated((HOST.ip(V6), 20_000), (SERVER.ip(V6), 53)).sent_on();
-            let flow =
-                Pair::new(1, &sent, 0, &left, Target::Uplink(b.uplink), Target::Slot(RED.slot)).owned(RED.slot);
+            let flow = Pair::new(1, &sent, 0, &left, Target::Uplink(b.uplink), Target::Slot(RED.slot)).owned(RED.slot);
             let want = reason.map_or_else(|| Want::neigh(&left).flows([&flow]), Want::drop);
             b.from_pod(RED, &sent, &want);
             let mut reply = from_lan(SERVER.ip(V6), HOST.ip(V6), udp(53, 20_000));
@@ -308,7 +306,9 @@ fn ipv6_extension_headers_are_followed_so_far() {
 #[test]
 fn an_extension_header_that_leaves_the_packet_is_dropped() {
     bench(|b| {
-        for (what, kind, length) in [("options", DEST_OPTIONS, 0xff), ("authentication", AUTH, 0xff), ("one more", 60, 3)] {
+        for (what, kind, length) in
+            [("options", DEST_OPTIONS, 0xff), ("authentication", AUTH, 0xff), ("one more", 60, 3)]
+        {
             println!("{what}");
             let mut sent = from_pod(RED, BLUE.ip(V6), udp(1000, 53));
             sent.extensions = vec![options_header(kind, 8)];

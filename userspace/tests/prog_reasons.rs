@@ -19,20 +19,13 @@ fn provoke(b: &Bench, v: Version, reason: DropReason) -> Option<()> {
     let host = Meta { ifindex: gateway_ifindex(1), ..Meta::default() };
     let red = |dst: Place, l4| from_pod(RED, dst.ip(v), l4);
     let send = |p: &Packet| drop(b.run(Hook::FromPod, pod, &p.bytes()));
-    let from_client = |dst: Place, l4| drop(b.run(Hook::FromUplink, lan, &from_lan(CLIENT.ip(v), dst.ip(v), l4).bytes()));
+    let from_client =
+        |dst: Place, l4| drop(b.run(Hook::FromUplink, lan, &from_lan(CLIENT.ip(v), dst.ip(v), l4).bytes()));
     let datagram = || red(BLUE.at, udp(1000, 53));
     let arp = |operation: u8, sender: [u8; 4], target: [u8; 4]| {
         let mac = RED.mac;
-        let frame = [
-            &[0xff; 6][..],
-            &mac,
-            &[8, 6, 0, 1, 8, 0, 6, 4, 0, operation],
-            &mac,
-            &sender,
-            &[0; 6],
-            &target,
-        ]
-        .concat();
+        let frame =
+            [&[0xff; 6][..], &mac, &[8, 6, 0, 1, 8, 0, 6, 4, 0, operation], &mac, &sender, &[0; 6], &target].concat();
         drop(b.run(Hook::FromPod, pod, &frame));
     };
     match reason {

@@ -30,9 +30,8 @@ fn published(b: &Bench, v: Version, l4: L4) -> (Packet, Packet) {
     let (sport, _) = l4.ports();
     let sent = from_lan(CLIENT.ip(v), HOST.ip(v), l4);
     let got = sent.translated((CLIENT.ip(v), sport), (BLUE.ip(v), port)).delivered(BLUE);
-    let flow = Pair::new(0, &sent, 1, &got, Target::Slot(BLUE.slot), Target::Uplink(b.uplink))
-        .owned(BLUE.slot)
-        .published(id);
+    let flow =
+        Pair::new(0, &sent, 1, &got, Target::Slot(BLUE.slot), Target::Uplink(b.uplink)).owned(BLUE.slot).published(id);
     b.from_lan(&sent, &Want::peer(BLUE, &got).publish_opens(id).flows([&flow]));
     (sent, got)
 }

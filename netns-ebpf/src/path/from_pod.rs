@@ -12,7 +12,7 @@ use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 
 use crate::maps::{self, FamilyMaps, FlowRef};
-use crate::packet::Packet;
+use crate::packet::{Packet, USUAL_HEADERS_BYTES};
 use crate::path::settle;
 use crate::report;
 use crate::rewrite;
@@ -50,7 +50,7 @@ fn link_layer(pkt: &mut Packet, sender: &Sender) -> Result<Verdict, DropReason> 
     if pkt.is_tagged() {
         return Err(DropReason::UnknownEtherType);
     }
-    pkt.pull_headers()?;
+    pkt.pull(USUAL_HEADERS_BYTES)?;
     let eth: EthHdr = pkt.read(0).ok_or(DropReason::Malformed)?;
     source_check::mac(sender.endpoint, eth.src)?;
     match eth.ethertype() {
