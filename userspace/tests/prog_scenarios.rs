@@ -9,10 +9,9 @@ use netns_ebpf_common::flow::State;
 use prog::flows::table;
 use prog::*;
 
-/// Bench and family, with the frames of a conversation handed from one program to the next.
+/// The bench as one side of a conversation after the other sees it.
 struct Wire<'a> {
     b: &'a Bench,
-    v: Version,
 }
 
 impl Wire<'_> {
@@ -81,7 +80,7 @@ fn answer(to: &Packet, flags: u8) -> Packet {
 
 both!(
     fn a_pod_opens_uses_and_closes_a_connection_to_the_lan(b, v) {
-        let w = Wire { b, v };
+        let w = Wire { b };
         // From a port that must change on the way.
         let wire = w.pod(RED, &from_pod(RED, SERVER.ip(v), tcp(1000, 80, flag::SYN)));
         assert_eq!((wire.src, wire.dst), (HOST.ip(v), SERVER.ip(v)));
@@ -107,7 +106,7 @@ both!(
 
 both!(
     fn a_pod_asks_and_is_answered(b, v) {
-        let w = Wire { b, v };
+        let w = Wire { b };
         for l4 in [udp(1000, 53), echo(true, 7)] {
             let sent = from_pod(RED, SERVER.ip(v), l4);
             let wire = w.pod(RED, &sent);
@@ -121,7 +120,7 @@ both!(
 
 both!(
     fn a_client_opens_uses_and_closes_a_connection_to_a_published_port(b, v) {
-        let w = Wire { b, v };
+        let w = Wire { b };
         let mut at_pod = w.lan(&from_lan(CLIENT.ip(v), HOST.ip(v), tcp(40_000, 8080, flag::SYN)));
         for (pod_flags, client_flags, state) in [
             (flag::SYN | flag::ACK, flag::ACK, State::Established),
@@ -139,7 +138,7 @@ both!(
 
 both!(
     fn a_pod_reaches_another_through_the_published_port(b, v) {
-        let w = Wire { b, v };
+        let w = Wire { b };
         let mut at_blue = w.pod(RED, &from_pod(RED, HOST.ip(v), tcp(1000, 8080, flag::SYN)));
         for (blue_flags, red_flags, state) in [
             (flag::SYN | flag::ACK, flag::ACK, State::Established),
@@ -157,7 +156,7 @@ both!(
 
 both!(
     fn a_pod_answers_its_neighbour_and_its_host(b, v) {
-        let w = Wire { b, v };
+        let w = Wire { b };
         for l4 in [udp(1000, 53), tcp(1000, 80, flag::SYN), echo(true, 7)] {
             let at_blue = w.pod(RED, &from_pod(RED, BLUE.ip(v), l4.clone()));
             assert_eq!((at_blue.eth_dst, at_blue.hop_limit), (BLUE.mac, 63));
@@ -174,7 +173,7 @@ both!(
 
 both!(
     fn a_traceroute_shows_the_gateway_and_the_routers_behind(b, v) {
-        let w = Wire { b, v };
+        let w = Wire { b };
         let probe = |hops| from_pod(RED, SERVER.ip(v), udp(1000, 33_434)).hops(hops);
         let error = w.pod(RED, &probe(1));
         assert_eq!((error.src, error.dst, error.eth_dst), (GATEWAY.ip(v), RED.ip(v), RED.mac));
@@ -190,7 +189,7 @@ both!(
 
 both!(
     fn a_pod_learns_the_mtu_of_the_way_and_gets_through(b, v) {
-        let w = Wire { b, v };
+        let w = Wire { b };
         b.set_uplink_mtu(1280);
         let header = if v == V4 { 28 } else { 48 };
         let sized = |ip_bytes: usize| from_pod(RED, SERVER.ip(v), udp(1000, 53).with_payload(ip_bytes - header));
@@ -210,7 +209,7 @@ both!(
 
 both!(
     fn a_closed_port_of_a_pod_is_told_to_the_client_and_its_socket_finds_the_flow(b, v) {
-        let w = Wire { b, v };
+        let w = Wire { b };
         let sent = from_lan(CLIENT.ip(v), HOST.ip(v), udp(40_000, 5353));
         let at_pod = w.lan(&sent);
         let quote = Problem::PortUnreachable.quoting(v, &at_pod.ip_bytes());

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use std::net::{TcpListener, UdpSocket};
 use std::time::Duration;
 
-use netns::datapath::Hook;
+use netns::datapath::{Hook, PublishPorts};
 use netns_ebpf_common::flow::State;
+use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::DropReason;
 use prog::flows::table;
 use prog::*;
@@ -294,6 +295,58 @@ both!(
             let error = originated(Problem::Prohibited, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
             b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::PortsExhausted, &error));
         }
+    }
+);
+
+both!(
+    fn a_published_port_is_never_given(b, v) {
+        let publish = |id: u32, addr: Option<Place>, proto, port| {
+            let declaration = Publish { slot: BLUE.slot, flags: Publish::ACTIVE, owner: id.into() };
+            let addr = addr.map(|a| a.ip(v));
+            let ports = PublishPorts { addr, proto, host_first: port, pod_first: 80, count: 1 };
+            b.datapath().put_publish(id, &declaration, &ports).expect("publish");
+            move || assert!(b.datapath().remove_publish(id, id.into(), &ports).expect("remove"))
+        };
+        b.configure(|c| (c.snat_port_min, c.snat_port_max) = (20_000, 20_001));
+        // At any address, at the uplink's; what is published elsewhere or for another transport does not matter.
+        let undo = [
+            publish(100, None, 17, 20_000),
+            publish(101, Some(HOST), 6, 20_001),
+            publish(102, Some(HOST2), 6, 20_000),
+        ];
+        for (l4, free, taken) in [(udp(1000, 53), 20_001, 20_000), (tcp(1000, 53, flag::SYN), 20_000, 20_001)] {
+            for sport in [1000, taken] {
+                b.datapath().delete_flows(|_| true).expect("delete");
+                let (sent, left) = masqueraded(v, SERVER, l4.clone().with_ports(sport, 53), free);
+                b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
+            }
+            let sent = from_pod(RED, SERVER.ip(v), l4.clone().with_ports(1001, 53));
+            let error = originated(Problem::Prohibited, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
+            b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::PortsExhausted, &error));
+        }
+        undo.into_iter().for_each(|undo| undo());
+    }
+);
+
+both!(
+    fn replies_go_before_published_ports(b, v) {
+        let (sent, left) = masqueraded(v, SERVER, udp(20_000, 53), 20_000);
+        let flow = pair(b, &sent, &left);
+        b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&flow]));
+        // Published later: the flow that has the port keeps it.
+        let declaration = Publish { slot: BLUE.slot, flags: Publish::ACTIVE, owner: 100 };
+        let ports = PublishPorts { addr: None, proto: 17, host_first: 20_000, pod_first: 80, count: 1 };
+        b.datapath().put_publish(100, &declaration, &ports).expect("publish");
+        let reply = from_lan(SERVER.ip(v), HOST.ip(v), udp(53, 20_000));
+        let got = reply.translated((SERVER.ip(v), 53), (RED.ip(v), 20_000)).delivered(RED);
+        let flow = flow.state(State::Established);
+        b.lan_sends(&reply, &Want::peer(RED, &got).flows([&flow]));
+        let ask = from_lan(CLIENT.ip(v), HOST.ip(v), udp(40_000, 20_000));
+        let got = ask.translated((CLIENT.ip(v), 40_000), (BLUE.ip(v), 80)).delivered(BLUE);
+        let published = Pair::new(0, &ask, 1, &got, Target::Slot(BLUE.slot), Target::Uplink(b.uplink));
+        let published = published.owned(BLUE.slot).published(100);
+        b.lan_sends(&ask, &Want::peer(BLUE, &got).flows([&flow, &published]));
+        assert!(b.datapath().remove_publish(100, 100, &ports).expect("remove"));
     }
 );
 

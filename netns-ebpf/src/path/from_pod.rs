@@ -12,7 +12,7 @@ use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 
 use crate::maps::{self, FamilyMaps, FlowRef};
-use crate::packet::Packet;
+use crate::packet::{Packet, USUAL_HEADERS_BYTES};
 use crate::path::settle;
 use crate::report;
 use crate::rewrite;
@@ -47,7 +47,10 @@ pub fn run(pkt: &mut Packet) -> (Verdict, u32) {
 /// 1. The frame is the pod's own; 2. its EtherType picks the family.
 #[inline(always)]
 fn link_layer(pkt: &mut Packet, sender: &Sender) -> Result<Verdict, DropReason> {
-    pkt.pull_headers()?;
+    if pkt.is_tagged() {
+        return Err(DropReason::UnknownEtherType);
+    }
+    pkt.pull(USUAL_HEADERS_BYTES)?;
     let eth: EthHdr = pkt.read(0).ok_or(DropReason::Malformed)?;
     source_check::mac(sender.endpoint, eth.src)?;
     match eth.ethertype() {
@@ -94,17 +97,19 @@ fn internet<F: FromPod>(pkt: &mut Packet, sender: &Sender) -> Verdict {
         }
 
         // 9. A packet of a flow, or the first of a new one.
-        fragment::track::<F>(sender.zone, p)?;
-        if flow::is_trackable(p)
+        let tracked = fragment::track::<F>(sender.zone, p);
+        if tracked.is_ok()
+            && flow::is_trackable(p)
             && let Some(flow) = flow::find::<F>(sender.zone, p)
         {
             return Ok(along_flow::<F>(pkt, sender, p, flow));
         }
 
-        // 10. The host, or the LAN: the way ends there, or a flow is planned.
+        // 10. The host, or the LAN: the way ends there, or a flow is planned. The host puts pieces together in any order.
         let planned = if p.tuple.dst == *F::gateway(network) || maps::is_host_addr::<F>(p.tuple.dst) {
             to_host::<F>(pkt, sender, p)
         } else {
+            tracked?;
             to_lan::<F>(pkt, sender, p)
         };
         if planned != PLANNED {

@@ -10,7 +10,7 @@ use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 
 use crate::maps::{self, FamilyMaps, FlowRef};
-use crate::packet::Packet;
+use crate::packet::{Packet, USUAL_HEADERS_BYTES};
 use crate::path::settle;
 use crate::report;
 use crate::rewrite;
@@ -28,7 +28,11 @@ pub fn run(pkt: &mut Packet) -> Verdict {
 /// 1. The EtherType picks the family; what is neither is the host's.
 #[inline(always)]
 fn link_layer(pkt: &mut Packet) -> Result<Verdict, DropReason> {
-    pkt.pull_headers()?;
+    // A tagged frame is a VLAN device's of the host, not the uplink's.
+    if pkt.is_tagged() {
+        return Ok(Verdict::PASS);
+    }
+    pkt.pull(USUAL_HEADERS_BYTES)?;
     let Some(eth) = pkt.read::<EthHdr>(0) else { return Ok(Verdict::PASS) };
     match eth.ethertype() {
         ethertype::IPV4 => Ok(internet::<V4>(pkt, eth)),

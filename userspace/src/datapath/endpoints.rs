@@ -43,17 +43,24 @@ impl Datapath {
         if endpoint.flags & Endpoint::UP == 0 {
             return self.remove_addresses(slot, endpoint);
         }
-        for network in self.zones_of(endpoint)? {
+        let (mut addresses4, mut addresses6) = (self.hash(map::ENDPOINT_ADDR4)?, self.hash(map::ENDPOINT_ADDR6)?);
+        for network in self.zones(endpoint)? {
             if endpoint.addr4 != Addr4::UNSPECIFIED {
-                let mut addresses = self.hash(map::ENDPOINT_ADDR4)?;
-                add_address(&mut addresses, map::ENDPOINT_ADDR4, EndpointKey { network, addr: endpoint.addr4 }, slot)?;
+                add_address(&mut addresses4, map::ENDPOINT_ADDR4, EndpointKey { network, addr: endpoint.addr4 }, slot)?;
             }
             if endpoint.addr6 != Addr6::UNSPECIFIED {
-                let mut addresses = self.hash(map::ENDPOINT_ADDR6)?;
-                add_address(&mut addresses, map::ENDPOINT_ADDR6, EndpointKey { network, addr: endpoint.addr6 }, slot)?;
+                add_address(&mut addresses6, map::ENDPOINT_ADDR6, EndpointKey { network, addr: endpoint.addr6 }, slot)?;
             }
         }
         Ok(())
+    }
+
+    /// Where a pod's addresses are known: in its network, and in the host's zone if the host has routes to them, so that
+    /// `from_uplink` can tell a packet straight to a pod from one that is nobody's.
+    fn zones(&self, endpoint: &Endpoint) -> Result<Vec<u32>, DatapathError> {
+        let network = u16::try_from(endpoint.network).ok().map(|id| self.network(id)).transpose()?.flatten();
+        let routed = network.is_some_and(|n| n.flags & Network::HOST_ACCESS != 0);
+        Ok([endpoint.network].into_iter().chain(routed.then_some(u32::from(ZONE_HOST))).collect())
     }
 
     /// Removes a slot's address entries, then clears the slot.
@@ -135,22 +142,12 @@ impl Datapath {
             .map_err(|e| map_error(map::ENDPOINTS, format!("write slot {slot}"), e))
     }
 
-    /// Where an endpoint's addresses are listed: in its network, and among the host's own if the host has a route there,
-    /// which is how `from_uplink` knows what from the LAN is meant for a pod.
-    fn zones_of(&self, endpoint: &Endpoint) -> Result<Vec<u32>, DatapathError> {
-        let network = self.array::<Network>(map::NETWORKS)?.get(&endpoint.network, 0);
-        let network = network.map_err(|e| map_error(map::NETWORKS, format!("read network {}", endpoint.network), e))?;
-        let routed = network.flags & Network::HOST_ACCESS != 0;
-        Ok(if routed { vec![endpoint.network, ZONE_HOST.into()] } else { vec![endpoint.network] })
-    }
-
     fn remove_addresses(&self, slot: u32, endpoint: &Endpoint) -> Result<(), DatapathError> {
-        // Whatever the network is by now: only entries that lead to this slot go.
-        for network in [endpoint.network, ZONE_HOST.into()] {
-            let mut addresses = self.hash(map::ENDPOINT_ADDR4)?;
-            remove_address(&mut addresses, map::ENDPOINT_ADDR4, EndpointKey { network, addr: endpoint.addr4 }, slot)?;
-            let mut addresses = self.hash(map::ENDPOINT_ADDR6)?;
-            remove_address(&mut addresses, map::ENDPOINT_ADDR6, EndpointKey { network, addr: endpoint.addr6 }, slot)?;
+        let (mut addresses4, mut addresses6) = (self.hash(map::ENDPOINT_ADDR4)?, self.hash(map::ENDPOINT_ADDR6)?);
+        // Of the host's zone too, whatever the network says by now: an entry that leads to another slot is left.
+        for network in [endpoint.network, u32::from(ZONE_HOST)] {
+            remove_address(&mut addresses4, map::ENDPOINT_ADDR4, EndpointKey { network, addr: endpoint.addr4 }, slot)?;
+            remove_address(&mut addresses6, map::ENDPOINT_ADDR6, EndpointKey { network, addr: endpoint.addr6 }, slot)?;
         }
         Ok(())
     }

@@ -124,7 +124,9 @@ impl Case {
         let pin = Path::new(PINS).join(INSTANCE).join("progs").join(self.program);
         let program =
             SchedClassifier::from_pin(&pin).with_context(|| format!("cannot open the program {}", pin.display()))?;
-        let context = sk_buff(self.ifindex);
+        // The host's own packets came in by no interface.
+        let ingress_ifindex = if self.program == "from_host" { 0 } else { self.ifindex };
+        let context = sk_buff(self.ifindex, ingress_ifindex);
         let mut samples = Vec::with_capacity(RUNS);
         for _ in 0..RUNS {
             let options =
@@ -140,11 +142,11 @@ impl Case {
     }
 }
 
-/// The context of a packet seen on an interface.
-fn sk_buff(ifindex: u32) -> [u8; SK_BUFF_BYTES] {
+/// The context of a packet seen on an interface that came in by `ingress_ifindex`.
+fn sk_buff(ifindex: u32, ingress_ifindex: u32) -> [u8; SK_BUFF_BYTES] {
     let mut context = [0; SK_BUFF_BYTES];
-    for offset in [SK_BUFF_INGRESS_IFINDEX, SK_BUFF_IFINDEX] {
-        context[offset..offset + 4].copy_from_slice(&ifindex.to_ne_bytes());
+    for (offset, value) in [(SK_BUFF_INGRESS_IFINDEX, ingress_ifindex), (SK_BUFF_IFINDEX, ifindex)] {
+        context[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
     }
     context
 }
@@ -165,9 +167,9 @@ mod tests {
 
     #[test]
     fn the_context_names_the_interface() {
-        let context = sk_buff(0x0100_0007);
+        let context = sk_buff(0x0100_0007, 0);
         assert_eq!(context[40..44], 0x0100_0007u32.to_ne_bytes());
-        assert_eq!(context.iter().filter(|byte| **byte != 0).count(), 4);
+        assert_eq!(context.iter().filter(|byte| **byte != 0).count(), 2);
     }
 
     #[test]
