@@ -88,6 +88,27 @@ both!(
 );
 
 both!(
+    fn the_ends_of_the_subnet_are_addresses_nobody_has(b, v) {
+        let ends = match v {
+            V4 => ["10.244.0.0", "10.244.0.255"],
+            V6 => ["fd00:244::", "fd00:244::ffff:ffff:ffff:ffff"],
+        };
+        for dst in ends {
+            let sent = from_pod(RED, dst.parse().expect("address"), udp(1000, 53));
+            let error = originated(Problem::HostUnreachable, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
+            b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::UnknownAddress, &error));
+        }
+    }
+);
+
+both!(
+    fn a_pod_reaches_itself(b, v) {
+        let sent = from_pod(RED, RED.ip(v), udp(1000, 53));
+        b.pod_sends(RED, &sent, &Want::peer(RED, &sent.delivered(RED)));
+    }
+);
+
+both!(
     fn a_pod_that_is_gone_is_an_address_nobody_has(b, v) {
         b.remove(BLUE);
         let sent = from_pod(RED, BLUE.ip(v), udp(1000, 53));

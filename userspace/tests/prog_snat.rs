@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use netns::datapath::{Hook, PublishPorts};
 use netns_ebpf_common::flow::State;
+use netns_ebpf_common::network::Network;
 use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::DropReason;
 use prog::flows::table;
@@ -486,6 +487,42 @@ both!(
             let (sent, left) = masqueraded(v, SERVER, udp(20_000, 53).with_payload(1280 - header), 20_000);
             b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
         }
+    }
+);
+
+both!(
+    fn a_server_is_told_of_hops_and_mtu_too(b, v) {
+        let header = if v == V4 { 28 } else { 48 };
+        let (sent, left) = masqueraded(v, SERVER, udp(20_000, 53), 20_000);
+        let flow = pair(b, &sent, &left);
+        b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&flow]));
+        let flow = flow.state(State::Established);
+        let macs = (prog::ROUTER_MAC, prog::UPLINK_MAC);
+        let last = from_lan(SERVER.ip(v), HOST.ip(v), udp(53, 20_000)).hops(1);
+        let error = originated(Problem::TimeExceeded, HOST.ip(v), &last, macs);
+        b.lan_sends(&last, &Want::reject(DropReason::HopLimit, &error).rx_dropped(RED).flows([&flow]));
+        let big = from_lan(SERVER.ip(v), HOST.ip(v), udp(53, 20_000).with_payload(POD_MTU as usize + 1 - header));
+        let error = originated(Problem::TooBig(POD_MTU), HOST.ip(v), &big, macs);
+        b.lan_sends(&big, &Want::reject(DropReason::TooBig, &error).rx_dropped(RED));
+        let fits = from_lan(SERVER.ip(v), HOST.ip(v), udp(53, 20_000).with_payload(POD_MTU as usize - header));
+        let got = fits.translated((SERVER.ip(v), 53), (RED.ip(v), 20_000)).delivered(RED);
+        b.lan_sends(&fits, &Want::peer(RED, &got));
+    }
+);
+
+both!(
+    fn two_flows_nothing_tells_apart_are_one_too_many(b, v) {
+        // Neither network masquerades, and both have the pod's address.
+        b.configure_network(1, |n| n.flags &= !Network::MASQUERADE);
+        b.configure_network(3, |n| n.flags &= !Network::MASQUERADE);
+        let sent = from_pod(RED, SERVER.ip(v), udp(1000, 53));
+        let flow = pair(b, &sent, &sent);
+        b.pod_sends(RED, &sent, &Want::neigh(&sent.sent_on()).flows([&flow]));
+        let twin = from_pod(TWIN, SERVER.ip(v), udp(1000, 53));
+        let error = originated(Problem::Prohibited, GATEWAY.ip(v), &twin, (TWIN.mac, TWIN.gateway_mac()));
+        b.pod_sends(TWIN, &twin, &Want::reject_to(TWIN, DropReason::PortsExhausted, &error));
+        let reply = from_lan(SERVER.ip(v), RED.ip(v), udp(53, 1000));
+        b.lan_sends(&reply, &Want::peer(RED, &reply.delivered(RED)).flows([&flow.state(State::Established)]));
     }
 );
 
