@@ -56,6 +56,15 @@ both!(
 );
 
 both!(
+    fn service_class_and_congestion_bits_stay(b, v) {
+        for class in [0xb8, 1, 2, 3, 0xff] {
+            let sent = Packet { class, ..from_pod(RED, BLUE.ip(v), tcp(1000, 80, flag::ACK)) };
+            b.pod_sends(RED, &sent, &Want::peer(BLUE, &sent.delivered(BLUE)));
+        }
+    }
+);
+
+both!(
     fn the_last_hop_gets_time_exceeded_from_the_gateway(b, v) {
         for hops in [0, 1] {
             for l4 in [udp(1000, 33434), tcp(1000, 80, flag::SYN), echo(true, 7)] {
