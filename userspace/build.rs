@@ -36,6 +36,9 @@ fn build() -> Result<(), Box<dyn Error>> {
     let target_dir = ebpf_target_dir(&out_dir);
     let toolchain = Toolchain::discover()?;
     let mut cargo = toolchain.cargo_command("build", workspace, &target_dir, &variable("CARGO_CFG_TARGET_ARCH")?);
+    if env::var_os("CARGO_FEATURE_TRACE").is_some() {
+        cargo.args(["--features", "trace"]);
+    }
     let status = cargo.status().map_err(|error| format!("{}: {error}", toolchain.cargo.display()))?;
     if !status.success() {
         return Err(format!("the eBPF crate does not build ({status}) with {toolchain}").into());

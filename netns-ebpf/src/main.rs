@@ -27,7 +27,7 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     // Before the run: an answer in the packet's place has a length of its own.
     let len_bytes = pkt.len_bytes();
     let (verdict, slot) = path::from_pod::run(&mut pkt);
-    report::count(Hook::FromPod, verdict);
+    report::count(&pkt, Hook::FromPod, verdict);
     report::count_endpoint_tx(slot, len_bytes, verdict);
     act(verdict)
 }
@@ -35,16 +35,18 @@ pub fn from_pod(ctx: TcContext) -> i32 {
 /// TC egress on a network's gateway device: every packet the host sends to a pod.
 #[classifier]
 pub fn from_host(ctx: TcContext) -> i32 {
-    let verdict = path::from_host::run(&mut Packet::new(ctx));
-    report::count(Hook::FromHost, verdict);
+    let mut pkt = Packet::new(ctx);
+    let verdict = path::from_host::run(&mut pkt);
+    report::count(&pkt, Hook::FromHost, verdict);
     act(verdict)
 }
 
 /// TC ingress on an uplink: every packet from the LAN.
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
-    let verdict = path::from_uplink::run(&mut Packet::new(ctx));
-    report::count(Hook::FromUplink, verdict);
+    let mut pkt = Packet::new(ctx);
+    let verdict = path::from_uplink::run(&mut pkt);
+    report::count(&pkt, Hook::FromUplink, verdict);
     act(verdict)
 }
 

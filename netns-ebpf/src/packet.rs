@@ -15,6 +15,8 @@ use netns_ebpf_common::family::Address;
 use netns_ebpf_common::flow::FlowTuple;
 use netns_ebpf_common::hdr::{Frame, Walk, Wire};
 use netns_ebpf_common::verdict::DropReason;
+#[cfg(feature = "trace")]
+use netns_ebpf_common::{counters::Hook, verdict::Verdict};
 
 /// Ethernet, IPv6 and TCP without options: what nearly every packet is judged by.
 pub const USUAL_HEADERS_BYTES: usize = 74;
@@ -126,6 +128,22 @@ impl Packet {
     pub fn gso_size_bytes(&self) -> usize {
         // SAFETY: as in `ifindex`.
         unsafe { (*self.skb()).gso_size as usize }
+    }
+
+    /// Logs what became of the packet.
+    #[cfg(feature = "trace")]
+    #[inline(always)]
+    pub fn log(&self, hook: Hook, verdict: Verdict) {
+        aya_log_ebpf::info!(
+            &self.ctx,
+            "{} on {}: {} bytes, {} {}, reason {}",
+            hook.as_str(),
+            self.ifindex(),
+            self.len_bytes(),
+            verdict.kind().as_str(),
+            verdict.ifindex(),
+            verdict.reason()
+        );
     }
 
     /// Makes sure the packet's first `want_bytes`, or all of it, lie in the linear part, where they can be read and written.

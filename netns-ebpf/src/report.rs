@@ -4,10 +4,15 @@ use netns_ebpf_common::counters::{Hook, verdict_index};
 use netns_ebpf_common::verdict::Verdict;
 
 use crate::maps;
+use crate::packet::Packet;
 
-/// Counts a verdict of a hook, and the reason if it is a drop.
+/// Counts a verdict of a hook, and the reason if it is a drop; a build with the feature `trace` logs it as well.
 #[inline(always)]
-pub fn count(hook: Hook, verdict: Verdict) {
+pub fn count(pkt: &Packet, hook: Hook, verdict: Verdict) {
+    #[cfg(feature = "trace")]
+    pkt.log(hook, verdict);
+    #[cfg(not(feature = "trace"))]
+    let _ = pkt;
     maps::count_verdict(verdict_index(hook, verdict.kind()));
     if verdict.kind().is_drop() {
         maps::count_drop(verdict.reason());

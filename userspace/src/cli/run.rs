@@ -62,7 +62,16 @@ pub(super) async fn watch(
     let mut tick = interval(REDRAW);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut settled: Option<Instant> = None;
+    #[cfg(feature = "trace")]
+    let mut trace = instance
+        .fabric()
+        .host()
+        .datapath()
+        .trace()
+        .map_err(|e| crate::instance::FabricError::step("open the programs' log", e))?;
     loop {
+        #[cfg(feature = "trace")]
+        trace.flush();
         tokio::select! {
             () = signals.next() => return Ok(()),
             change = monitor.next() => match change {
@@ -80,7 +89,7 @@ pub(super) async fn watch(
                     tracing::warn!("cannot follow the host's addresses: {e}");
                 }
             },
-            _ = tick.tick(), if live.is_some() => {
+            _ = tick.tick(), if live.is_some() || cfg!(feature = "trace") => {
                 let Ok(status) = instance.status() else {
                     if instance.state()?.is_none() {
                         return Ok(());

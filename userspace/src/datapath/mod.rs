@@ -18,6 +18,8 @@ mod flows;
 mod host;
 mod load;
 mod publishes;
+#[cfg(feature = "trace")]
+mod trace;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,6 +37,10 @@ pub use publishes::PublishPorts;
 /// What can go wrong in the kernel's part.
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
+    /// The programs have no log.
+    #[cfg(feature = "trace")]
+    #[error("cannot read the programs' log: {0}")]
+    Trace(#[from] aya_log::Error),
     /// Nothing is loaded there.
     #[error("no programs are loaded under {}: run `netns up` first", .0.display())]
     NotLoaded(PathBuf),

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::{BufMut, Bytes, BytesMut};
 use nix::poll::PollFlags;
 
 use super::socket::{PATIENCE, raw_icmp, wait};
@@ -62,22 +63,24 @@ const fn types(family: Family) -> (u8, u8) {
 }
 
 /// A request whose payload no other request of this process has. NAT may change the identifier, never the payload.
-fn request(family: Family) -> Vec<u8> {
+fn request(family: Family) -> Bytes {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let mut message = vec![0; HEADER_BYTES + PAYLOAD_BYTES];
-    message[0] = types(family).0;
-    message[4..6].copy_from_slice(&number.to_be_bytes());
-    message[6..8].copy_from_slice(&1_u16.to_be_bytes());
+    let mut message = BytesMut::with_capacity(HEADER_BYTES + PAYLOAD_BYTES);
+    message.put_u8(types(family).0);
+    message.put_u8(0);
+    message.put_u16(0);
+    message.put_u16(number);
+    message.put_u16(1);
     let token = (u64::from(std::process::id()) << 16) | u64::from(number);
-    for chunk in message[HEADER_BYTES..].chunks_exact_mut(8) {
-        chunk.copy_from_slice(&token.to_be_bytes());
+    for _ in 0..PAYLOAD_BYTES / 8 {
+        message.put_u64(token);
     }
     if family == Family::V4 {
         let sum = checksum(&message);
         message[2..4].copy_from_slice(&sum.to_be_bytes());
     }
-    message
+    message.freeze()
 }
 
 /// RFC 1071, over a message of even length whose checksum field is zero.
