@@ -32,7 +32,10 @@ fn head(s: &Status) -> String {
         Some(u) => format!("{} (away)", u.name),
         None => "none".to_owned(),
     };
-    format!("instance    {}\nhost        {host}\nuplink      {uplink}\nSNAT ports  {}\n", s.instance, s.snat_ports)
+    format!(
+        "instance    {}\nhost        {host}\nuplink      {uplink}\nSNAT ports  {}\nidle flows  {}\n",
+        s.instance, s.snat_ports, s.nat
+    )
 }
 
 fn networks(s: &Status) -> String {

@@ -17,6 +17,9 @@ pub trait Fabric: PortProbe {
     /// [`FabricError::Unsupported`], naming the feature or privilege.
     async fn check(&self) -> Result<(), FabricError>;
 
+    /// Which host namespace this is, in words only good for comparing.
+    fn host_id(&self) -> String;
+
     /// What the host has; `state` tells what of it is the instance's own.
     async fn facts(&self, state: &State) -> Result<HostFacts, FabricError>;
 
@@ -44,7 +47,7 @@ pub trait Fabric: PortProbe {
     /// Undoes [`Self::add_uplink`].
     async fn remove_uplink(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
 
-    /// Brings the data path's view of the host's addresses and uplink up to date; returns the uplink's present index,
+    /// Brings the data path's timers and its view of the host's addresses and uplink up to date; returns the uplink's present index,
     /// which is another one after the interface was made anew, and 0 while it is away.
     async fn refresh(&mut self, instance: &InstanceRow) -> Result<u32, FabricError>;
 

@@ -28,9 +28,6 @@ use crate::wiring::{
 
 /// The main routing table.
 const MAIN_TABLE: u32 = 254;
-const SECOND_NS: u64 = 1_000_000_000;
-/// Idle timers by `TimeoutClass`: RFC 5382 REQ-5 (4 min, 2 h 4 min), RFC 4787 REQ-5 (5 min), RFC 5508 REQ-1 (60 s).
-const TIMEOUTS_NS: [u64; 4] = [240 * SECOND_NS, 7440 * SECOND_NS, 300 * SECOND_NS, 60 * SECOND_NS];
 /// Marks, in the state root, that bpffs was mounted by us and is to be unmounted by the last instance.
 const BPFFS_MARK: &str = "bpffs-mounted";
 
@@ -166,6 +163,17 @@ impl KernelFabric {
         found.iter().any(|l| l.addr.port() == port)
     }
 
+    /// Gives the data path the timers of the row.
+    fn sync_timers(&self, instance: &InstanceRow) -> Result<(), FabricError> {
+        let fail = |e| FabricError::step("write the settings", e);
+        let config = self.host.datapath().host_config().map_err(fail)?;
+        let timeout_ns = instance.nat.timeouts.by_class();
+        if config.timeout_ns == timeout_ns {
+            return Ok(());
+        }
+        self.host.datapath().set_host_config(&HostConfig { timeout_ns, ..config }).map_err(fail)
+    }
+
     /// Deletes a device of ours without the data path's help, for when its pins are lost.
     async fn delete_device(&self, index: u32, name: &str, mac: netns_ebpf_common::Mac) -> Result<(), FabricError> {
         let fail = |e| FabricError::step(format!("delete interface {name:?}"), e);
@@ -199,6 +207,11 @@ impl Fabric for KernelFabric {
         let unsupported = |e: probe::ProbeError| FabricError::Unsupported(e.to_string());
         probe::privileges().map_err(unsupported)?;
         probe::features().map(|_| ()).map_err(unsupported)
+    }
+
+    fn host_id(&self) -> String {
+        let id = self.host.netns().id();
+        format!("{}:{}", id.dev, id.ino)
     }
 
     async fn facts(&self, state: &State) -> Result<HostFacts, FabricError> {
@@ -246,7 +259,7 @@ impl Fabric for KernelFabric {
             snat_port_min: instance.host.snat_ports.start(),
             snat_port_max: instance.host.snat_ports.end(),
             flags: if features.csum_ipv6 { HostConfig::CSUM_IPV6 } else { 0 },
-            timeout_ns: TIMEOUTS_NS,
+            timeout_ns: instance.nat.timeouts.by_class(),
         };
         datapath.set_host_config(&config).map_err(|e| FabricError::step("write the settings", e))
     }
@@ -287,6 +300,7 @@ impl Fabric for KernelFabric {
     }
 
     async fn refresh(&mut self, instance: &InstanceRow) -> Result<u32, FabricError> {
+        self.sync_timers(instance)?;
         let fail = |e| FabricError::step("read the host's addresses", e);
         self.host.sync_host_addresses().await.map_err(fail)?;
         let Some(name) = &instance.uplink else { return Ok(0) };

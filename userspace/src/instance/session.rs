@@ -80,7 +80,11 @@ impl<F: Fabric> Session<'_, F> {
             // A damaged one is its own verbs' to report.
             let Ok(Some(store)) = dirs.open() else { continue };
             let Ok(state) = store.load() else { continue };
-            if state.instance.as_ref().is_some_and(|r| r.host_netns == *self.host_netns) {
+            // One that does not say where it is counts as here: ports are refused rather than taken twice.
+            let here = |r: &InstanceRow| {
+                r.host_id == self.fabric.host_id() || (r.host_id.is_empty() && r.host_netns == *self.host_netns)
+            };
+            if state.instance.as_ref().is_some_and(here) {
                 others.push((dirs.name().to_owned(), state));
             }
         }
@@ -133,12 +137,10 @@ impl<F: Fabric> Session<'_, F> {
         } else {
             self.open_fabric().await?;
         }
-        let intent: Vec<Change> = plan
-            .touched
-            .iter()
-            .chain(&plan.networks)
-            .cloned()
-            .map(Change::PutNetwork)
+        let retimed = plan.retimed.iter().cloned().map(Change::PutInstance);
+        let networks = plan.touched.iter().chain(&plan.networks).cloned().map(Change::PutNetwork);
+        let intent: Vec<Change> = retimed
+            .chain(networks)
             .chain(plan.pods.iter().cloned().map(Change::PutPod))
             .chain(plan.publishes.iter().cloned().map(Change::PutPublish))
             .collect();
@@ -157,6 +159,7 @@ impl<F: Fabric> Session<'_, F> {
         self.refresh().await?;
         self.mark_ready()?;
         let state = &self.state;
+        applied.nat_changed = plan.retimed.as_ref().map(|row| row.nat);
         applied.networks_added = plan.networks.iter().map(|n| n.network.name.clone()).collect();
         let is_new = |name: &str| plan.pods.iter().any(|p| p.name == name);
         applied.pods_added = state.pod_views().into_iter().filter(|v| is_new(&v.name)).collect();

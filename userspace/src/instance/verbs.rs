@@ -24,7 +24,7 @@ impl<F: Fabric> Instance<F> {
         let around = session.look_around().await;
         let Session { fabric, store, state, .. } = &mut session;
         let planned = around.and_then(|(facts, others)| {
-            let host = Surroundings { facts: &facts, ports: &**fabric, others: &others };
+            let host = Surroundings { facts: &facts, ports: &**fabric, host_id: fabric.host_id(), others: &others };
             plan::up(state, host_netns.as_deref(), document, &host, &mut || store.next_id())
         });
         match planned {
@@ -70,7 +70,7 @@ impl<F: Fabric> Instance<F> {
         let mut session = self.live().await?;
         let (facts, others) = session.look_around().await?;
         let Session { fabric, store, state, .. } = &mut session;
-        let host = Surroundings { facts: &facts, ports: &**fabric, others: &others };
+        let host = Surroundings { facts: &facts, ports: &**fabric, host_id: fabric.host_id(), others: &others };
         let plan = plan::add(state, request, &host, &mut || store.next_id())?;
         session.carry_out(plan).await
     }
@@ -100,7 +100,7 @@ impl<F: Fabric> Instance<F> {
         let mut session = self.live().await?;
         let (facts, others) = session.look_around().await?;
         let Session { fabric, store, state, .. } = &mut session;
-        let host = Surroundings { facts: &facts, ports: &**fabric, others: &others };
+        let host = Surroundings { facts: &facts, ports: &**fabric, host_id: fabric.host_id(), others: &others };
         let plan = plan::publish(state, pod, publishes, &host, &mut || store.next_id())?;
         session.carry_out(plan).await
     }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::store::{Origin, Phase, PublishRow, State};
+use crate::topology::Nat;
 
 /// What a mutating verb did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -13,6 +14,9 @@ pub struct Applied {
     pub instance: String,
     /// Whether anything changed.
     pub changed: bool,
+    /// The idle timers, when they were changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nat_changed: Option<Nat>,
     /// Names of networks that were made.
     pub networks_added: Vec<String>,
     /// Names of networks that were removed.

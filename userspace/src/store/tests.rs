@@ -1,12 +1,14 @@
 use std::fs;
 
 use super::*;
-use crate::topology::{Host, Network};
+use crate::topology::{Host, Network, Profile};
 
 fn rows() -> (InstanceRow, NetworkRow, PodRow, PublishRow) {
     (
         InstanceRow {
             host_netns: Some("sandbox-host".into()),
+            host_id: "4:5".into(),
+            nat: Profile::Fast.into(),
             host: Host { mtu: Some(9000), ..Host::default() },
             uplink: Some("eth7".into()),
             uplink_ifindex: 7,
@@ -45,6 +47,7 @@ fn rows() -> (InstanceRow, NetworkRow, PodRow, PublishRow) {
             index: 0,
             pod: 1,
             publish: "[::1]:80-81:90-91/udp".parse().unwrap(),
+            draining: true,
             origin: Origin::Verb,
             phase: Phase::Deleting,
         },

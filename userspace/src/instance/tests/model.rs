@@ -28,6 +28,7 @@ pub(super) struct Kernel {
     pub(super) reserved: RefCell<BTreeSet<String>>,
     pub(super) steps: Cell<usize>,
     pub(super) no_uplink: Cell<bool>,
+    pub(super) host_id: Cell<u32>,
     pub(super) fault: Cell<Option<(usize, Fault)>>,
 }
 
@@ -85,6 +86,10 @@ impl PortProbe for Model {
 impl Fabric for Model {
     async fn check(&self) -> Result<(), FabricError> {
         Ok(())
+    }
+
+    fn host_id(&self) -> String {
+        self.0.host_id.get().to_string()
     }
 
     async fn facts(&self, _: &State) -> Result<HostFacts, FabricError> {
