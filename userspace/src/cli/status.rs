@@ -92,7 +92,7 @@ pub(super) fn publishes(s: &Status) -> String {
         .map(|p| {
             [
                 p.publish.publish.clone(),
-                p.publish.pod.clone(),
+                if p.publish.draining { format!("{} (draining)", p.publish.pod) } else { p.publish.pod.clone() },
                 p.flows.to_string(),
                 p.packets.to_string(),
                 bytes(p.bytes),

@@ -46,6 +46,10 @@ pub(super) fn text(applied: &Applied) -> String {
     for network in &applied.networks_removed {
         line('-', "network", network, String::new());
     }
+    for publish in &applied.publishes_changed {
+        let more = if publish.draining { "  drains at" } else { "  to" };
+        line('=', "publish", &publish.publish, format!("{more} {}", publish.pod));
+    }
     for network in &applied.networks_added {
         line('+', "network", network, String::new());
     }

@@ -13,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::dirs::{BPFFS, STATE_ROOT, note_run_dir};
-use super::{Dirs, Fabric, FabricError};
+use super::{Dirs, Ending, Fabric, FabricError};
 use crate::datapath::{Datapath, PublishPorts, Sizes, ensure_bpffs, unmount_bpffs};
 use crate::netlink::RouteKind;
 use crate::netns::{Netns, NetnsName, delete_named, list_named};
@@ -318,6 +318,10 @@ impl Fabric for KernelFabric {
         Ok(state.ifindex)
     }
 
+    fn expire_flows(&self) -> Result<usize, FabricError> {
+        self.host.datapath().expire_flows().map_err(|e| FabricError::step("sweep the flow table", e))
+    }
+
     async fn add_network(&mut self, network: &NetworkRow) -> Result<(), FabricError> {
         let done = self.host.wire_gateway(&network_spec(network)).await;
         done.map_err(|e| FabricError::step(format!("make network {:?}", network.network.name), e))
@@ -371,11 +375,31 @@ impl Fabric for KernelFabric {
         done.map_err(|e| FabricError::step(format!("publish {}", publish.publish), e))
     }
 
-    async fn remove_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError> {
+    async fn switch_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError> {
+        let done = self.host.switch_publish(&publish_spec(publish, pod));
+        done.map_err(|e| FabricError::step(format!("switch {}", publish.publish), e))
+    }
+
+    async fn remove_publish(
+        &mut self,
+        publish: &PublishRow,
+        pod: &PodRow,
+        ending: Ending,
+        pods: &[PodRow],
+    ) -> Result<(), FabricError> {
         if !self.is_loaded() {
             return Ok(());
         }
-        let done = self.host.unwire_publish(&publish_spec(publish, pod));
+        let spec = publish_spec(publish, pod);
+        let netns = |slot| {
+            let pod = pods.iter().find(|p| p.slot == slot)?;
+            Netns::open_named(&netns_name(pod).ok()?).ok()
+        };
+        let done = match ending {
+            Ending::RunOn => self.host.unwire_publish(&spec),
+            Ending::Reset => self.host.reset_publish(&spec, netns).and_then(|()| self.host.unwire_publish(&spec)),
+            Ending::WithMaps => self.host.forget_publish(&spec),
+        };
         done.map(|_| ()).map_err(|e| FabricError::step(format!("withdraw {}", publish.publish), e))
     }
 }
@@ -432,7 +456,7 @@ fn publish_spec(row: &PublishRow, pod: &PodRow) -> PublishSpec {
         id: row.index,
         owner: row.id,
         slot: pod.slot,
-        active: true,
+        active: !row.draining,
         loopback: publish.is_loopback(),
         ports: PublishPorts {
             addr,

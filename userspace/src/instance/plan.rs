@@ -22,6 +22,8 @@ pub struct Plan {
     pub retimed: Option<InstanceRow>,
     /// Ids of publishes to remove.
     pub remove_publishes: Vec<u64>,
+    /// End the TCP connections of those.
+    pub reset: bool,
     /// Ids of pods to remove.
     pub remove_pods: Vec<u64>,
     /// Ids of networks to remove.
@@ -39,7 +41,7 @@ pub struct Plan {
 impl Plan {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        *self == Self { touched: self.touched.clone(), ..Self::default() }
+        *self == Self { touched: self.touched.clone(), reset: self.reset, ..Self::default() }
     }
 }
 

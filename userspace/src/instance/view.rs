@@ -27,6 +27,8 @@ pub struct Applied {
     pub pods_removed: Vec<String>,
     /// Ports that were published.
     pub publishes_added: Vec<PublishView>,
+    /// Published ports that lead elsewhere now, or take new connections or none.
+    pub publishes_changed: Vec<PublishView>,
     /// Ports that are published no longer.
     pub publishes_removed: Vec<PublishView>,
 }
@@ -76,6 +78,8 @@ pub struct PodView {
 /// A published port or range.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PublishView {
+    /// Never used twice; names it to `move` and `drain`.
+    pub id: u64,
     /// The pod it leads to.
     pub pod: String,
     /// As declared, in full.
@@ -90,6 +94,8 @@ pub struct PublishView {
     pub pod_ports: String,
     /// Reachable from the host itself only.
     pub loopback: bool,
+    /// It takes no new connections; those it has go on.
+    pub draining: bool,
     /// Index in the data path.
     pub index: u32,
     /// Who asked for it.
@@ -139,6 +145,7 @@ impl State {
     pub(super) fn publish_view(&self, row: &PublishRow) -> PublishView {
         let publish = &row.publish;
         PublishView {
+            id: row.id,
             pod: self.pods.iter().find(|p| p.id == row.pod).map_or_else(String::new, |p| p.name.clone()),
             publish: publish.to_string(),
             proto: publish.proto.as_str(),
@@ -146,6 +153,7 @@ impl State {
             host_ports: publish.host_ports.to_string(),
             pod_ports: publish.pod_ports.to_string(),
             loopback: publish.is_loopback(),
+            draining: row.draining,
             index: row.index,
             origin: row.origin,
         }
