@@ -3,7 +3,7 @@
 mod common;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -157,6 +157,12 @@ fn a_moved_publish_sends_what_is_new_to_the_new_pod() {
         assert_eq!(asked(socket, PATIENCE).as_deref(), Some("green"));
         let mut new = connect(here, *from, *family, PATIENCE).expect("connect");
         assert_eq!(told(&mut new).expect("an answer"), "green");
+        // What the file says is what `up` makes: red is back, and has its ports.
+        here.up(TOPOLOGY).ok();
+        serve(here, RED);
+        assert_eq!(asked(socket, PATIENCE).as_deref(), Some("red"));
+        here.netns(["publish", "move", "8080:80/tcp", "--to", "green"]).ok();
+        here.netns(["publish", "move", "8080:80/udp", "--to", "green"]).ok();
         here.netns(["publish", "del", "green", "8080:80/tcp", "8080:80/udp"]).ok();
     });
 }
@@ -260,7 +266,11 @@ fn a_reset_reaches_both_ends_and_nobody_else() {
         here.pods();
         let mut ends = Vec::new();
         for family in Family::ALL {
-            let at = SocketAddr::new(RED.ip(family), POD_PORT);
+            // IPv4 by a socket of both families, as most servers have it.
+            let at = match family {
+                Family::V4 => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), POD_PORT),
+                Family::V6 => SocketAddr::new(RED.ip(family), POD_PORT),
+            };
             let listener = here.inside("red", || TcpListener::bind(at)).expect("listen");
             for from in [client(), BLUE] {
                 // One that was used and one that was not.

@@ -25,6 +25,7 @@ pub enum PublishVerb {
     /// Send new connections to another pod, in one step; established TCP connections stay with the old one
     ///
     /// The next datagram of every UDP client goes to the new pod. A publish that was draining takes connections again.
+    /// One that a topology file declares is sent back by `netns up` with that file.
     Move {
         /// The publish: its id in `publish list`, or its ports as they were published
         #[arg(value_name = "ID|PORTS")]
