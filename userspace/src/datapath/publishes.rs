@@ -92,7 +92,8 @@ impl Datapath {
         }
     }
 
-    fn set_publish(&self, id: u32, publish: &Publish) -> Result<(), DatapathError> {
+    /// Writes a declaration, whosever it was.
+    pub fn set_publish(&self, id: u32, publish: &Publish) -> Result<(), DatapathError> {
         self.array::<Publish>(map::PUBLISHES)?
             .set(id, publish, 0)
             .map_err(|e| map_error(map::PUBLISHES, format!("write publish {id}"), e))

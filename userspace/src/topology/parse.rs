@@ -311,7 +311,7 @@ fn syntax(text: &str, error: &toml::de::Error) -> InputError {
     };
     if let Some(rest) = message.strip_prefix("unknown field `") {
         let key = rest.split('`').next().unwrap_or(given);
-        let expected = rest.split_once("expected ").map_or("none", |(_, e)| e).replace('`', "");
+        let expected = rest.split_once("expected ").map_or("none", |(_, e)| e).replace('`', "").replace(" or ", ", ");
         let expected = expected.strip_prefix("one of ").unwrap_or(&expected).to_owned();
         return InputError::new(within(key), "", Problem::UnknownKey(expected)).at(at);
     }
