@@ -62,8 +62,8 @@ pub trait Fabric: PortProbe {
     /// which is another one after the interface was made anew, and 0 while it is away.
     async fn refresh(&mut self, instance: &InstanceRow) -> Result<u32, FabricError>;
 
-    /// Removes flows whose time is over; says how many entries went.
-    fn expire_flows(&self) -> Result<usize, FabricError>;
+    /// Removes flows whose time is over, about `limit` entries of each family at most; says how many went.
+    fn expire_flows(&self, limit: usize) -> Result<usize, FabricError>;
 
     /// Makes a network's gateway device and its entries.
     async fn add_network(&mut self, network: &NetworkRow) -> Result<(), FabricError>;

@@ -318,8 +318,8 @@ impl Fabric for KernelFabric {
         Ok(state.ifindex)
     }
 
-    fn expire_flows(&self) -> Result<usize, FabricError> {
-        self.host.datapath().expire_flows().map_err(|e| FabricError::step("sweep the flow table", e))
+    fn expire_flows(&self, limit: usize) -> Result<usize, FabricError> {
+        self.host.datapath().expire_flows(limit).map_err(|e| FabricError::step("sweep the flow table", e))
     }
 
     async fn add_network(&mut self, network: &NetworkRow) -> Result<(), FabricError> {

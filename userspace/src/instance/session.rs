@@ -5,6 +5,9 @@ use super::{Applied, Dirs, Ending, Fabric, FabricError, Instance, InstanceError}
 use crate::store::{Change, InstanceRow, NetworkRow, Phase, PodRow, PublishRow, SqliteStore, State, Store};
 use crate::topology::HostFacts;
 
+/// Flow entries of a family a verb sweeps in passing, a fraction of a second's work; `run` does the rest, or the next verb.
+const SWEPT_BY_A_VERB: usize = 16_384;
+
 /// The lock and the open store of an instance.
 pub(super) struct Session<'a, F> {
     pub(super) fabric: &'a mut F,
@@ -172,7 +175,7 @@ impl<F: Fabric> Session<'_, F> {
         let Some(row) = self.state.instance.clone() else { return Ok(()) };
         let uplink_ifindex = self.fabric.refresh(&row).await?;
         // Whoever passes by sweeps. What stays is absent to the programs all the same: no reason for a verb to fail.
-        if let Err(e) = self.fabric.expire_flows() {
+        if let Err(e) = self.fabric.expire_flows(SWEPT_BY_A_VERB) {
             tracing::warn!("{e}");
         }
         if uplink_ifindex != row.uplink_ifindex && uplink_ifindex != 0 {

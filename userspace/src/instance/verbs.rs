@@ -199,13 +199,13 @@ impl<F: Fabric> Instance<F> {
         session.refresh().await
     }
 
-    /// Removes flows whose time is over; says how many entries went. Takes no lock.
+    /// Removes all flows whose time is over; says how many entries went. Takes no lock.
     ///
     /// # Errors
     ///
     /// The maps cannot be read, as when the instance is not up.
     pub fn expire_flows(&self) -> Result<usize, InstanceError> {
-        Ok(self.fabric.expire_flows()?)
+        Ok(self.fabric.expire_flows(usize::MAX)?)
     }
 
     async fn live(&mut self) -> Result<Session<'_, F>, InstanceError> {
