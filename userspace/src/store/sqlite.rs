@@ -12,7 +12,7 @@ use super::{Change, InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, 
 use crate::topology::{Host, Nat, Network, Seconds, Timeouts, Uplink};
 
 /// Schema changes in order: the file's `user_version` is how many of them it has seen. Append only.
-const MIGRATIONS: &[&str] = &[
+pub(super) const MIGRATIONS: &[&str] = &[
     "
     CREATE TABLE counter (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER NOT NULL) STRICT;
     INSERT INTO counter VALUES (1, 0);
