@@ -242,6 +242,33 @@ impl State {
     }
 }
 
+/// Whether a flow's time is over: both of its directions have been idle for longer than `timeout_ns`.
+///
+/// The one rule for the programs, which treat such a flow as absent, and for user space, which sweeps it. The other
+/// direction's time is asked for only if this one's is over; `None` is a flow without its other half, which nothing keeps
+/// alive.
+#[inline(always)]
+pub fn is_expired(
+    last_seen_ns: u64,
+    peer_last_seen_ns: impl FnOnce() -> Option<u64>,
+    now_ns: u64,
+    timeout_ns: u64,
+) -> bool {
+    if !is_idle(last_seen_ns, now_ns, timeout_ns) {
+        return false;
+    }
+    match peer_last_seen_ns() {
+        Some(seen) => is_idle(seen, now_ns, timeout_ns),
+        None => true,
+    }
+}
+
+#[inline(always)]
+const fn is_idle(last_seen_ns: u64, now_ns: u64, timeout_ns: u64) -> bool {
+    // Another CPU may have stamped the entry a tick ahead of us.
+    now_ns > last_seen_ns && now_ns - last_seen_ns > timeout_ns
+}
+
 /// Whether a RST with sequence number `seq` may close the flow: it must lie in the window the other side last
 /// advertised (RFC 5961 section 3.2 is stricter at the end host; a middle box cannot know the exact edge).
 ///
@@ -360,6 +387,23 @@ mod tests {
         ] {
             assert_eq!(rst_acceptable(seq, ack, window), acceptable, "{seq} with {ack} and {window}");
         }
+    }
+
+    #[test]
+    fn a_flow_lives_while_either_direction_does() {
+        let expired = |seen, peer, now| is_expired(seen, || peer, now, 100);
+        assert!(!expired(1000, Some(0), 1100), "idle for exactly the time-out");
+        assert!(expired(1000, Some(0), 1101));
+        assert!(!expired(0, Some(1000), 1100), "the other direction keeps it");
+        assert!(expired(0, Some(1000), 1101));
+        assert!(expired(0, None, 101), "half a flow");
+        assert!(!expired(2000, None, 1000), "stamped a tick ahead of this clock");
+        assert!(!expired(0, Some(2000), 1000));
+    }
+
+    #[test]
+    fn the_other_direction_is_asked_for_only_when_it_decides() {
+        assert!(!is_expired(1000, || panic!("asked"), 1001, 100));
     }
 
     proptest! {

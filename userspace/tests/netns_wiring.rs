@@ -15,8 +15,9 @@ use netns::netns::{Netns, NetnsName, remove_run_dir};
 use netns::probe::{self, PortProto, port_listener};
 use netns::wiring::{Host, NetworkSpec, PodSpec, PublishSpec, WiringError, endpoint_ifindex, host_ifname};
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple};
+use netns_ebpf_common::host::HostConfig;
 use netns_ebpf_common::network::NoMasqueradeKey;
-use netns_ebpf_common::{Addr4, Port};
+use netns_ebpf_common::{Addr4, Addr6, Port};
 
 const PINS: &str = "/sys/fs/bpf/netns-ebpf/test";
 
@@ -24,7 +25,7 @@ const PINS: &str = "/sys/fs/bpf/netns-ebpf/test";
 fn on_host(body: impl AsyncFnOnce(&Isolated, &Host) + Send + 'static) {
     isolated(|here| {
         in_runtime(async {
-            let datapath = Datapath::load(Path::new(PINS), &Sizes { flow_entries: 1024 }).expect("load");
+            let datapath = Datapath::load(Path::new(PINS), &Sizes { flow_entries: 16_384 }).expect("load");
             let host = Host::new("test", Netns::current().expect("current"), datapath).expect("host");
             body(here, &host).await;
             host.datapath().unload().expect("unload");
@@ -329,6 +330,53 @@ fn flows_go_both_ways_together() {
         assert_eq!(left.len(), 4);
         assert!(left.iter().all(|flow| !flow.concerns_slot(1)));
         assert_eq!(datapath.delete_flows(|flow| flow.concerns_slot(0)).expect("by slot"), 2);
+    });
+}
+
+#[test]
+fn flows_whose_time_is_over_are_swept_both_ways() {
+    on_host(async |_, host| {
+        let mut flows: HashMap<_, FlowKey<Addr6>, FlowEntry<Addr6>> =
+            HashMap::try_from(Map::HashMap(MapData::from_pin(format!("{PINS}/maps/FLOWS6")).expect("pin")))
+                .expect("map");
+        let datapath = host.datapath();
+        let timeout_ns = [u64::MAX, u64::MAX, 600 * 1_000_000_000, 1];
+        datapath.set_host_config(&HostConfig { timeout_ns, ..HostConfig::default() }).expect("set timers");
+        let clock = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("read the clock");
+        let now_ns = clock.tv_sec().cast_unsigned() * 1_000_000_000;
+        let mut insert = |proto, sport: u16, last_seen_ns: [u64; 2]| {
+            let out = FlowTuple { sport: Port::new(sport), dport: Port::new(53), ..FlowTuple::default() };
+            let to = FlowTuple { sport: Port::new(sport ^ 0x8000), ..out };
+            let forward =
+                FlowEntry { to, peer_zone: 0, flags: 7, last_seen_ns: last_seen_ns[0], ..FlowEntry::default() };
+            let back = FlowEntry {
+                to: out.reverse(),
+                peer_zone: 1,
+                flags: 4,
+                last_seen_ns: last_seen_ns[1],
+                ..FlowEntry::default()
+            };
+            flows.insert(FlowKey::new(1, proto, out), forward, 0).expect("insert");
+            flows.insert(FlowKey::new(0, proto, to.reverse()), back, 0).expect("insert");
+        };
+        // More than one batch of those that go, among some that stay: seen lately in either direction, or patient.
+        let old = 0;
+        for sport in 0..5000 {
+            insert(58, sport, [old, old]);
+        }
+        for sport in 5000..5010 {
+            insert(17, sport, [now_ns, old]);
+            insert(17, sport + 10, [old, now_ns]);
+            insert(6, sport, [old, old]);
+        }
+        assert_eq!(datapath.flows().expect("list").len(), 2 * 5030);
+        let first = datapath.expire_flows(3000).expect("sweep some");
+        assert_eq!(first, 3000);
+        assert_eq!(datapath.expire_flows(usize::MAX).expect("sweep the rest"), 2 * 5000 - first);
+        let left = datapath.flows().expect("list");
+        assert_eq!(left.len(), 2 * 30);
+        assert!(left.iter().all(|flow| flow.proto != 58));
+        assert_eq!(datapath.expire_flows(usize::MAX).expect("sweep again"), 0);
     });
 }
 

@@ -69,7 +69,13 @@ fn the_topology_file_is_one() {
 fn the_table_of_keys_is_complete() {
     let listed = first_cells(&section("## The topology file"));
     let mut known = BTreeSet::new();
-    for (table, header) in [("host", "[host]"), ("network", "[[network]]"), ("pod", "[[pod]]")] {
+    for (table, header) in [
+        ("host", "[host]"),
+        ("nat", "[nat]"),
+        ("nat.timeouts", "[nat.timeouts]"),
+        ("network", "[[network]]"),
+        ("pod", "[[pod]]"),
+    ] {
         // The reader of the file names its keys when it meets one it does not know.
         let error = topology::parse(&format!("{header}\nno_such_key = 1\n")).expect_err("an unknown key");
         let problem = error.problem.to_string();

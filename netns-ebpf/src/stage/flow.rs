@@ -110,20 +110,9 @@ pub fn find_quoted<F: FamilyMaps>(zone: u16, proto: u8, quoted: &FlowTuple<F::Ad
 /// Whether both directions have been idle for too long. The other entry is looked at only if this one has.
 #[inline(always)]
 fn is_expired<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, now: u64) -> bool {
-    let timeout = maps::timeout_ns(flow.state().timeout_class(proto));
-    if is_idle(flow.last_seen_ns(), now, timeout) {
-        return match flow.peer(proto) {
-            Some(peer) => is_idle(peer.last_seen_ns(), now, timeout),
-            None => true,
-        };
-    }
-    false
-}
-
-#[inline(always)]
-fn is_idle(last_seen_ns: u64, now: u64, timeout_ns: u64) -> bool {
-    // Another CPU may have stamped the entry a tick ahead of us.
-    now > last_seen_ns && now - last_seen_ns > timeout_ns
+    let timeout_ns = maps::timeout_ns(flow.state().timeout_class(proto));
+    let peer_last_seen_ns = || flow.peer(proto).map(FlowRef::last_seen_ns);
+    netns_ebpf_common::flow::is_expired(flow.last_seen_ns(), peer_last_seen_ns, now, timeout_ns)
 }
 
 #[inline(always)]

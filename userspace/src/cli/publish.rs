@@ -1,4 +1,4 @@
-//! `netns publish add|del|list`.
+//! `netns publish add|move|drain|del|list`.
 
 use clap::{Args, Subcommand};
 
@@ -6,8 +6,8 @@ use super::add::publishes;
 use super::open::open;
 use super::table::table;
 use super::{CliError, Global, up};
-use crate::instance::{InstanceError, PublishView, choose};
-use crate::topology::{InputError, Problem};
+use crate::instance::{InstanceError, PublishRef, PublishView, choose};
+use crate::topology::{InputError, Problem, Publish};
 
 /// Arguments of `publish`.
 #[derive(Debug, Args)]
@@ -22,9 +22,37 @@ pub struct PublishArgs {
 pub enum PublishVerb {
     /// Publish ports of a live pod
     Add(Ports),
-    /// Withdraw published ports, and end the connections that came in by them
+    /// Send new connections to another pod, in one step; established TCP connections stay with the old one
+    ///
+    /// The next datagram of every UDP client goes to the new pod. A publish that was draining takes connections again.
+    /// One that a topology file declares is sent back by `netns up` with that file.
+    Move {
+        /// The publish: its id in `publish list`, or its ports as they were published
+        #[arg(value_name = "ID|PORTS")]
+        publish: String,
+        /// The pod it shall lead to
+        #[arg(long, value_name = "POD")]
+        to: String,
+    },
+    /// Take no new connections and no datagrams; established TCP connections go on
+    Drain {
+        /// Publishes: ids in `publish list`, or ports as they were published
+        #[arg(required = true, value_name = "ID|PORTS")]
+        publishes: Vec<String>,
+        /// Take new connections again
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Withdraw published ports; established TCP connections run on unless --reset is given
     #[command(alias = "delete")]
-    Del(Ports),
+    Del {
+        /// Which.
+        #[command(flatten)]
+        ports: Ports,
+        /// End established TCP connections with a RST
+        #[arg(long)]
+        reset: bool,
+    },
     /// List published ports
     #[command(alias = "ls")]
     List {
@@ -50,9 +78,17 @@ pub(super) async fn run(global: &Global, args: &PublishArgs) -> Result<u8, CliEr
             let ports = publishes("--publish", &asked.ports)?;
             open(dirs)?.publish(&asked.pod, &ports).await?
         }
-        PublishVerb::Del(asked) => {
+        PublishVerb::Move { publish, to } => {
+            let publish = reference(publish)?;
+            open(dirs)?.move_publish(&publish, to).await?
+        }
+        PublishVerb::Drain { publishes, undo } => {
+            let publishes = publishes.iter().map(|p| reference(p)).collect::<Result<Vec<_>, _>>()?;
+            open(dirs)?.drain(&publishes, !undo).await?
+        }
+        PublishVerb::Del { ports: asked, reset } => {
             let ports = publishes("--publish", &asked.ports)?;
-            open(dirs)?.unpublish(&asked.pod, &ports).await?
+            open(dirs)?.unpublish(&asked.pod, &ports, *reset).await?
         }
         PublishVerb::List { pod } => {
             let name = dirs.name().to_owned();
@@ -72,18 +108,29 @@ pub(super) async fn run(global: &Global, args: &PublishArgs) -> Result<u8, CliEr
     Ok(0)
 }
 
+/// A number is an id; everything else is what was published.
+fn reference(text: &str) -> Result<PublishRef, InputError> {
+    if let Ok(id) = text.parse() {
+        return Ok(PublishRef::Id(id));
+    }
+    text.parse::<Publish>().map(PublishRef::Spec).map_err(|p| InputError::new("ID|PORTS", text, p))
+}
+
 fn list_text(views: &[PublishView]) -> String {
     let rows: Vec<_> = views
         .iter()
         .map(|v| {
             [
+                v.id.to_string(),
                 v.pod.clone(),
                 v.proto.to_owned(),
                 v.address.map_or_else(|| "any".to_owned(), |a| a.to_string()),
                 v.host_ports.clone(),
                 v.pod_ports.clone(),
+                if v.draining { "draining" } else { "open" }.to_owned(),
             ]
         })
         .collect();
-    if rows.is_empty() { String::new() } else { table(["POD", "PROTO", "ADDRESS", "HOST PORTS", "POD PORTS"], &rows) }
+    let head = ["ID", "POD", "PROTO", "ADDRESS", "HOST PORTS", "POD PORTS", "STATE"];
+    if rows.is_empty() { String::new() } else { table(head, &rows) }
 }

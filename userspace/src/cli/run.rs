@@ -15,6 +15,8 @@ use crate::netlink::Monitor;
 
 /// How often counters are redrawn.
 const REDRAW: Duration = Duration::from_secs(1);
+/// How often the flow table is swept.
+const SWEEP: Duration = Duration::from_secs(5);
 /// How long a burst of changes of the host's network is given to end before it is read anew.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -61,6 +63,8 @@ pub(super) async fn watch(
     let mut live = if global.output == Format::Text { Live::on_terminal() } else { None };
     let mut tick = interval(REDRAW);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut sweep = interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut settled: Option<Instant> = None;
     #[cfg(feature = "trace")]
     let mut trace = instance
@@ -87,6 +91,14 @@ pub(super) async fn watch(
                         return Ok(());
                     }
                     tracing::warn!("cannot follow the host's addresses: {e}");
+                }
+            },
+            _ = sweep.tick() => {
+                if let Err(e) = instance.expire_flows() {
+                    if instance.state()?.is_none() {
+                        return Ok(());
+                    }
+                    tracing::warn!("{e}");
                 }
             },
             _ = tick.tick(), if live.is_some() || cfg!(feature = "trace") => {

@@ -32,7 +32,10 @@ fn head(s: &Status) -> String {
         Some(u) => format!("{} (away)", u.name),
         None => "none".to_owned(),
     };
-    format!("instance    {}\nhost        {host}\nuplink      {uplink}\nSNAT ports  {}\n", s.instance, s.snat_ports)
+    format!(
+        "instance    {}\nhost        {host}\nuplink      {uplink}\nSNAT ports  {}\nidle flows  {}\n",
+        s.instance, s.snat_ports, s.nat
+    )
 }
 
 fn networks(s: &Status) -> String {
@@ -89,7 +92,7 @@ pub(super) fn publishes(s: &Status) -> String {
         .map(|p| {
             [
                 p.publish.publish.clone(),
-                p.publish.pod.clone(),
+                if p.publish.draining { format!("{} (draining)", p.publish.pod) } else { p.publish.pod.clone() },
                 p.flows.to_string(),
                 p.packets.to_string(),
                 bytes(p.bytes),

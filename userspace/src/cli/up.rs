@@ -34,6 +34,9 @@ pub(super) fn text(applied: &Applied) -> String {
     let mut line = |sign: char, what: &str, name: &str, more: String| {
         out.push_str(&format!("{sign} {what:<8} {name}{more}\n"));
     };
+    if let Some(nat) = &applied.nat_changed {
+        line('=', "timers", &nat.to_string(), String::new());
+    }
     for publish in &applied.publishes_removed {
         line('-', "publish", &publish.publish, format!("  of {}", publish.pod));
     }
@@ -42,6 +45,10 @@ pub(super) fn text(applied: &Applied) -> String {
     }
     for network in &applied.networks_removed {
         line('-', "network", network, String::new());
+    }
+    for publish in &applied.publishes_changed {
+        let more = if publish.draining { "  drains at" } else { "  to" };
+        line('=', "publish", &publish.publish, format!("{more} {}", publish.pod));
     }
     for network in &applied.networks_added {
         line('+', "network", network, String::new());

@@ -2,13 +2,14 @@
 
 use std::fmt::Debug;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 
 use aya::Pod;
 use netns_ebpf_common::abi::map;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, State};
 use netns_ebpf_common::{Addr4, Addr6};
 
-use super::{Datapath, DatapathError, map_error, or_absent};
+use super::{Datapath, DatapathError, call, errno, io_error, map_error, or_absent};
 
 /// One direction of a flow, whatever its family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +53,7 @@ pub struct FlowRecord {
 }
 
 /// A family's flow map.
-trait FlowFamily: Copy + Debug + Default + PartialEq + Into<IpAddr> + 'static {
+pub(super) trait FlowFamily: Copy + Debug + Default + PartialEq + Into<IpAddr> + 'static {
     const MAP: &'static str;
 }
 
@@ -118,7 +119,6 @@ impl Datapath {
         FlowKey<A>: Pod,
         FlowEntry<A>: Pod,
     {
-        // Collected first: deleting the key the kernel is asked to go on from starts the walk anew.
         let mut keys = Vec::new();
         self.each_flow::<A>(|key, entry| {
             if doomed(&FlowRecord::new(key, entry)) {
@@ -136,19 +136,57 @@ impl Datapath {
         Ok(deleted)
     }
 
+    /// Cuts flows that stay from a publish that goes, whose index another one gets: they count for nobody then.
+    pub fn orphan_flows(&self, publish: u32) -> Result<(), DatapathError> {
+        self.orphan_flows_of::<Addr4>(publish)?;
+        self.orphan_flows_of::<Addr6>(publish)
+    }
+
+    fn orphan_flows_of<A: FlowFamily>(&self, publish: u32) -> Result<(), DatapathError>
+    where
+        FlowKey<A>: Pod,
+        FlowEntry<A>: Pod,
+    {
+        const BPF_EXIST: u64 = 2;
+        let mut keys = Vec::new();
+        self.each_flow::<A>(|key, entry| {
+            if entry.publish == publish {
+                keys.push(*key);
+            }
+        })?;
+        let mut flows = self.hash::<FlowKey<A>, FlowEntry<A>>(A::MAP)?;
+        for key in &keys {
+            // Read again, so that what a program writes meanwhile is lost in a moment as short as can be: a time, or a
+            // state the next packet brings back.
+            let done = match flows.get(key, 0) {
+                Ok(entry) => flows.insert(key, FlowEntry { publish: FlowEntry::<A>::NO_OWNER, ..entry }, BPF_EXIST),
+                Err(e) => Err(e),
+            };
+            match done {
+                Err(e) if errno(&e) != Some(nix::libc::ENOENT) => {
+                    return Err(map_error(A::MAP, "change a flow", e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when every program that ran before the call has ended: flows made after it are made of what the maps hold
+    /// now.
+    pub fn wait_for_programs(&self) {
+        call::wait_for_programs();
+    }
+
     fn each_flow<A: FlowFamily>(&self, mut visit: impl FnMut(&FlowKey<A>, &FlowEntry<A>)) -> Result<(), DatapathError>
     where
         FlowKey<A>: Pod,
         FlowEntry<A>: Pod,
     {
         let data = self.map_data(A::MAP)?;
-        let capacity = data.info().map_err(|e| map_error(A::MAP, "read its size", e))?.max_entries();
-        let flows = self.hash::<FlowKey<A>, FlowEntry<A>>(A::MAP)?;
-        // A program that deletes the key just seen makes the kernel start anew: bounded, the walk ends all the same.
-        for found in flows.iter().take(2 * capacity as usize) {
-            let (key, entry) = found.map_err(|e| map_error(A::MAP, "list flows", e))?;
-            visit(&key, &entry);
-        }
-        Ok(())
+        let read = call::walk(data.fd().as_fd(), |keys: &[FlowKey<A>], entries: &[FlowEntry<A>]| {
+            keys.iter().zip(entries).for_each(|(key, entry)| visit(key, entry));
+        });
+        read.map_err(|e| io_error(A::MAP, "list flows", e))
     }
 }

@@ -12,8 +12,10 @@
 
 mod attach;
 mod bpffs;
+mod call;
 mod counters;
 mod endpoints;
+mod expire;
 mod flows;
 mod host;
 mod load;
@@ -188,6 +190,11 @@ fn map_error(map: &'static str, what: impl Into<String>, source: MapError) -> Da
         Some(nix::libc::E2BIG | nix::libc::ENOSPC) => DatapathError::Full { map, what },
         _ => DatapathError::Map { map, what, source: Box::new(source) },
     }
+}
+
+/// The same, of a call aya does not make.
+fn io_error(map: &'static str, what: impl Into<String>, source: io::Error) -> DatapathError {
+    map_error(map, what, MapError::IoError(source))
 }
 
 /// The kernel's error number behind a map's error.

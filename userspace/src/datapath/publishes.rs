@@ -67,13 +67,7 @@ impl Datapath {
     pub fn put_publish(&self, id: u32, publish: &Publish, ports: &PublishPorts) -> Result<(), DatapathError> {
         let before = self.publish(id)?;
         match before {
-            Some(b) if b.owner != publish.owner => {
-                return Err(DatapathError::Owner {
-                    what: format!("publish {id}"),
-                    found: b.owner,
-                    ours: publish.owner,
-                });
-            }
+            Some(b) if b.owner != publish.owner => return Err(not_ours(id, b.owner, publish)),
             Some(_) => {}
             None => self.clear_per_cpu::<PublishCounters>(map::PUBLISH_STATS, id)?,
         }
@@ -90,7 +84,15 @@ impl Datapath {
         done
     }
 
-    /// Changes a declaration's backend or flags; its ports all follow.
+    /// Changes a live declaration's backend or flags; its ports all follow.
+    pub fn switch_publish(&self, id: u32, publish: &Publish) -> Result<(), DatapathError> {
+        match self.publish(id)?.map_or(0, |live| live.owner) {
+            owner if owner == publish.owner => self.set_publish(id, publish),
+            owner => Err(not_ours(id, owner, publish)),
+        }
+    }
+
+    /// Writes a declaration, whosever it was.
     pub fn set_publish(&self, id: u32, publish: &Publish) -> Result<(), DatapathError> {
         self.array::<Publish>(map::PUBLISHES)?
             .set(id, publish, 0)
@@ -165,6 +167,10 @@ impl Datapath {
         }
         Ok(())
     }
+}
+
+fn not_ours(id: u32, found: u64, publish: &Publish) -> DatapathError {
+    DatapathError::Owner { what: format!("publish {id}"), found, ours: publish.owner }
 }
 
 /// A key as people write it.

@@ -65,6 +65,9 @@ pub enum InstanceError {
         /// What was to be withdrawn.
         publish: String,
     },
+    /// No publish of this id or specification.
+    #[error("nothing is published as {0:?}; `netns publish list` names what is")]
+    NoPublish(String),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -4,6 +4,17 @@ use super::FabricError;
 use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State};
 use crate::topology::{HostFacts, PortProbe};
 
+/// What becomes of the flows of a publish that is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// TCP connections run on, all else ends.
+    RunOn,
+    /// TCP connections get a RST, all else ends.
+    Reset,
+    /// Whatever there is goes with the maps.
+    WithMaps,
+}
+
 /// The kernel side of an instance, seen from its host namespace.
 ///
 /// Every `remove_*` is idempotent: what is absent is done. Every `add_*` leaves nothing of its own behind when it fails
@@ -16,6 +27,9 @@ pub trait Fabric: PortProbe {
     ///
     /// [`FabricError::Unsupported`], naming the feature or privilege.
     async fn check(&self) -> Result<(), FabricError>;
+
+    /// Which host namespace this is, in words only good for comparing.
+    fn host_id(&self) -> String;
 
     /// What the host has; `state` tells what of it is the instance's own.
     async fn facts(&self, state: &State) -> Result<HostFacts, FabricError>;
@@ -44,9 +58,12 @@ pub trait Fabric: PortProbe {
     /// Undoes [`Self::add_uplink`].
     async fn remove_uplink(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
 
-    /// Brings the data path's view of the host's addresses and uplink up to date; returns the uplink's present index,
+    /// Brings the data path's timers and its view of the host's addresses and uplink up to date; returns the uplink's present index,
     /// which is another one after the interface was made anew, and 0 while it is away.
     async fn refresh(&mut self, instance: &InstanceRow) -> Result<u32, FabricError>;
+
+    /// Removes flows whose time is over, about `limit` entries of each family at most; says how many went.
+    fn expire_flows(&self, limit: usize) -> Result<usize, FabricError>;
 
     /// Makes a network's gateway device and its entries.
     async fn add_network(&mut self, network: &NetworkRow) -> Result<(), FabricError>;
@@ -73,6 +90,15 @@ pub trait Fabric: PortProbe {
     /// Publishes ports: the declaration, then its ports.
     async fn add_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError>;
 
-    /// Undoes [`Self::add_publish`], flows included.
-    async fn remove_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError>;
+    /// Gives a live publish the backend and flags of its row; flows other than TCP's end.
+    async fn switch_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError>;
+
+    /// Undoes [`Self::add_publish`]. `pods` are all there are: any of them may have flows of a publish that was moved.
+    async fn remove_publish(
+        &mut self,
+        publish: &PublishRow,
+        pod: &PodRow,
+        ending: Ending,
+        pods: &[PodRow],
+    ) -> Result<(), FabricError>;
 }

@@ -161,7 +161,15 @@ impl<'a> Grants<'a> {
     ) -> Result<(), InstanceError> {
         let index = Self::lowest(&mut self.indexes, |_| false, 0, abi::MAX_PUBLISHES).map_err(error)?;
         let id = next_id()?;
-        plan.publishes.push(PublishRow { id, index, pod, publish: *publish, origin, phase: Phase::Creating });
+        plan.publishes.push(PublishRow {
+            id,
+            index,
+            pod,
+            publish: *publish,
+            draining: false,
+            origin,
+            phase: Phase::Creating,
+        });
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::dirs::{BPFFS, STATE_ROOT, note_run_dir};
-use super::{Dirs, Fabric, FabricError};
+use super::{Dirs, Ending, Fabric, FabricError};
 use crate::datapath::{Datapath, PublishPorts, Sizes, ensure_bpffs, unmount_bpffs};
 use crate::netlink::RouteKind;
 use crate::netns::{Netns, NetnsName, delete_named, list_named};
@@ -28,9 +28,6 @@ use crate::wiring::{
 
 /// The main routing table.
 const MAIN_TABLE: u32 = 254;
-const SECOND_NS: u64 = 1_000_000_000;
-/// Idle timers by `TimeoutClass`: RFC 5382 REQ-5 (4 min, 2 h 4 min), RFC 4787 REQ-5 (5 min), RFC 5508 REQ-1 (60 s).
-const TIMEOUTS_NS: [u64; 4] = [240 * SECOND_NS, 7440 * SECOND_NS, 300 * SECOND_NS, 60 * SECOND_NS];
 /// Marks, in the state root, that bpffs was mounted by us and is to be unmounted by the last instance.
 const BPFFS_MARK: &str = "bpffs-mounted";
 
@@ -166,6 +163,17 @@ impl KernelFabric {
         found.iter().any(|l| l.addr.port() == port)
     }
 
+    /// Gives the data path the timers of the row.
+    fn sync_timers(&self, instance: &InstanceRow) -> Result<(), FabricError> {
+        let fail = |e| FabricError::step("write the settings", e);
+        let config = self.host.datapath().host_config().map_err(fail)?;
+        let timeout_ns = instance.nat.timeouts.by_class();
+        if config.timeout_ns == timeout_ns {
+            return Ok(());
+        }
+        self.host.datapath().set_host_config(&HostConfig { timeout_ns, ..config }).map_err(fail)
+    }
+
     /// Deletes a device of ours without the data path's help, for when its pins are lost.
     async fn delete_device(&self, index: u32, name: &str, mac: netns_ebpf_common::Mac) -> Result<(), FabricError> {
         let fail = |e| FabricError::step(format!("delete interface {name:?}"), e);
@@ -199,6 +207,11 @@ impl Fabric for KernelFabric {
         let unsupported = |e: probe::ProbeError| FabricError::Unsupported(e.to_string());
         probe::privileges().map_err(unsupported)?;
         probe::features().map(|_| ()).map_err(unsupported)
+    }
+
+    fn host_id(&self) -> String {
+        let id = self.host.netns().id();
+        format!("{}:{}", id.dev, id.ino)
     }
 
     async fn facts(&self, state: &State) -> Result<HostFacts, FabricError> {
@@ -246,7 +259,7 @@ impl Fabric for KernelFabric {
             snat_port_min: instance.host.snat_ports.start(),
             snat_port_max: instance.host.snat_ports.end(),
             flags: if features.csum_ipv6 { HostConfig::CSUM_IPV6 } else { 0 },
-            timeout_ns: TIMEOUTS_NS,
+            timeout_ns: instance.nat.timeouts.by_class(),
         };
         datapath.set_host_config(&config).map_err(|e| FabricError::step("write the settings", e))
     }
@@ -287,6 +300,7 @@ impl Fabric for KernelFabric {
     }
 
     async fn refresh(&mut self, instance: &InstanceRow) -> Result<u32, FabricError> {
+        self.sync_timers(instance)?;
         let fail = |e| FabricError::step("read the host's addresses", e);
         self.host.sync_host_addresses().await.map_err(fail)?;
         let Some(name) = &instance.uplink else { return Ok(0) };
@@ -302,6 +316,10 @@ impl Fabric for KernelFabric {
             old.map_err(|e| FabricError::step(format!("forget the former uplink {name:?}"), e))?;
         }
         Ok(state.ifindex)
+    }
+
+    fn expire_flows(&self, limit: usize) -> Result<usize, FabricError> {
+        self.host.datapath().expire_flows(limit).map_err(|e| FabricError::step("sweep the flow table", e))
     }
 
     async fn add_network(&mut self, network: &NetworkRow) -> Result<(), FabricError> {
@@ -357,11 +375,31 @@ impl Fabric for KernelFabric {
         done.map_err(|e| FabricError::step(format!("publish {}", publish.publish), e))
     }
 
-    async fn remove_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError> {
+    async fn switch_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError> {
+        let done = self.host.switch_publish(&publish_spec(publish, pod));
+        done.map_err(|e| FabricError::step(format!("switch {}", publish.publish), e))
+    }
+
+    async fn remove_publish(
+        &mut self,
+        publish: &PublishRow,
+        pod: &PodRow,
+        ending: Ending,
+        pods: &[PodRow],
+    ) -> Result<(), FabricError> {
         if !self.is_loaded() {
             return Ok(());
         }
-        let done = self.host.unwire_publish(&publish_spec(publish, pod));
+        let spec = publish_spec(publish, pod);
+        let netns = |slot| {
+            let pod = pods.iter().find(|p| p.slot == slot)?;
+            Netns::open_named(&netns_name(pod).ok()?).ok()
+        };
+        let done = match ending {
+            Ending::RunOn => self.host.unwire_publish(&spec),
+            Ending::Reset => self.host.reset_publish(&spec, netns).and_then(|()| self.host.unwire_publish(&spec)),
+            Ending::WithMaps => self.host.forget_publish(&spec),
+        };
         done.map(|_| ()).map_err(|e| FabricError::step(format!("withdraw {}", publish.publish), e))
     }
 }
@@ -418,7 +456,7 @@ fn publish_spec(row: &PublishRow, pod: &PodRow) -> PublishSpec {
         id: row.index,
         owner: row.id,
         slot: pod.slot,
-        active: true,
+        active: !row.draining,
         loopback: publish.is_loopback(),
         ports: PublishPorts {
             addr,

@@ -20,10 +20,11 @@ use crate::store::{State, Store};
 
 pub use dirs::{BPFFS, DEFAULT_INSTANCE, Dirs, PIN_ROOT, STATE_ROOT, choose, leave, list, note_run_dir};
 pub use error::{FabricError, InstanceError};
-pub use fabric::Fabric;
+pub use fabric::{Ending, Fabric};
 pub use kernel::KernelFabric;
 pub use plan::{Plan, PodRequest};
 pub use status::{DropStatus, HookStatus, PodCounters, PodStatus, PublishStatus, Status, UplinkStatus};
+pub use verbs::PublishRef;
 pub use view::{Applied, NetworkView, PodView, PublishView};
 
 /// An instance: one set of pins and state, and the kernel side it drives.

@@ -18,8 +18,12 @@ const DEFAULT_MTU_BYTES: u32 = 1500;
 pub struct Plan {
     /// The instance, when it is not up yet.
     pub instance: Option<InstanceRow>,
+    /// The live instance with other timers.
+    pub retimed: Option<InstanceRow>,
     /// Ids of publishes to remove.
     pub remove_publishes: Vec<u64>,
+    /// End the TCP connections of those.
+    pub reset: bool,
     /// Ids of pods to remove.
     pub remove_pods: Vec<u64>,
     /// Ids of networks to remove.
@@ -37,7 +41,7 @@ pub struct Plan {
 impl Plan {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        *self == Self { touched: self.touched.clone(), ..Self::default() }
+        *self == Self { touched: self.touched.clone(), reset: self.reset, ..Self::default() }
     }
 }
 
@@ -60,6 +64,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) facts: &'a HostFacts,
     /// Who listens on the host's ports.
     pub(super) ports: &'a dyn PortProbe,
+    /// Which host namespace it is.
+    pub(super) host_id: String,
     /// The other instances on the same host namespace, by name.
     pub(super) others: &'a [(String, State)],
 }
@@ -127,13 +133,20 @@ pub(super) fn up(
     if state.instance.is_none() {
         plan.instance = Some(InstanceRow {
             host_netns: host_netns.map(str::to_owned),
+            host_id: host.host_id.clone(),
             host: wanted.host.clone(),
+            nat: wanted.nat,
             uplink: uplink.map(|u| u.name.clone()),
             uplink_ifindex: uplink.map_or(0, |u| u.index),
             reserved_ports: String::new(),
             phase: Phase::Creating,
         });
     }
+    plan.retimed = state
+        .instance
+        .iter()
+        .find(|live| live.nat != wanted.nat)
+        .map(|live| InstanceRow { nat: wanted.nat, ..live.clone() });
     let mut grants = Grants::new(state, facts, &plan);
     let host_mtu = wanted.host.mtu.or(uplink.map(|u| u.mtu)).unwrap_or(DEFAULT_MTU_BYTES);
     for (i, network) in wanted.networks.iter().enumerate() {
@@ -244,7 +257,7 @@ fn beside(state: &State, pod: Pod, except: Option<u64>) -> (Topology, Taken) {
     let networks = state.networks.iter().map(|n| n.network.clone()).collect();
     // The uplink was judged when the instance came up; it may be away for a moment now.
     let host = topology::Host { uplink: topology::Uplink::None, ..topology::Host::default() };
-    (Topology { host, networks, pods: vec![pod] }, taken)
+    (Topology { host, networks, pods: vec![pod], ..Topology::default() }, taken)
 }
 
 fn taken_pod(state: &State, row: &PodRow) -> TakenPod {

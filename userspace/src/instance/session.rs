@@ -1,9 +1,12 @@
 //! One mutating verb at work: the lock, the store, and the one way back.
 
 use super::plan::Plan;
-use super::{Applied, Dirs, Fabric, FabricError, Instance, InstanceError};
+use super::{Applied, Dirs, Ending, Fabric, FabricError, Instance, InstanceError};
 use crate::store::{Change, InstanceRow, NetworkRow, Phase, PodRow, PublishRow, SqliteStore, State, Store};
 use crate::topology::HostFacts;
+
+/// Flow entries of a family a verb sweeps in passing, a fraction of a second's work; `run` does the rest, or the next verb.
+const SWEPT_BY_A_VERB: usize = 16_384;
 
 /// The lock and the open store of an instance.
 pub(super) struct Session<'a, F> {
@@ -80,7 +83,11 @@ impl<F: Fabric> Session<'_, F> {
             // A damaged one is its own verbs' to report.
             let Ok(Some(store)) = dirs.open() else { continue };
             let Ok(state) = store.load() else { continue };
-            if state.instance.as_ref().is_some_and(|r| r.host_netns == *self.host_netns) {
+            // One that does not say where it is counts as here: ports are refused rather than taken twice.
+            let here = |r: &InstanceRow| {
+                r.host_id == self.fabric.host_id() || (r.host_id.is_empty() && r.host_netns == *self.host_netns)
+            };
+            if state.instance.as_ref().is_some_and(here) {
                 others.push((dirs.name().to_owned(), state));
             }
         }
@@ -133,12 +140,10 @@ impl<F: Fabric> Session<'_, F> {
         } else {
             self.open_fabric().await?;
         }
-        let intent: Vec<Change> = plan
-            .touched
-            .iter()
-            .chain(&plan.networks)
-            .cloned()
-            .map(Change::PutNetwork)
+        let retimed = plan.retimed.iter().cloned().map(Change::PutInstance);
+        let networks = plan.touched.iter().chain(&plan.networks).cloned().map(Change::PutNetwork);
+        let intent: Vec<Change> = retimed
+            .chain(networks)
             .chain(plan.pods.iter().cloned().map(Change::PutPod))
             .chain(plan.publishes.iter().cloned().map(Change::PutPublish))
             .collect();
@@ -157,6 +162,7 @@ impl<F: Fabric> Session<'_, F> {
         self.refresh().await?;
         self.mark_ready()?;
         let state = &self.state;
+        applied.nat_changed = plan.retimed.as_ref().map(|row| row.nat);
         applied.networks_added = plan.networks.iter().map(|n| n.network.name.clone()).collect();
         let is_new = |name: &str| plan.pods.iter().any(|p| p.name == name);
         applied.pods_added = state.pod_views().into_iter().filter(|v| is_new(&v.name)).collect();
@@ -168,6 +174,10 @@ impl<F: Fabric> Session<'_, F> {
     pub(super) async fn refresh(&mut self) -> Result<(), InstanceError> {
         let Some(row) = self.state.instance.clone() else { return Ok(()) };
         let uplink_ifindex = self.fabric.refresh(&row).await?;
+        // Whoever passes by sweeps. What stays is absent to the programs all the same: no reason for a verb to fail.
+        if let Err(e) = self.fabric.expire_flows(SWEPT_BY_A_VERB) {
+            tracing::warn!("{e}");
+        }
         if uplink_ifindex != row.uplink_ifindex && uplink_ifindex != 0 {
             self.write(&[Change::PutInstance(InstanceRow { uplink_ifindex, ..row })])?;
         }
@@ -227,7 +237,8 @@ impl<F: Fabric> Session<'_, F> {
         let mut changes = Vec::new();
         for row in self.state.publishes.iter().filter(|q| plan.remove_publishes.contains(&q.id)) {
             applied.publishes_removed.push(self.state.publish_view(row));
-            changes.push(Change::PutPublish(PublishRow { phase: Phase::Deleting, ..row.clone() }));
+            let phase = if plan.reset { Phase::Resetting } else { Phase::Deleting };
+            changes.push(Change::PutPublish(PublishRow { phase, ..row.clone() }));
         }
         for row in self.state.pods.iter().filter(|p| plan.remove_pods.contains(&p.id)) {
             applied.pods_removed.push(row.name.clone());
@@ -272,12 +283,12 @@ impl<F: Fabric> Session<'_, F> {
         if whole {
             self.mark_all_deleting()?;
         }
-        let unfinished = |p: Phase| p != Phase::Ready;
+        let unfinished = |p: Phase| !matches!(p, Phase::Ready | Phase::Switching);
         let State { instance, networks, pods, publishes } = self.state.clone();
         let any = whole
             || networks.iter().any(|r| unfinished(r.phase))
             || pods.iter().any(|r| unfinished(r.phase))
-            || publishes.iter().any(|r| unfinished(r.phase));
+            || publishes.iter().any(|r| r.phase != Phase::Ready);
         if !any {
             return Ok(Vec::new());
         }
@@ -288,10 +299,16 @@ impl<F: Fabric> Session<'_, F> {
         {
             return Ok(vec![e]);
         }
+        left.extend(self.switch_publishes().await?);
         let pod_going = |id: u64| pods.iter().any(|p| p.id == id && unfinished(p.phase));
         for row in publishes.iter().filter(|r| unfinished(r.phase) || pod_going(r.pod)) {
             let Some(pod) = pods.iter().find(|p| p.id == row.pod) else { continue };
-            match self.fabric.remove_publish(row, pod).await {
+            let ending = match row.phase {
+                _ if whole => Ending::WithMaps,
+                Phase::Resetting => Ending::Reset,
+                _ => Ending::RunOn,
+            };
+            match self.fabric.remove_publish(row, pod, ending, &pods).await {
                 Ok(()) => self.write(&[Change::DeletePublish(row.id)])?,
                 Err(e) => left.push(e),
             }
@@ -325,6 +342,38 @@ impl<F: Fabric> Session<'_, F> {
             left.extend(self.unmake_instance(&row).await?);
         }
         Ok(left)
+    }
+
+    /// Makes the data path's declarations what rows that were changed say.
+    async fn switch_publishes(&mut self) -> Result<Vec<FabricError>, InstanceError> {
+        let mut left = Vec::new();
+        let State { publishes, pods, .. } = self.state.clone();
+        for row in publishes.iter().filter(|r| r.phase == Phase::Switching) {
+            let Some(pod) = pods.iter().find(|p| p.id == row.pod && p.phase == Phase::Ready) else { continue };
+            match self.fabric.switch_publish(row, pod).await {
+                Ok(()) => {
+                    self.write(&[Change::PutPublish(PublishRow { phase: Phase::Ready, ..row.clone() })])?;
+                }
+                Err(e) => left.push(e),
+            }
+        }
+        Ok(left)
+    }
+
+    /// Changes live publishes: intent first, then the data path. A killed or failed change is carried on by the next verb.
+    pub(super) async fn switch(mut self, rows: Vec<PublishRow>) -> Result<Applied, InstanceError> {
+        let mut applied = Applied { instance: self.name(), changed: !rows.is_empty(), ..Applied::default() };
+        self.open_fabric().await?;
+        let intent: Vec<Change> =
+            rows.iter().map(|r| Change::PutPublish(PublishRow { phase: Phase::Switching, ..r.clone() })).collect();
+        self.write(&intent)?;
+        let left = self.switch_publishes().await?;
+        if !left.is_empty() {
+            return Err(InstanceError::Unfinished(left));
+        }
+        self.refresh().await?;
+        applied.publishes_changed = rows.iter().map(|r| self.state.publish_view(r)).collect();
+        Ok(applied)
     }
 
     async fn unmake_instance(&mut self, row: &InstanceRow) -> Result<Option<FabricError>, InstanceError> {

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{FabricError, Instance, InstanceError, KernelFabric, NetworkView, PodView, PublishView};
 use crate::datapath::DatapathError;
+use crate::topology::Nat;
 
 /// What an instance is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -20,6 +21,8 @@ pub struct Status {
     pub uplink: Option<UplinkStatus>,
     /// Ports SNAT may hand out.
     pub snat_ports: String,
+    /// Idle times after which flows are forgotten.
+    pub nat: Nat,
     /// Networks.
     pub networks: Vec<NetworkView>,
     /// Pods, in the order they were made.
@@ -163,6 +166,7 @@ impl Instance<KernelFabric> {
             host_netns: row.host_netns,
             uplink,
             snat_ports: row.host.snat_ports.to_string(),
+            nat: row.nat,
             networks: state.network_views(),
             pods: pods.map_err(read)?,
             publishes: publishes.map_err(read)?,

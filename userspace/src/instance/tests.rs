@@ -1,4 +1,5 @@
 mod model;
+mod publishes;
 
 use std::collections::BTreeSet;
 use std::panic::{self, AssertUnwindSafe};
@@ -206,8 +207,8 @@ fn verbs_on_pods_and_ports() {
     assert_eq!(field, "--publish");
     assert!(matches!(problem, Problem::PublishedTwice { .. }));
     assert_eq!(input(w.verb(async |i| i.publish("nobody", &ports).await).unwrap_err()).1, Problem::UnknownPod);
-    w.verb(async |i| i.unpublish("a", &ports[..1]).await).unwrap();
-    let gone = w.verb(async |i| i.unpublish("a", &ports).await).unwrap_err();
+    w.verb(async |i| i.unpublish("a", &ports[..1], false).await).unwrap();
+    let gone = w.verb(async |i| i.unpublish("a", &ports, false).await).unwrap_err();
     assert!(matches!(gone, InstanceError::NotPublished { .. }));
     assert_eq!(w.state().unwrap().publishes.len(), 3, "nothing was withdrawn by the refused one");
 
@@ -377,9 +378,12 @@ fn instances_on_one_host_share_no_ports() {
     let w = World::new();
     w.up(FILE).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let there = std::cell::Cell::new(0);
     let other = |text: &str| {
         let dirs = Dirs::below(&w.root.path().join("run"), &w.root.path().join("pins"), "other").unwrap();
-        let mut instance = Instance::new(dirs, None, Model(Rc::default()));
+        let model = Model(Rc::default());
+        model.0.host_id.set(there.get());
+        let mut instance = Instance::new(dirs, None, model);
         runtime.block_on(instance.up(&parse(text).unwrap())).map(|_| instance)
     };
     let text = "[[network]]\nname = \"n\"\nsubnets = [\"10.9.0.0/24\"]\n[[pod]]\nname = \"p\"\npublish = [\"8080:80\"]";
@@ -391,6 +395,10 @@ fn instances_on_one_host_share_no_ports() {
     assert_eq!(field, "host.snat_ports");
     assert!(matches!(problem, Problem::SnatPortsTaken(..)));
     let mut instance = other(&apart.replace("8080", "8090")).unwrap();
+    runtime.block_on(instance.down()).unwrap();
+    // In another namespace there are other ports.
+    there.set(1);
+    let mut instance = other(text).unwrap();
     runtime.block_on(instance.down()).unwrap();
     w.verb(async |i| i.down().await).unwrap();
     w.assert_nothing_left();
@@ -406,4 +414,16 @@ fn a_live_instance_bears_the_absence_of_its_uplink() {
     w.up(FILE).unwrap();
     w.kernel.no_uplink.set(true);
     assert!(!w.up(FILE).unwrap().changed);
+}
+
+#[test]
+fn idle_timers_change_while_the_instance_is_up() {
+    let w = World::new();
+    w.up(FILE).unwrap();
+    assert_eq!(w.state().unwrap().instance.unwrap().nat, crate::topology::Profile::Rfc.into());
+    let fast = format!("[nat]\nprofile = \"fast\"\n{FILE}");
+    let applied = w.up(&fast).unwrap();
+    assert_eq!((applied.changed, applied.nat_changed), (true, Some(crate::topology::Profile::Fast.into())));
+    assert_eq!(w.state().unwrap().instance.unwrap().nat, crate::topology::Profile::Fast.into());
+    assert!(!w.up(&fast).unwrap().changed);
 }

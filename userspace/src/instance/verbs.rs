@@ -3,8 +3,26 @@
 use super::plan::{self, Plan, PodRequest, Surroundings};
 use super::session::Session;
 use super::{Applied, Fabric, Instance, InstanceError};
-use crate::store::Store;
-use crate::topology::{Document, Publish};
+use crate::store::{PublishRow, State, Store};
+use crate::topology::{Document, InputError, Problem, Publish};
+
+/// Names a live publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PublishRef {
+    /// By the store's id.
+    Id(u64),
+    /// As it was declared.
+    Spec(Publish),
+}
+
+impl std::fmt::Display for PublishRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Spec(publish) => publish.fmt(f),
+        }
+    }
+}
 
 impl<F: Fabric> Instance<F> {
     /// Makes the instance what `document` says: from nothing, or from what it is.
@@ -24,7 +42,7 @@ impl<F: Fabric> Instance<F> {
         let around = session.look_around().await;
         let Session { fabric, store, state, .. } = &mut session;
         let planned = around.and_then(|(facts, others)| {
-            let host = Surroundings { facts: &facts, ports: &**fabric, others: &others };
+            let host = Surroundings { facts: &facts, ports: &**fabric, host_id: fabric.host_id(), others: &others };
             plan::up(state, host_netns.as_deref(), document, &host, &mut || store.next_id())
         });
         match planned {
@@ -70,7 +88,7 @@ impl<F: Fabric> Instance<F> {
         let mut session = self.live().await?;
         let (facts, others) = session.look_around().await?;
         let Session { fabric, store, state, .. } = &mut session;
-        let host = Surroundings { facts: &facts, ports: &**fabric, others: &others };
+        let host = Surroundings { facts: &facts, ports: &**fabric, host_id: fabric.host_id(), others: &others };
         let plan = plan::add(state, request, &host, &mut || store.next_id())?;
         session.carry_out(plan).await
     }
@@ -100,20 +118,21 @@ impl<F: Fabric> Instance<F> {
         let mut session = self.live().await?;
         let (facts, others) = session.look_around().await?;
         let Session { fabric, store, state, .. } = &mut session;
-        let host = Surroundings { facts: &facts, ports: &**fabric, others: &others };
+        let host = Surroundings { facts: &facts, ports: &**fabric, host_id: fabric.host_id(), others: &others };
         let plan = plan::publish(state, pod, publishes, &host, &mut || store.next_id())?;
         session.carry_out(plan).await
     }
 
-    /// Withdraws published ports.
+    /// Withdraws published ports. TCP connections that came in by them run on, or end with a RST if `reset`; the next
+    /// datagram finds nothing published in either case.
     ///
     /// # Errors
     ///
     /// There is no such pod, or it does not publish one of them: then nothing is withdrawn.
-    pub async fn unpublish(&mut self, pod: &str, publishes: &[Publish]) -> Result<Applied, InstanceError> {
+    pub async fn unpublish(&mut self, pod: &str, publishes: &[Publish], reset: bool) -> Result<Applied, InstanceError> {
         let session = self.live().await?;
         let Some(row) = session.state.pod(pod) else { return Err(InstanceError::NoPod(pod.to_owned())) };
-        let mut plan = Plan::default();
+        let mut plan = Plan { reset, ..Plan::default() };
         for publish in publishes {
             let Some(found) = session.state.publishes_of(row.id).find(|q| q.publish == *publish) else {
                 return Err(InstanceError::NotPublished { pod: pod.to_owned(), publish: publish.to_string() });
@@ -121,6 +140,52 @@ impl<F: Fabric> Instance<F> {
             plan.remove_publishes.push(found.id);
         }
         session.carry_out(plan).await
+    }
+
+    /// Sends a publish's new connections, and its next datagrams, to another pod, in one step for all its ports; it takes
+    /// new connections then, if it was draining before. Established TCP connections stay with the old pod.
+    ///
+    /// # Errors
+    ///
+    /// There is no such publish or pod, or the pod has no address of the publish's family.
+    pub async fn move_publish(&mut self, publish: &PublishRef, to: &str) -> Result<Applied, InstanceError> {
+        let session = self.live().await?;
+        let state = &session.state;
+        let refused = |problem| InstanceError::from(InputError::new("--to", to, problem));
+        let row = find_publish(state, publish)?;
+        let pod = state.pod(to).ok_or_else(|| refused(Problem::UnknownPod))?;
+        // "Every address, both families" follows the pod's families, which its ports' entries were made for.
+        let families = |pod: &crate::store::PodRow| (pod.addr4.is_some(), pod.addr6.is_some());
+        let had = state.pods.iter().find(|p| p.id == row.pod).map_or((true, true), families);
+        let (v4, v6) = families(pod);
+        for (reached, led, family) in
+            [(row.publish.is_v4() && had.0, v4, "IPv4"), (row.publish.is_v6() && had.1, v6, "IPv6")]
+        {
+            if reached && !led {
+                return Err(refused(Problem::PublishFamily { pod: to.to_owned(), family }));
+            }
+        }
+        let moved = PublishRow { pod: pod.id, draining: false, ..row.clone() };
+        let rows = if moved == *row { Vec::new() } else { vec![moved] };
+        session.switch(rows).await
+    }
+
+    /// Makes publishes take no new connections and no datagrams; established TCP connections go on. With `drain` false they
+    /// take them again.
+    ///
+    /// # Errors
+    ///
+    /// There is no such publish: then nothing is changed.
+    pub async fn drain(&mut self, publishes: &[PublishRef], drain: bool) -> Result<Applied, InstanceError> {
+        let session = self.live().await?;
+        let mut rows: Vec<PublishRow> = Vec::new();
+        for publish in publishes {
+            let row = find_publish(&session.state, publish)?;
+            if row.draining != drain && rows.iter().all(|r| r.id != row.id) {
+                rows.push(PublishRow { draining: drain, ..row.clone() });
+            }
+        }
+        session.switch(rows).await
     }
 
     /// Brings the data path's view of the host up to date, and undoes what a killed verb left.
@@ -134,9 +199,27 @@ impl<F: Fabric> Instance<F> {
         session.refresh().await
     }
 
+    /// Removes all flows whose time is over; says how many entries went. Takes no lock.
+    ///
+    /// # Errors
+    ///
+    /// The maps cannot be read, as when the instance is not up.
+    pub fn expire_flows(&self) -> Result<usize, InstanceError> {
+        Ok(self.fabric.expire_flows(usize::MAX)?)
+    }
+
     async fn live(&mut self) -> Result<Session<'_, F>, InstanceError> {
         self.fabric.check().await?;
         let name = self.dirs.name().to_owned();
         self.begin(false).await?.ok_or(InstanceError::NotUp(name))
     }
+}
+
+/// No two publishes of an instance are declared alike, so a declaration names one.
+fn find_publish<'a>(state: &'a State, publish: &PublishRef) -> Result<&'a PublishRow, InstanceError> {
+    let found = state.publishes.iter().find(|row| match publish {
+        PublishRef::Id(id) => row.id == *id,
+        PublishRef::Spec(spec) => row.publish == *spec,
+    });
+    found.ok_or_else(|| InstanceError::NoPublish(publish.to_string()))
 }

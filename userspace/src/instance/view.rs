@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::store::{Origin, Phase, PublishRow, State};
+use crate::topology::Nat;
 
 /// What a mutating verb did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -13,6 +14,9 @@ pub struct Applied {
     pub instance: String,
     /// Whether anything changed.
     pub changed: bool,
+    /// The idle timers, when they were changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nat_changed: Option<Nat>,
     /// Names of networks that were made.
     pub networks_added: Vec<String>,
     /// Names of networks that were removed.
@@ -23,6 +27,8 @@ pub struct Applied {
     pub pods_removed: Vec<String>,
     /// Ports that were published.
     pub publishes_added: Vec<PublishView>,
+    /// Published ports that lead elsewhere now, or take new connections or none.
+    pub publishes_changed: Vec<PublishView>,
     /// Ports that are published no longer.
     pub publishes_removed: Vec<PublishView>,
 }
@@ -72,6 +78,8 @@ pub struct PodView {
 /// A published port or range.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PublishView {
+    /// Never used twice; names it to `move` and `drain`.
+    pub id: u64,
     /// The pod it leads to.
     pub pod: String,
     /// As declared, in full.
@@ -86,6 +94,8 @@ pub struct PublishView {
     pub pod_ports: String,
     /// Reachable from the host itself only.
     pub loopback: bool,
+    /// It takes no new connections; those it has go on.
+    pub draining: bool,
     /// Index in the data path.
     pub index: u32,
     /// Who asked for it.
@@ -135,6 +145,7 @@ impl State {
     pub(super) fn publish_view(&self, row: &PublishRow) -> PublishView {
         let publish = &row.publish;
         PublishView {
+            id: row.id,
             pod: self.pods.iter().find(|p| p.id == row.pod).map_or_else(String::new, |p| p.name.clone()),
             publish: publish.to_string(),
             proto: publish.proto.as_str(),
@@ -142,6 +153,7 @@ impl State {
             host_ports: publish.host_ports.to_string(),
             pod_ports: publish.pod_ports.to_string(),
             loopback: publish.is_loopback(),
+            draining: row.draining,
             index: row.index,
             origin: row.origin,
         }

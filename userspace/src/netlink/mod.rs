@@ -3,6 +3,7 @@
 //! The socket belongs to the namespace it was opened in and may be used from any thread after that: only opening it
 //! takes a thread inside the namespace.
 
+mod abort;
 mod addr;
 mod link;
 mod monitor;
@@ -14,6 +15,7 @@ use nix::errno::Errno;
 
 use crate::netns::{Netns, NetnsError};
 
+pub use abort::abort_connections;
 pub use addr::{Address, AddressOptions};
 pub use link::{Link, VethEnd, VethPair};
 pub use monitor::{Change, Monitor};

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::Serialize;
 
-use crate::topology::{Host, Network, Publish};
+use crate::topology::{Host, Nat, Network, Publish};
 
 /// Who asked for a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -26,6 +26,10 @@ pub enum Phase {
     Ready,
     /// Being removed, or the remover was killed.
     Deleting,
+    /// A publish that is being removed together with its TCP connections.
+    Resetting,
+    /// A publish whose declaration in the data path is to become what the row says; whoever finds it does that.
+    Switching,
 }
 
 /// The instance itself.
@@ -33,8 +37,12 @@ pub enum Phase {
 pub struct InstanceRow {
     /// Named namespace that is the host; `None`: the real one.
     pub host_netns: Option<String>,
+    /// Which namespace that is, in words only good for comparing; empty when it was not recorded.
+    pub host_id: String,
     /// `[host]` as declared.
     pub host: Host,
+    /// `[nat]` as declared.
+    pub nat: Nat,
     /// The uplink in use; `None` without a LAN.
     pub uplink: Option<String>,
     /// Index of the uplink when it was wired, 0 without one.
@@ -117,6 +125,8 @@ pub struct PublishRow {
     pub pod: u64,
     /// As declared.
     pub publish: Publish,
+    /// It takes no new flows; those it has go on.
+    pub draining: bool,
     /// Who asked for it.
     pub origin: Origin,
     /// Phase.

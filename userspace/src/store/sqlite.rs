@@ -9,10 +9,11 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
 
 use super::{Change, InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, Store, StoreError};
-use crate::topology::{Host, Network, Uplink};
+use crate::topology::{Host, Nat, Network, Seconds, Timeouts, Uplink};
 
 /// Schema changes in order: the file's `user_version` is how many of them it has seen. Append only.
-const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE counter (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER NOT NULL) STRICT;
     INSERT INTO counter VALUES (1, 0);
     CREATE TABLE instance (
@@ -34,7 +35,17 @@ const MIGRATIONS: &[&str] = &["
         publish TEXT NOT NULL, origin TEXT NOT NULL, phase TEXT NOT NULL
     ) STRICT;
     CREATE INDEX publish_pod ON publish (pod);
-"];
+",
+    "
+    ALTER TABLE instance ADD COLUMN host_id TEXT NOT NULL DEFAULT '';
+    ALTER TABLE instance ADD COLUMN nat_profile TEXT NOT NULL DEFAULT 'rfc';
+    ALTER TABLE instance ADD COLUMN tcp_established_s INTEGER NOT NULL DEFAULT 7440;
+    ALTER TABLE instance ADD COLUMN tcp_transitory_s INTEGER NOT NULL DEFAULT 240;
+    ALTER TABLE instance ADD COLUMN udp_s INTEGER NOT NULL DEFAULT 300;
+    ALTER TABLE instance ADD COLUMN icmp_s INTEGER NOT NULL DEFAULT 60;
+    ALTER TABLE publish ADD COLUMN draining INTEGER NOT NULL DEFAULT 0;
+",
+];
 
 /// How long a writer waits for another one; the instance's lock keeps them apart anyway.
 const BUSY: Duration = Duration::from_secs(10);
@@ -170,9 +181,10 @@ fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
     // An update in place, not a replacement: rows that refer to the old one stay.
     match change {
         Change::PutInstance(r) => tx.prepare_cached(
-            "INSERT INTO instance VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO UPDATE SET
-             host_netns = ?1, uplink_word = ?2, snat_ports = ?3, mtu = ?4, uplink = ?5, uplink_ifindex = ?6,
-             reserved_ports = ?7, phase = ?8",
+            "INSERT INTO instance VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+             ON CONFLICT (id) DO UPDATE SET host_netns = ?1, uplink_word = ?2, snat_ports = ?3, mtu = ?4, uplink = ?5,
+             uplink_ifindex = ?6, reserved_ports = ?7, phase = ?8, host_id = ?9, nat_profile = ?10,
+             tcp_established_s = ?11, tcp_transitory_s = ?12, udp_s = ?13, icmp_s = ?14",
         )?.execute(params![
             r.host_netns,
             r.host.uplink.as_str(),
@@ -182,6 +194,12 @@ fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
             r.uplink_ifindex,
             r.reserved_ports,
             r.phase.as_str(),
+            r.host_id,
+            r.nat.profile.as_str(),
+            r.nat.timeouts.tcp_established.get(),
+            r.nat.timeouts.tcp_transitory.get(),
+            r.nat.timeouts.udp.get(),
+            r.nat.timeouts.icmp.get(),
         ]),
         Change::PutNetwork(r) => tx.prepare_cached(
             "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (id) DO UPDATE
@@ -216,8 +234,8 @@ fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
             r.phase.as_str(),
         ]),
         Change::PutPublish(r) => tx.prepare_cached(
-            "INSERT INTO publish VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (id) DO UPDATE SET slot = ?2, pod = ?3,
-             publish = ?4, origin = ?5, phase = ?6",
+            "INSERT INTO publish VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO UPDATE SET slot = ?2, pod = ?3,
+             publish = ?4, origin = ?5, phase = ?6, draining = ?7",
         )?.execute(params![
             r.id.cast_signed(),
             r.index,
@@ -225,6 +243,7 @@ fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
             r.publish.to_string(),
             r.origin.as_str(),
             r.phase.as_str(),
+            r.draining,
         ]),
         Change::DeleteInstance => tx.prepare_cached("DELETE FROM instance")?.execute([]),
         Change::DeleteNetwork(id) => tx.prepare_cached("DELETE FROM network WHERE id = ?1")?.execute([id]),
@@ -241,10 +260,20 @@ fn words<T: ToString>(items: &[T]) -> String {
 fn instance(r: &Row<'_>) -> rusqlite::Result<InstanceRow> {
     Ok(InstanceRow {
         host_netns: r.get("host_netns")?,
+        host_id: r.get("host_id")?,
         host: Host {
             uplink: Uplink::from_word(&r.get::<_, String>("uplink_word")?),
             snat_ports: parsed(r, "snat_ports")?,
             mtu: r.get("mtu")?,
+        },
+        nat: Nat {
+            profile: parsed(r, "nat_profile")?,
+            timeouts: Timeouts {
+                tcp_established: seconds(r, "tcp_established_s")?,
+                tcp_transitory: seconds(r, "tcp_transitory_s")?,
+                udp: seconds(r, "udp_s")?,
+                icmp: seconds(r, "icmp_s")?,
+            },
         },
         uplink: r.get("uplink")?,
         uplink_ifindex: r.get("uplink_ifindex")?,
@@ -292,6 +321,7 @@ fn publish(r: &Row<'_>) -> rusqlite::Result<PublishRow> {
         index: r.get("slot")?,
         pod: r.get::<_, i64>("pod")?.cast_unsigned(),
         publish: parsed(r, "publish")?,
+        draining: r.get("draining")?,
         origin: parsed(r, "origin")?,
         phase: parsed(r, "phase")?,
     })
@@ -305,6 +335,11 @@ fn conversion<E: std::fmt::Display>(column: &str, value: &str, e: E) -> rusqlite
 fn parsed<T: FromStr<Err: std::fmt::Display>>(r: &Row<'_>, column: &str) -> rusqlite::Result<T> {
     let text: String = r.get(column)?;
     text.parse().map_err(|e| conversion(column, &text, e))
+}
+
+fn seconds(r: &Row<'_>, column: &str) -> rusqlite::Result<Seconds> {
+    let number: u32 = r.get(column)?;
+    Seconds::new(number).map_err(|e| conversion(column, &number.to_string(), e))
 }
 
 fn optional<T: FromStr<Err: std::fmt::Display>>(r: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>> {
@@ -337,4 +372,4 @@ macro_rules! words {
 }
 
 words!(Origin { File = "file", Verb = "verb" });
-words!(Phase { Creating = "creating", Ready = "ready", Deleting = "deleting" });
+words!(Phase { Creating = "creating", Ready = "ready", Deleting = "deleting", Resetting = "resetting", Switching = "switching" });

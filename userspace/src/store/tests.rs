@@ -1,12 +1,14 @@
 use std::fs;
 
 use super::*;
-use crate::topology::{Host, Network};
+use crate::topology::{Host, Network, Profile};
 
 fn rows() -> (InstanceRow, NetworkRow, PodRow, PublishRow) {
     (
         InstanceRow {
             host_netns: Some("sandbox-host".into()),
+            host_id: "4:5".into(),
+            nat: Profile::Fast.into(),
             host: Host { mtu: Some(9000), ..Host::default() },
             uplink: Some("eth7".into()),
             uplink_ifindex: 7,
@@ -45,6 +47,7 @@ fn rows() -> (InstanceRow, NetworkRow, PodRow, PublishRow) {
             index: 0,
             pod: 1,
             publish: "[::1]:80-81:90-91/udp".parse().unwrap(),
+            draining: true,
             origin: Origin::Verb,
             phase: Phase::Deleting,
         },
@@ -135,4 +138,24 @@ fn readers_see_one_state_while_a_writer_works() {
         writer.apply(&[Change::DeletePublish(2), Change::DeletePod(1)]).unwrap();
         assert_eq!(reader.load().unwrap().pods.len(), 0);
     }
+}
+
+#[test]
+fn an_older_versions_file_is_brought_up_to_date() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let db = rusqlite::Connection::open(&path).unwrap();
+    db.execute_batch(sqlite::MIGRATIONS[0]).unwrap();
+    let rows = "INSERT INTO instance VALUES (1, NULL, 'auto', '20000-32767', NULL, 'eth7', 7, '20000-32767', 'ready');
+        INSERT INTO network VALUES (1, 'pods', '10.0.0.0/24', 1, '', NULL, 1500, 1, NULL, NULL, 'file', 'ready');
+        INSERT INTO pod VALUES (1, 0, 'red', 1, '10.0.0.9', NULL, 0, 'file', 'ready');
+        INSERT INTO publish VALUES (2, 0, 1, '80:80/tcp', 'file', 'ready');
+        PRAGMA user_version = 1;";
+    db.execute_batch(rows).unwrap();
+    drop(db);
+    let state = SqliteStore::open(&path).unwrap().load().unwrap();
+    let instance = state.instance.unwrap();
+    assert_eq!((instance.nat, instance.host_id.as_str()), (Profile::Rfc.into(), ""));
+    assert!(!state.publishes[0].draining);
+    SqliteStore::open(&path).unwrap();
 }

@@ -9,6 +9,13 @@
 //! uplink = "auto"                  # the default route's interface; a name; or "none"
 //! snat_ports = "20000-32767"
 //! mtu = 1500                       # default: the uplink's
+//! [nat]
+//! profile = "rfc"                  # timers as the RFCs ask, or "fast"
+//! [nat.timeouts]                   # each replaces the profile's
+//! tcp_established = "2h4m"
+//! tcp_transitory = "4m"
+//! udp = "5m"
+//! icmp = "60s"
 //! [[network]]
 //! name = "pods"
 //! subnets = ["10.244.0.0/24", "fd00:244::/64"]   # at most one per family; gateway: first address
@@ -27,6 +34,7 @@
 mod facts;
 mod model;
 mod name;
+mod nat;
 mod parse;
 mod problem;
 mod publish;
@@ -36,6 +44,7 @@ mod validate;
 pub use facts::{HostFacts, HostRoute, Interface, PortProbe};
 pub use model::{Host, Network, Pod, Topology, Uplink};
 pub use name::{MAX_NAME_BYTES, check_name};
+pub use nat::{Nat, Profile, Seconds, Timeouts};
 pub use parse::{Document, parse};
 pub use problem::{InputError, InputFault, Position, Problem};
 pub use publish::{PortRange, Proto, Publish};

@@ -5,13 +5,15 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
-use super::{PortRange, Publish};
+use super::{Nat, PortRange, Publish};
 
 /// Everything a topology file says. Serialises to the file's own form.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Topology {
     /// `[host]`.
     pub host: Host,
+    /// `[nat]`.
+    pub nat: Nat,
     /// `[[network]]`, in file order: of two with overlapping subnets the first has the host's routes.
     #[serde(rename = "network")]
     pub networks: Vec<Network>,

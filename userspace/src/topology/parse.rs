@@ -8,7 +8,9 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Host, InputError, Network, Pod, PortRange, Position, Problem, Publish, Topology, Uplink};
+use super::{
+    Host, InputError, Nat, Network, Pod, PortRange, Position, Problem, Profile, Publish, Seconds, Topology, Uplink,
+};
 
 /// A parsed file: what it says, and where.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +48,7 @@ impl From<Topology> for Document {
 #[serde(deny_unknown_fields)]
 struct RawFile {
     host: Option<RawHost>,
+    nat: Option<RawNat>,
     #[serde(default)]
     network: Vec<Spanned<RawNetwork>>,
     #[serde(default)]
@@ -60,6 +63,23 @@ struct RawHost {
     uplink: Option<Spanned<String>>,
     snat_ports: Option<Spanned<String>>,
     mtu: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawNat {
+    profile: Option<Spanned<String>>,
+    #[serde(default)]
+    timeouts: RawTimeouts,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTimeouts {
+    tcp_established: Option<Spanned<String>>,
+    tcp_transitory: Option<Spanned<String>>,
+    udp: Option<Spanned<String>>,
+    icmp: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -102,11 +122,12 @@ pub fn parse(text: &str) -> Result<Document, InputError> {
         Some(host) => read.host(host)?,
         None => Host::default(),
     };
+    let nat = read.nat(raw.nat)?;
     let networks =
         raw.network.into_iter().enumerate().map(|(i, n)| read.network(i, n)).collect::<Result<Vec<_>, _>>()?;
     let pods =
         raw.pod.into_iter().enumerate().map(|(i, p)| read.pod(i, p, &networks)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Document { topology: Topology { host, networks, pods }, positions: read.positions })
+    Ok(Document { topology: Topology { host, nat, networks, pods }, positions: read.positions })
 }
 
 struct Reader<'a> {
@@ -175,6 +196,31 @@ impl Reader<'_> {
         }
         host.mtu = self.mtu("host.mtu", raw.mtu)?;
         Ok(host)
+    }
+
+    fn nat(&mut self, raw: Option<RawNat>) -> Result<Nat, InputError> {
+        let Some(raw) = raw else { return Ok(Nat::default()) };
+        let profile = match raw.profile {
+            Some(profile) => {
+                let profile = self.text("nat.profile", profile);
+                profile.parse::<Profile>().map_err(|p| self.error("nat.profile", &profile, p))?
+            }
+            None => Profile::default(),
+        };
+        let mut nat = Nat::from(profile);
+        let (given, timers) = (raw.timeouts, &mut nat.timeouts);
+        for (key, value, timer) in [
+            ("tcp_established", given.tcp_established, &mut timers.tcp_established),
+            ("tcp_transitory", given.tcp_transitory, &mut timers.tcp_transitory),
+            ("udp", given.udp, &mut timers.udp),
+            ("icmp", given.icmp, &mut timers.icmp),
+        ] {
+            let Some(value) = value else { continue };
+            let field = format!("nat.timeouts.{key}");
+            let value = self.text(&field, value);
+            *timer = value.parse::<Seconds>().map_err(|p| self.error(&field, &value, p))?;
+        }
+        Ok(nat)
     }
 
     fn network(&mut self, i: usize, raw: Spanned<RawNetwork>) -> Result<Network, InputError> {
@@ -265,7 +311,7 @@ fn syntax(text: &str, error: &toml::de::Error) -> InputError {
     };
     if let Some(rest) = message.strip_prefix("unknown field `") {
         let key = rest.split('`').next().unwrap_or(given);
-        let expected = rest.split_once("expected ").map_or("none", |(_, e)| e).replace('`', "");
+        let expected = rest.split_once("expected ").map_or("none", |(_, e)| e).replace('`', "").replace(" or ", ", ");
         let expected = expected.strip_prefix("one of ").unwrap_or(&expected).to_owned();
         return InputError::new(within(key), "", Problem::UnknownKey(expected)).at(at);
     }

@@ -195,6 +195,12 @@ pub enum Problem {
     UplinkOurs,
     #[error("out of range; an MTU is 1280 to 65535 bytes")]
     Mtu,
+    #[error("no such profile; write \"rfc\" or \"fast\"")]
+    Profile,
+    #[error("not a time: {0}; write it like 2h4m or 300s")]
+    Timeout(String),
+    #[error("out of range; a timer is 1s to 30d")]
+    TimeoutRange,
     #[error("cannot be changed while the instance is up (now {now}); `netns down` first")]
     ChangedLive { now: String },
     #[error("pods {0} of this network were added by hand; delete them first")]

@@ -360,3 +360,37 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn idle_timers_are_read_with_their_profile() {
+    let nat =
+        |section: &str| check(&GOOD.replacen("[[network]]", &format!("{section}\n[[network]]"), 1)).map(|t| t.nat);
+    assert_eq!(nat("").unwrap(), Profile::Rfc.into());
+    assert_eq!(nat("[nat]").unwrap(), Profile::Rfc.into());
+    assert_eq!(nat("[nat]\nprofile = \"fast\"").unwrap(), Profile::Fast.into());
+    let mixed = nat("[nat]\nprofile = \"fast\"\n[nat.timeouts]\nudp = \"2m30s\"").unwrap();
+    assert_eq!((mixed.timeouts.udp.get(), mixed.timeouts.icmp), (150, Profile::Fast.timeouts().icmp));
+    let bare = nat("[nat.timeouts]\ntcp_established = \"3h\"").unwrap();
+    assert_eq!(bare.timeouts.tcp_established.get(), 10_800);
+}
+
+#[test]
+fn a_bad_idle_timer_is_shown_with_its_place() {
+    let at = |section: &str| {
+        let error = check(&format!("{section}\n{GOOD}")).unwrap_err();
+        (error.field.clone(), error.value.clone(), error.at.map(|p| (p.line, p.column)), error.problem.clone())
+    };
+    let (field, value, place, problem) = at("[nat]\nprofile = \"slow\"");
+    assert_eq!((field.as_str(), value.as_str(), place), ("nat.profile", "slow", Some((2, 11))));
+    assert_eq!(problem, Problem::Profile);
+    let (field, value, place, problem) = at("[nat.timeouts]\nudp = \"5 minutes\"");
+    assert_eq!((field.as_str(), value.as_str(), place), ("nat.timeouts.udp", "5 minutes", Some((2, 7))));
+    assert!(matches!(problem, Problem::Timeout(_)), "{problem}");
+    let (field, _, place, problem) = at("[nat.timeouts]\nudp = \"5m\"\nicmp = \"0s\"");
+    assert_eq!((field.as_str(), place, problem), ("nat.timeouts.icmp", Some((3, 8)), Problem::TimeoutRange));
+    let (field, _, place, problem) = at("[nat.timeouts]\nsctp = \"5m\"");
+    assert_eq!((field.as_str(), place), ("nat.timeouts.sctp", Some((2, 1))));
+    assert!(matches!(problem, Problem::UnknownKey(_)), "{problem}");
+    let (field, _, place, _) = at("[nat.timeouts]\nudp = 300");
+    assert_eq!((field.as_str(), place), ("nat.timeouts.udp", Some((2, 7))));
+}

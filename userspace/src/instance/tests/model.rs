@@ -1,12 +1,12 @@
 //! The kernel as a set of names, every change of which can be made to fail or to kill its caller.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::panic;
 use std::rc::Rc;
 
-use crate::instance::{Fabric, FabricError};
+use crate::instance::{Ending, Fabric, FabricError};
 use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State};
 use crate::topology::{HostFacts, HostRoute, Interface, PortProbe, Proto};
 
@@ -28,6 +28,11 @@ pub(super) struct Kernel {
     pub(super) reserved: RefCell<BTreeSet<String>>,
     pub(super) steps: Cell<usize>,
     pub(super) no_uplink: Cell<bool>,
+    pub(super) host_id: Cell<u32>,
+    /// Times a publish was removed with its connections.
+    pub(super) resets: Cell<usize>,
+    /// Slot of the backend and whether it drains, by index of a publish that was switched.
+    pub(super) backends: RefCell<BTreeMap<u32, (u32, bool)>>,
     pub(super) fault: Cell<Option<(usize, Fault)>>,
 }
 
@@ -85,6 +90,10 @@ impl PortProbe for Model {
 impl Fabric for Model {
     async fn check(&self) -> Result<(), FabricError> {
         Ok(())
+    }
+
+    fn host_id(&self) -> String {
+        self.0.host_id.get().to_string()
     }
 
     async fn facts(&self, _: &State) -> Result<HostFacts, FabricError> {
@@ -148,6 +157,10 @@ impl Fabric for Model {
         self.0.step("refresh", || Ok(())).map(|()| row.uplink_ifindex)
     }
 
+    fn expire_flows(&self, _: usize) -> Result<usize, FabricError> {
+        Ok(0)
+    }
+
     async fn add_network(&mut self, row: &NetworkRow) -> Result<(), FabricError> {
         self.0.add(&format!("network {}", row.id))
     }
@@ -180,7 +193,28 @@ impl Fabric for Model {
         self.0.add(&format!("publish {}", row.index))
     }
 
-    async fn remove_publish(&mut self, row: &PublishRow, _: &PodRow) -> Result<(), FabricError> {
+    async fn switch_publish(&mut self, row: &PublishRow, pod: &PodRow) -> Result<(), FabricError> {
+        let live = self.0.objects.borrow().contains(&format!("publish {}", row.index));
+        assert!(live, "a switch of what is not published");
+        self.0.step("switch", || {
+            self.0.backends.borrow_mut().insert(row.index, (pod.slot, row.draining));
+            Ok(())
+        })
+    }
+
+    async fn remove_publish(
+        &mut self,
+        row: &PublishRow,
+        _: &PodRow,
+        ending: Ending,
+        _: &[PodRow],
+    ) -> Result<(), FabricError> {
+        if ending == Ending::Reset {
+            self.0.step("reset", || {
+                self.0.resets.set(self.0.resets.get() + 1);
+                Ok(())
+            })?;
+        }
         self.0.remove(&format!("publish {}", row.index))
     }
 }
