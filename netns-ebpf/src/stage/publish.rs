@@ -28,7 +28,12 @@ pub fn find<F: FamilyMaps>(p: &Parsed<<F as Family>::Addr>) -> Option<Match> {
     if p.proto != proto::TCP && p.proto != proto::UDP {
         return None;
     }
-    let mut key = PublishKey { addr: p.tuple.dst, port: p.tuple.dport, proto: p.proto, _pad: 0 };
+    at::<F>(PublishKey { addr: p.tuple.dst, port: p.tuple.dport, proto: p.proto, _pad: 0 })
+}
+
+/// The publish at an address and port of the host: this exact address first, then any address.
+#[inline(always)]
+pub fn at<F: FamilyMaps>(mut key: PublishKey<<F as Family>::Addr>) -> Option<Match> {
     let port = match maps::published::<F>(&key) {
         Some(port) => port,
         None => {

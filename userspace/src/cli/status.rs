@@ -32,7 +32,11 @@ fn head(s: &Status) -> String {
         Some(u) => format!("{} (away)", u.name),
         None => "none".to_owned(),
     };
-    format!("instance    {}\nhost        {host}\nuplink      {uplink}\nSNAT ports  {}\n", s.instance, s.snat_ports)
+    let sockets = if s.host_sockets { "reach published ports" } else { "do not reach published ports" };
+    format!(
+        "instance    {}\nhost        {host}\nuplink      {uplink}\nSNAT ports  {}\nprocesses   {sockets}\n",
+        s.instance, s.snat_ports
+    )
 }
 
 fn networks(s: &Status) -> String {

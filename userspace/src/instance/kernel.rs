@@ -248,7 +248,11 @@ impl Fabric for KernelFabric {
             flags: if features.csum_ipv6 { HostConfig::CSUM_IPV6 } else { 0 },
             timeout_ns: TIMEOUTS_NS,
         };
-        datapath.set_host_config(&config).map_err(|e| FabricError::step("write the settings", e))
+        datapath.set_host_config(&config).map_err(|e| FabricError::step("write the settings", e))?;
+        if let Err(e) = self.host.wire_host_sockets() {
+            tracing::warn!("processes of this host cannot reach published ports: {e}");
+        }
+        Ok(())
     }
 
     async fn open(&mut self) -> Result<(), FabricError> {

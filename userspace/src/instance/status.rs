@@ -20,6 +20,8 @@ pub struct Status {
     pub uplink: Option<UplinkStatus>,
     /// Ports SNAT may hand out.
     pub snat_ports: String,
+    /// Whether processes of the host reach published ports by its own and loopback addresses, and cannot bind them.
+    pub host_sockets: bool,
     /// Networks.
     pub networks: Vec<NetworkView>,
     /// Pods, in the order they were made.
@@ -163,6 +165,7 @@ impl Instance<KernelFabric> {
             host_netns: row.host_netns,
             uplink,
             snat_ports: row.host.snat_ports.to_string(),
+            host_sockets: datapath.has_socket_hooks(),
             networks: state.network_views(),
             pods: pods.map_err(read)?,
             publishes: publishes.map_err(read)?,
