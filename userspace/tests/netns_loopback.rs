@@ -97,6 +97,10 @@ fn host_processes_reach_published_ports_by_every_address_of_the_host() {
         red.reached("127.1.2.3:8080".parse().expect("an address"), GATEWAY.v4.into());
         // A socket of both families talks to IPv4.
         red.reached(SocketAddr::new(Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(), 8080), GATEWAY.v4.into());
+        // Nothing leaves with a loopback address, not even if the process insists.
+        let bound = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        refused("sending from 127.0.0.1", bound.send_to(b"ping", "127.0.0.1:8080"), ErrorKind::InvalidInput);
+        refused("connecting from 127.0.0.1", bound.connect("127.0.0.1:8080"), ErrorKind::InvalidInput);
         // What is not published is as ever.
         refused("connecting to another port", TcpStream::connect("127.0.0.1:8079"), ErrorKind::ConnectionRefused);
         here.flows(&direct(GATEWAY, BLUE, GATEWAY, 64));
@@ -229,8 +233,6 @@ fn a_pod_without_a_way_from_the_host_is_unreachable() {
             }
             refused("red", red.tcp.accept(), ErrorKind::WouldBlock);
         }
-        let violet = Site { name: "violet", place: "violet", ..RED };
-        assert!(here.places().get(violet.place).is_none(), "not one of the places of TOPOLOGY");
     });
 }
 
@@ -279,6 +281,9 @@ fn without_cgroup_v2_all_else_works() {
         let text = here.netns(["status"]).ok();
         assert!(text.contains("do not reach published ports"), "{text}");
         refused("connect", TcpStream::connect("127.0.0.1:8080"), ErrorKind::ConnectionRefused);
+        let loopback = here.netns(["publish", "add", "blue", "127.0.0.1:5353:53"]);
+        assert!(loopback.stderr.contains("127.0.0.1:5353:53/tcp is reached by nobody"), "{}", loopback.report());
+        loopback.ok();
         here.flows(&published(client(), RED, uplink(), 9000, 7000, client()));
         here.netns(["down"]).ok();
     });

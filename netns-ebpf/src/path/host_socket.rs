@@ -6,6 +6,9 @@
 //!
 //! These run in the context of processes, where softirqs come in between: no per-CPU memory, and no counter.
 //!
+//! What was bound to a loopback address by its process cannot be led away: the kernel finds no route from there to a pod, and
+//! the call fails with EINVAL. A connection that exists stays with its pod whatever becomes of the publish.
+//!
 //! A cgroup hook sees every process of the machine; whose socket is the host's is told by its network namespace.
 
 use netns_ebpf_common::family::{Address, Family, Scope, V4, is_loopback};

@@ -357,6 +357,9 @@ impl Fabric for KernelFabric {
     }
 
     async fn add_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError> {
+        if publish.publish.is_loopback() && !self.host.datapath().has_socket_hooks() {
+            tracing::warn!("{} is reached by nobody: it takes the socket hooks, which are off", publish.publish);
+        }
         let done = self.host.wire_publish(&publish_spec(publish, pod));
         done.map_err(|e| FabricError::step(format!("publish {}", publish.publish), e))
     }
