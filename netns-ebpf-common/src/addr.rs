@@ -15,8 +15,8 @@ pub struct Addr4(pub [u8; 4]);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Addr6(pub [u8; 16]);
 
-/// An Ethernet address.
-#[repr(C)]
+/// An Ethernet address. Aligned so that the compiler copies it by half words.
+#[repr(C, align(2))]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Mac(pub [u8; 6]);
 
@@ -141,5 +141,5 @@ impl fmt::Debug for Mac {
 
 pod!(Addr4: size 4, align 4);
 pod!(Addr6: size 16, align 4);
-pod!(Mac: size 6, align 1);
+pod!(Mac: size 6, align 2);
 pod!(Port: size 2, align 2);

@@ -126,6 +126,8 @@ pub struct Parsed<A> {
     pub icmp: IcmpKind,
     /// Whole, or which piece.
     pub fragment: Fragment,
+    /// Why the extension headers cannot be followed, if so.
+    refused: Option<DropReason>,
 }
 
 impl<A> Parsed<A> {
@@ -292,68 +294,48 @@ pub fn ipv6<T: Frame + ?Sized>(
     p.proto = ip.next_header;
     p.hop_limit = ip.hop_limit;
     p.fragment = Fragment::Whole;
-    let mut headers_len = IPV6_LEN;
+    p.l4_off = Off::new(l3_off + IPV6_LEN).ok_or(DropReason::Malformed)?;
+    p.headers_len_bytes = IPV6_LEN as u16;
+    p.refused = None;
     if is_extension(ip.next_header) {
-        let mut chain = Extensions {
-            at: IPV6_LEN as u16,
-            l3_off: l3_off as u16,
-            next_header: ip.next_header,
-            seen: 0,
-            fragment: Fragment::Whole,
-            fragment_id: [0; 4],
-            bad: None,
-        };
-        frame.walk(MAX_EXTENSION_HEADERS as u32, &mut chain);
-        if let Some(reason) = chain.bad {
+        frame.walk(MAX_EXTENSION_HEADERS as u32, p);
+        if let Some(reason) = p.refused {
             return Err(reason);
         }
-        if chain.fragment as u8 != Fragment::Later as u8 && is_extension(chain.next_header) {
+        if !matches!(p.fragment, Fragment::Later) && is_extension(p.proto) {
             return Err(DropReason::ExtensionHeader);
         }
-        headers_len = chain.at as usize;
-        p.proto = chain.next_header;
-        p.fragment = chain.fragment;
-        p.fragment_id = chain.fragment_id;
     }
+    let headers_len = p.headers_len_bytes as usize;
     if headers_len - IPV6_LEN > payload_len {
         return Err(DropReason::Malformed);
     }
     transport::<V6, T>(frame, p, l3_off, headers_len, payload_len - (headers_len - IPV6_LEN))
 }
 
-/// The chain of extension headers.
-struct Extensions {
-    at: u16,
-    l3_off: u16,
-    next_header: u8,
-    seen: u8,
-    fragment: Fragment,
-    fragment_id: [u8; 4],
-    bad: Option<DropReason>,
-}
-
-impl Extensions {
+impl Parsed<Addr6> {
     #[inline(always)]
     fn refuse(&mut self, reason: DropReason) -> bool {
-        self.bad = Some(reason);
+        self.refused = Some(reason);
         true
     }
 }
 
-impl Walk for Extensions {
+/// From one extension header to the next: protocol, offset and headers' length are those reached so far.
+impl Walk for Parsed<Addr6> {
     #[inline(always)]
     fn step<T: Frame + ?Sized>(&mut self, frame: &T) -> bool {
-        let kind = self.next_header;
+        let kind = self.proto;
         // What follows a later fragment's header is payload, whatever it looks like.
-        if !is_extension(kind) || self.fragment as u8 == Fragment::Later as u8 {
+        if !is_extension(kind) || matches!(self.fragment, Fragment::Later) {
             return true;
         }
-        let off = (self.l3_off & 0xff) as usize + (self.at & Off::MASK) as usize;
+        let off = self.l4_off.get();
         let Some(ext) = frame.read::<ExtHdr>(off) else { return self.refuse(DropReason::Malformed) };
-        match kind {
+        let len = match kind {
             next::FRAGMENT => {
                 let Some(f) = frame.read::<FragmentHdr>(off) else { return self.refuse(DropReason::Malformed) };
-                if self.fragment as u8 != Fragment::Whole as u8 {
+                if !matches!(self.fragment, Fragment::Whole) {
                     return self.refuse(DropReason::ExtensionHeader);
                 }
                 self.fragment_id = f.id;
@@ -363,18 +345,24 @@ impl Walk for Extensions {
                     (0, true) => Fragment::First,
                     _ => Fragment::Later,
                 };
-                self.at += 8;
+                size_of::<FragmentHdr>() as u16
             }
             // RFC 5095 forbids type 0; the others need a router that takes part.
             next::ROUTING => return self.refuse(DropReason::SourceRoute),
-            next::HOP_BY_HOP if self.seen != 0 => return self.refuse(DropReason::ExtensionHeader),
-            next::AUTH => self.at += (ext.len as u16 + 2) * 4,
-            _ => self.at += (ext.len as u16 + 1) * 8,
-        }
-        self.next_header = ext.next_header;
-        self.seen = self.seen.wrapping_add(1);
-        if self.at > MAX_HEADERS_BYTES {
+            next::HOP_BY_HOP if self.headers_len_bytes != IPV6_LEN as u16 => {
+                return self.refuse(DropReason::ExtensionHeader);
+            }
+            next::AUTH => (ext.len as u16 + 2) * 4,
+            _ => (ext.len as u16 + 1) * 8,
+        };
+        self.proto = ext.next_header;
+        self.headers_len_bytes = self.headers_len_bytes.wrapping_add(len);
+        if self.headers_len_bytes > MAX_HEADERS_BYTES {
             return self.refuse(DropReason::ExtensionHeader);
+        }
+        match Off::new(off + len as usize) {
+            Some(off) => self.l4_off = off,
+            None => return self.refuse(DropReason::ExtensionHeader),
         }
         false
     }

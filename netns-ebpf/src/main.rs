@@ -27,9 +27,11 @@ use crate::socket::{Inet4, Inet6, Mapped4, Socket};
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
     let mut pkt = Packet::new(ctx);
+    // Before the run: an answer in the packet's place has a length of its own.
+    let len_bytes = pkt.len_bytes();
     let (verdict, slot) = path::from_pod::run(&mut pkt);
     report::count(Hook::FromPod, verdict);
-    report::count_endpoint_tx(slot, pkt.len_bytes(), verdict);
+    report::count_endpoint_tx(slot, len_bytes, verdict);
     act(verdict)
 }
 

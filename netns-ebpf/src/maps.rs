@@ -4,7 +4,7 @@
 use core::ffi::c_void;
 use core::ptr::NonNull;
 
-use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_fib_lookup};
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
@@ -87,6 +87,8 @@ static PUBLISH_STATS: PerCpuArray<PublishCounters> = PerCpuArray::with_max_entri
 static SCRATCH4: PerCpuArray<Scratch<Addr4>> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SCRATCH6: PerCpuArray<Scratch<Addr6>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static FIB_PARAMS: PerCpuArray<bpf_fib_lookup> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static QUOTE: PerCpuArray<[u8; QUOTE_BYTES]> = PerCpuArray::with_max_entries(1, 0);
 
@@ -305,6 +307,13 @@ pub fn quoted<F: FamilyMaps>() -> Result<&'static mut Quoted<F::Addr>, DropReaso
 pub fn opening_flow<F: FamilyMaps>() -> Result<&'static mut OpeningFlow<F::Addr>, DropReason> {
     // SAFETY: per-CPU, no nesting. `port::claim` and its callback take turns, neither holds a value across the other's run.
     Ok(unsafe { &mut (*scratch::<F>()?).opening })
+}
+
+/// Working memory for a question to the kernel's routes; asked for once per run.
+#[inline(always)]
+pub fn fib_params() -> Option<&'static mut bpf_fib_lookup> {
+    // SAFETY: per-CPU, no nesting, one reference per run; every bit pattern is a value.
+    FIB_PARAMS.get_ptr_mut(0).map(|params| unsafe { &mut *params })
 }
 
 /// Working memory for the bytes an ICMP error quotes.

@@ -16,8 +16,11 @@ use netns_ebpf_common::flow::FlowTuple;
 use netns_ebpf_common::hdr::{Frame, Walk, Wire};
 use netns_ebpf_common::verdict::DropReason;
 
-/// Headers looked at directly lie within this many bytes; the rest of a packet may stay in fragments.
-const HEADERS_BYTES: usize = 192;
+/// Ethernet, IPv6 and TCP without options: what nearly every packet is judged by.
+pub const USUAL_HEADERS_BYTES: usize = 74;
+
+/// With extension headers or the packet an ICMP error quotes; the rest of a packet may stay in fragments.
+pub const ALL_HEADERS_BYTES: usize = 256;
 
 /// `BPF_F_IPV6` of `bpf_l4_csum_replace`, kernel 6.16 (commit ead7f9b8de65).
 const BPF_F_IPV6: u64 = 1 << 7;
@@ -125,11 +128,13 @@ impl Packet {
         unsafe { (*self.skb()).gso_size as usize }
     }
 
-    /// Makes sure the headers lie in the linear part, where they can be read and written directly.
+    /// Makes sure the packet's first `want_bytes`, or all of it, lie in the linear part, where they can be read and written.
+    ///
+    /// What is already there costs nothing: a pull copies, and may have to allocate, for every big TCP packet.
     #[inline(always)]
-    pub fn pull_headers(&mut self) -> Result<(), DropReason> {
+    pub fn pull(&mut self, want_bytes: usize) -> Result<(), DropReason> {
         let linear = self.ctx.data_end() - self.ctx.data();
-        let want = self.len_bytes().min(HEADERS_BYTES);
+        let want = self.len_bytes().min(want_bytes);
         if linear >= want {
             return Ok(());
         }

@@ -18,12 +18,13 @@ struct Tool(&'static str, &'static str);
 const BUILD_TOOLS: [Tool; 2] = [Tool("cc", "gcc"), Tool("c++", "g++")];
 
 /// What the tests and the benchmarks measure against and look with. The product needs none of them.
-const PEERS: [Tool; 12] = [
+const PEERS: [Tool; 13] = [
     Tool("bpftool", "bpftool"),
     Tool("curl", "curl"),
     Tool("ip", "iproute2"),
     Tool("iperf3", "iperf3"),
     Tool("iptables", "iptables"),
+    Tool("nc", "netcat-openbsd"),
     Tool("nft", "nftables"),
     Tool("nsenter", "util-linux"),
     Tool("ping", "iputils-ping"),

@@ -119,6 +119,7 @@ impl Toolchain {
             format!("--cfg=bpf_target_arch=\"{arch}\""),
             "-Cdebuginfo=2".into(),
             "-Ctarget-cpu=v3".into(),
+            "-Ctarget-feature=+allows-misaligned-mem-access".into(),
             "-Clink-arg=--btf".into(),
         ];
         command

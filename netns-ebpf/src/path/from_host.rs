@@ -8,7 +8,7 @@ use netns_ebpf_common::parse::Parsed;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 
 use crate::maps::{self, FamilyMaps};
-use crate::packet::Packet;
+use crate::packet::{Packet, USUAL_HEADERS_BYTES};
 use crate::path::settle;
 use crate::report;
 use crate::rewrite;
@@ -29,7 +29,7 @@ fn link_layer(pkt: &mut Packet) -> Result<Verdict, DropReason> {
     if pkt.ingress_ifindex() != 0 {
         return Err(DropReason::NotFromHost);
     }
-    pkt.pull_headers()?;
+    pkt.pull(USUAL_HEADERS_BYTES)?;
     let eth: EthHdr = pkt.read(0).ok_or(DropReason::Malformed)?;
     match eth.ethertype() {
         ethertype::IPV4 => Ok(internet::<V4>(pkt, id, network)),

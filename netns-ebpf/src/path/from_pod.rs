@@ -12,7 +12,7 @@ use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 
 use crate::maps::{self, FamilyMaps, FlowRef};
-use crate::packet::Packet;
+use crate::packet::{Packet, USUAL_HEADERS_BYTES};
 use crate::path::settle;
 use crate::report;
 use crate::rewrite;
@@ -50,7 +50,7 @@ fn link_layer(pkt: &mut Packet, sender: &Sender) -> Result<Verdict, DropReason> 
     if pkt.is_tagged() {
         return Err(DropReason::UnknownEtherType);
     }
-    pkt.pull_headers()?;
+    pkt.pull(USUAL_HEADERS_BYTES)?;
     let eth: EthHdr = pkt.read(0).ok_or(DropReason::Malformed)?;
     source_check::mac(sender.endpoint, eth.src)?;
     match eth.ethertype() {
@@ -97,17 +97,19 @@ fn internet<F: FromPod>(pkt: &mut Packet, sender: &Sender) -> Verdict {
         }
 
         // 9. A packet of a flow, or the first of a new one.
-        fragment::track::<F>(sender.zone, p)?;
-        if flow::is_trackable(p)
+        let tracked = fragment::track::<F>(sender.zone, p);
+        if tracked.is_ok()
+            && flow::is_trackable(p)
             && let Some(flow) = flow::find::<F>(sender.zone, p)
         {
             return Ok(along_flow::<F>(pkt, sender, p, flow));
         }
 
-        // 10. The host, or the LAN: the way ends there, or a flow is planned.
+        // 10. The host, or the LAN: the way ends there, or a flow is planned. The host puts pieces together in any order.
         let planned = if p.tuple.dst == *F::gateway(network) || maps::is_host_addr::<F>(p.tuple.dst) {
             to_host::<F>(pkt, sender, p)
         } else {
+            tracked?;
             to_lan::<F>(pkt, sender, p)
         };
         if planned != PLANNED {
@@ -278,6 +280,10 @@ fn error_of_flow<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Ad
                 return Err(reason);
             }
         };
+        // No error about an error (RFC 1122 section 3.2.2).
+        if p.hop_limit <= 1 {
+            return Err(DropReason::HopLimit);
+        }
         let (to, target, flags) = (related.flow.to(), related.flow.target(), related.flow.flags());
         if flags & FlowEntry::<F::Addr>::TO_UPLINK != 0 {
             related::translate::<F>(pkt, p, &mut related, &to.src)?;

@@ -10,7 +10,7 @@ use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 
 use crate::maps::{self, FamilyMaps, FlowRef};
-use crate::packet::Packet;
+use crate::packet::{Packet, USUAL_HEADERS_BYTES};
 use crate::path::settle;
 use crate::report;
 use crate::rewrite;
@@ -32,7 +32,7 @@ fn link_layer(pkt: &mut Packet) -> Result<Verdict, DropReason> {
     if pkt.is_tagged() {
         return Ok(Verdict::PASS);
     }
-    pkt.pull_headers()?;
+    pkt.pull(USUAL_HEADERS_BYTES)?;
     let Some(eth) = pkt.read::<EthHdr>(0) else { return Ok(Verdict::PASS) };
     match eth.ethertype() {
         ethertype::IPV4 => Ok(internet::<V4>(pkt, eth)),

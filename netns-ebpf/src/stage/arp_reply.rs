@@ -4,13 +4,12 @@
 //! It answers for every address of the subnet, so a packet to one nobody has comes here and is told so at once, instead of
 //! waiting for the sender's kernel to give up.
 
-use netns_ebpf_common::Addr4;
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::family::{Family, V4};
-use netns_ebpf_common::hdr::Frame;
-use netns_ebpf_common::hdr::arp::{self, ArpPacket};
+use netns_ebpf_common::hdr::{Frame, Wire, arp};
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
+use netns_ebpf_common::{Addr4, Mac};
 
 use crate::packet::Packet;
 use crate::path::settle;
@@ -23,14 +22,16 @@ use crate::rewrite::{self, L3_OFF};
 #[inline(never)]
 pub fn run(pkt: &mut Packet, endpoint: &Endpoint, network: &Network) -> Verdict {
     settle(|| {
-        let request: ArpPacket = pkt.read(L3_OFF).ok_or(DropReason::Malformed)?;
-        if request.kind != ArpPacket::ETHERNET_IPV4 {
+        let start: [u8; 8] = field(pkt, arp::START_OFF)?;
+        let sender_mac: Mac = field(pkt, arp::SENDER_MAC_OFF)?;
+        let sender: Addr4 = field(pkt, arp::SENDER_ADDR_OFF)?;
+        let target: Addr4 = field(pkt, arp::TARGET_ADDR_OFF)?;
+        let [.., operation] = start;
+        if start[..7] != arp::REQUEST[..7] {
             return Err(DropReason::Malformed);
         }
-        let sender = Addr4(request.sender_addr);
-        let target = Addr4(request.target_addr);
-        if request.operation() != arp::REQUEST
-            || request.sender_mac != endpoint.mac
+        if operation != arp::REQUEST[7]
+            || sender_mac != endpoint.mac
             || sender != endpoint.addr4
             || sender == Addr4::UNSPECIFIED
             || target == sender
@@ -40,8 +41,18 @@ pub fn run(pkt: &mut Packet, endpoint: &Endpoint, network: &Network) -> Verdict 
         if !V4::in_subnet(network, &target) {
             return Err(DropReason::UnknownNeighbour);
         }
-        pkt.write(L3_OFF, ArpPacket::new(arp::REPLY, network.mac, target, endpoint.mac, sender))?;
+        pkt.write(L3_OFF + arp::START_OFF, arp::REPLY)?;
+        pkt.write(L3_OFF + arp::SENDER_MAC_OFF, network.mac)?;
+        pkt.write(L3_OFF + arp::SENDER_ADDR_OFF, target)?;
+        pkt.write(L3_OFF + arp::TARGET_MAC_OFF, endpoint.mac)?;
+        pkt.write(L3_OFF + arp::TARGET_ADDR_OFF, sender)?;
         rewrite::link_layer(pkt, endpoint.mac, network.mac)?;
         Ok(Verdict::out(endpoint.ifindex))
     })
+}
+
+/// A field of the packet.
+#[inline(always)]
+fn field<T: Wire>(pkt: &Packet, off: usize) -> Result<T, DropReason> {
+    pkt.read(L3_OFF + off).ok_or(DropReason::Malformed)
 }

@@ -5,14 +5,21 @@ use netns_ebpf_common::parse::Parsed;
 use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, FamilyMaps};
-use crate::packet::Packet;
+use crate::packet::{ALL_HEADERS_BYTES, Packet};
 use crate::rewrite::L3_OFF;
 
 /// The packet's headers as values, in this CPU's working memory.
 #[inline(always)]
-pub fn run<F: FamilyMaps>(pkt: &Packet) -> Result<&'static mut Parsed<<F as Family>::Addr>, DropReason> {
+pub fn run<F: FamilyMaps>(pkt: &mut Packet) -> Result<&'static mut Parsed<<F as Family>::Addr>, DropReason> {
     let p = maps::parsed::<F>()?;
-    headers::<F>(pkt, p)?;
+    match headers::<F>(pkt, p) {
+        // It may only have ended before a header that lies in fragments.
+        Err(DropReason::Malformed) => {
+            pkt.pull(ALL_HEADERS_BYTES)?;
+            headers::<F>(pkt, p)?;
+        }
+        result => result?,
+    }
     Ok(p)
 }
 

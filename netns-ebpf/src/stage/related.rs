@@ -7,7 +7,7 @@ use netns_ebpf_common::parse::{IcmpKind, Parsed, Quote};
 use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, FamilyMaps, FlowRef};
-use crate::packet::Packet;
+use crate::packet::{ALL_HEADERS_BYTES, Packet};
 use crate::rewrite;
 use crate::stage::flow;
 
@@ -33,7 +33,12 @@ pub struct Quoted<A> {
 ///
 /// The quoted packet went the other way, so the error belongs to the entry the reverse of the quoted tuple finds.
 #[inline(always)]
-pub fn find<F: FamilyMaps>(pkt: &Packet, zone: u16, p: &Parsed<<F as Family>::Addr>) -> Result<Related<F>, DropReason> {
+pub fn find<F: FamilyMaps>(
+    pkt: &mut Packet,
+    zone: u16,
+    p: &Parsed<<F as Family>::Addr>,
+) -> Result<Related<F>, DropReason> {
+    pkt.pull(ALL_HEADERS_BYTES)?;
     let quoted = maps::quoted::<F>()?;
     if !F::parse_quote(pkt, p.l4_off() + icmp::ICMP_LEN, &mut quoted.quote) {
         return Err(DropReason::IcmpUnrelated);

@@ -114,7 +114,7 @@ pub enum Probe {
         /// Where the opener connects to.
         target: Target,
     },
-    /// What must be so on the host while all this works: see [`super::host_state`].
+    /// What must be so on the host while all this works: see [`super::host_state()`].
     HostState,
 }
 

@@ -38,7 +38,7 @@ pub enum PublishVerb {
 pub struct Ports {
     /// The pod
     pub pod: String,
-    /// [ADDRESS:]HOSTPORT[-END]:PODPORT[-END][/tcp|udp]; IPv6 addresses in brackets
+    /// `[ADDRESS:]HOSTPORT[-END]:PODPORT[-END][/tcp|udp]`; IPv6 addresses in brackets
     #[arg(required = true, value_name = "PORTS")]
     pub ports: Vec<String>,
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
-use aya::programs::SchedClassifier;
+use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use netns_ebpf_common::abi;
 use netns_ebpf_common::counters::Hook;
@@ -122,9 +122,24 @@ impl Datapath {
         let fail = |e| DatapathError::Program { name: name.to_owned(), source: Box::new(e) };
         let program = ebpf.program_mut(name).ok_or(DatapathError::NoProgram(name))?;
         let program: &mut SchedClassifier = program.try_into().map_err(fail)?;
-        program.load().map_err(fail)?;
+        load_despite_signals(program).map_err(fail)?;
         let path = self.pins.join(PROGS).join(name);
         program.pin(&path).map_err(|source| DatapathError::Pin { path, source })
+    }
+}
+
+/// Loads a program, again when a signal to this thread cut the verifier short: it then gives up with `EAGAIN`
+/// (`do_check`, kernel 4.20, commit c3494801cd17).
+fn load_despite_signals(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+    const ATTEMPTS: u32 = 10;
+    let mut left = ATTEMPTS;
+    loop {
+        left -= 1;
+        match program.load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if left > 0 && io_error.kind() == std::io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
     }
 }
 

@@ -103,7 +103,7 @@ pub struct HookStatus {
     pub host: u64,
     /// Answered, or from the host to a pod.
     pub out: u64,
-    /// Dropped.
+    /// Dropped, those answered with an ICMP error included: over all hooks the sum of the drops by reason.
     pub drop: u64,
 }
 
@@ -188,7 +188,7 @@ impl Instance<KernelFabric> {
                 neigh: of(hook, Kind::Neigh),
                 host: of(hook, Kind::Host),
                 out: of(hook, Kind::Out),
-                drop: of(hook, Kind::Drop),
+                drop: Kind::ALL.into_iter().filter(|kind| kind.is_drop()).map(|kind| of(hook, kind)).sum(),
             })
             .collect())
     }

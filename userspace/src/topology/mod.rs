@@ -1,6 +1,6 @@
 //! What a user asks for: the topology file, its parts, and every rule they must obey.
 //!
-//! Nothing here touches the kernel. [`parse`] turns text into a [`Topology`]; [`validate`] holds it against what the host
+//! Nothing here touches the kernel. [`parse()`] turns text into a [`Topology`]; [`validate()`] holds it against what the host
 //! has ([`HostFacts`]) and against what the instance already holds, before anything is changed. Every refusal is an
 //! [`InputError`]: the field, its value, where it is in the file, and what to do.
 //!

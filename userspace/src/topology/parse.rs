@@ -86,7 +86,7 @@ struct RawPod {
 
 /// Reads a topology file.
 ///
-/// Only what concerns a value alone is checked here; [`super::validate`] does the rest.
+/// Only what concerns a value alone is checked here; [`super::validate()`] does the rest.
 ///
 /// # Errors
 ///

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netns_ebpf_common::counters::Hook;
+use netns_ebpf_common::hdr::eth::ETH_LEN;
 use netns_ebpf_common::host::Uplink;
 use netns_ebpf_common::{Addr4, Addr6, abi};
 
@@ -60,12 +61,11 @@ impl Host {
     /// Makes an interface an uplink, or brings what is known of it up to date. May be repeated.
     pub async fn wire_uplink(&self, ifname: &str) -> Result<UplinkState, WiringError> {
         let state = self.uplink_state(ifname).await?;
-        let link = self.uplink_link(ifname).await?;
         let uplink = Uplink {
             addr4: state.addr4.map_or(Addr4::UNSPECIFIED, Into::into),
             addr6: state.addr6.map_or(Addr6::UNSPECIFIED, Into::into),
             mtu_bytes: state.mtu_bytes,
-            l2_len_bytes: if link.ethernet { 14 } else { 0 },
+            l2_len_bytes: ETH_LEN as u32,
         };
         let known = self.datapath.uplinks()?.iter().any(|(index, _)| *index == state.ifindex);
         self.datapath.put_uplink(state.ifindex, &uplink)?;
@@ -109,6 +109,9 @@ impl Host {
         let link = link.ok_or_else(|| WiringError::NoUplink(ifname.to_owned()))?;
         if link.loopback {
             return Err(WiringError::BadUplink(link.name, "it is the loopback interface"));
+        }
+        if !link.ethernet {
+            return Err(WiringError::BadUplink(link.name, "it is no Ethernet device"));
         }
         Ok(link)
     }

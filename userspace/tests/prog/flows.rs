@@ -1,0 +1,126 @@
+//! What the flow table must hold.
+
+use std::net::IpAddr;
+
+use netns::datapath::{Datapath, FlowRecord};
+use netns_ebpf_common::flow::State;
+
+use super::packet::Packet;
+
+/// Both directions of a flow as the table must show them.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    original: FlowRecord,
+    reply: FlowRecord,
+}
+
+/// Where packets of a direction go.
+#[derive(Clone, Copy, Debug)]
+pub enum Target {
+    /// A pod's slot.
+    Slot(u32),
+    /// An uplink's index.
+    Uplink(u32),
+}
+
+impl Pair {
+    /// The flow of a packet seen in `zone` that leaves as `after` and whose replies are seen in `peer_zone`.
+    pub fn new(zone: u16, before: &Packet, peer_zone: u16, after: &Packet, to: Target, back: Target) -> Self {
+        let tuple = |p: &Packet| {
+            let (sport, dport) = p.l4.ports();
+            (p.src, sport, p.dst, dport)
+        };
+        Self::of_tuples(before.proto(), (zone, tuple(before)), (peer_zone, tuple(after)), to, back)
+    }
+
+    /// As [`Self::new`], from bare tuples (source, port, destination, port).
+    pub fn of_tuples(
+        proto: u8,
+        (zone, before): (u16, Tuple),
+        (peer_zone, after): (u16, Tuple),
+        to: Target,
+        back: Target,
+    ) -> Self {
+        let record = |zone, tuple: Tuple, to_tuple: Tuple, peer_zone, target, original| {
+            let (target_slot, target_uplink) = match target {
+                Target::Slot(slot) => (Some(slot), None),
+                Target::Uplink(index) => (None, Some(index)),
+            };
+            FlowRecord {
+                zone,
+                proto,
+                src: tuple.0,
+                sport: tuple.1,
+                dst: tuple.2,
+                dport: tuple.3,
+                to_src: to_tuple.0,
+                to_sport: to_tuple.1,
+                to_dst: to_tuple.2,
+                to_dport: to_tuple.3,
+                peer_zone,
+                target_slot,
+                target_uplink,
+                original,
+                state: State::Opening,
+                last_seen_ns: 0,
+                owner_slot: None,
+                publish: None,
+            }
+        };
+        Self {
+            original: record(zone, before, after, peer_zone, to, true),
+            reply: record(peer_zone, reverse(after), reverse(before), zone, back, false),
+        }
+    }
+
+    /// Accounted to this slot.
+    pub fn owned(mut self, slot: u32) -> Self {
+        for record in [&mut self.original, &mut self.reply] {
+            record.owner_slot = Some(slot);
+        }
+        self
+    }
+
+    /// Came in by this publish.
+    pub fn published(mut self, id: u32) -> Self {
+        for record in [&mut self.original, &mut self.reply] {
+            record.publish = Some(id);
+        }
+        self
+    }
+
+    /// In this state.
+    pub fn state(mut self, state: State) -> Self {
+        for record in [&mut self.original, &mut self.reply] {
+            record.state = state;
+        }
+        self
+    }
+
+    /// Both entries.
+    pub fn records(&self) -> [FlowRecord; 2] {
+        [self.original, self.reply]
+    }
+}
+
+/// Source, port, destination, port.
+pub type Tuple = (IpAddr, u16, IpAddr, u16);
+
+fn reverse((src, sport, dst, dport): Tuple) -> Tuple {
+    (dst, dport, src, sport)
+}
+
+/// All entries but for the time each was last seen, in order.
+pub fn table(datapath: &Datapath) -> Vec<FlowRecord> {
+    let mut records = datapath.flows().expect("flows");
+    for record in &mut records {
+        record.last_seen_ns = 0;
+    }
+    sorted(records)
+}
+
+/// In an order of their own.
+pub fn sorted(mut records: Vec<FlowRecord>) -> Vec<FlowRecord> {
+    records.sort_by_key(|r| (r.zone, r.proto, r.src, r.sport, r.dst, r.dport));
+    records
+}

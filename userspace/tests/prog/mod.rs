@@ -1,0 +1,50 @@
+//! The programs themselves, one packet at a time: run by BPF_PROG_TEST_RUN over the object the binary embeds, on real
+//! devices in a namespace of their own, each verdict, byte, counter and flow entry compared with what it must be.
+//!
+//! A test body gets a [`Bench`] in the state [`world`] describes:
+//!
+//! ```ignore
+//! both!(fn a_pod_reaches_another(b, v) {
+//!     let sent = udp(v, RED, BLUE);
+//!     b.from_pod(RED, &sent, Want::peer(BLUE, sent.forwarded(BLUE)));
+//! });
+//! ```
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of these tools")]
+
+pub mod bench;
+pub mod errors;
+pub mod flows;
+pub mod packet;
+pub mod want;
+pub mod world;
+
+pub use bench::{Bench, bench};
+pub use bench::{Meta, host_config};
+pub use errors::{Problem, originated};
+pub use flows::{Pair, Target};
+pub use packet::{L4, Packet, V4, V6, Version, echo, flag, from_host, from_lan, from_pod, tcp, udp};
+pub use want::Want;
+pub use world::*;
+
+/// Makes two tests of a body: one for each family.
+#[allow(unused_macros, reason = "not every test binary has a test of both families")]
+macro_rules! both {
+    ($(#[$meta:meta])* fn $name:ident($b:ident, $v:ident) $body:block) => {
+        $(#[$meta])*
+        mod $name {
+            use super::*;
+
+            fn body($b: &$crate::prog::Bench, $v: $crate::prog::Version) $body
+
+            #[test]
+            fn v4() {
+                $crate::prog::bench(|b| body(b, $crate::prog::V4));
+            }
+
+            #[test]
+            fn v6() {
+                $crate::prog::bench(|b| body(b, $crate::prog::V6));
+            }
+        }
+    };
+}

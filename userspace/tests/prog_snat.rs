@@ -1,0 +1,506 @@
+//! Pods and the LAN: source translation, replies, what leaves untranslated, and running out of ports.
+
+mod common;
+#[macro_use]
+mod prog;
+
+use std::collections::BTreeSet;
+use std::net::{TcpListener, UdpSocket};
+use std::time::Duration;
+
+use netns::datapath::Hook;
+use netns_ebpf_common::flow::State;
+use netns_ebpf_common::verdict::DropReason;
+use prog::flows::table;
+use prog::*;
+
+/// A pod's packet to a server, and what leaves by the uplink with this port.
+fn masqueraded(v: Version, dst: Place, l4: L4, port: u16) -> (Packet, Packet) {
+    let (_, dport) = l4.ports();
+    let sent = from_pod(RED, dst.ip(v), l4);
+    let left = sent.translated((HOST.ip(v), port), (dst.ip(v), dport)).sent_on();
+    (sent, left)
+}
+
+/// The flow of such a packet.
+fn pair(b: &Bench, sent: &Packet, left: &Packet) -> Pair {
+    Pair::new(1, sent, 0, left, Target::Uplink(b.uplink), Target::Slot(RED.slot)).owned(RED.slot)
+}
+
+both!(
+    fn a_port_in_the_range_is_kept_and_replies_come_back(b, v) {
+        let rows = [
+            (udp(20_000, 53), udp(53, 20_000), udp(53, 20_000)),
+            (udp(32_767, 53), udp(53, 32_767), udp(53, 32_767)),
+            (echo(true, 25_000), echo(false, 25_000), echo(false, 25_000)),
+        ];
+        let mut pairs = Vec::new();
+        for (ask, wire_reply, pod_reply) in rows {
+            let (port, _) = ask.ports();
+            let (sent, left) = masqueraded(v, SERVER, ask, port);
+            let flow = pair(b, &sent, &left);
+            pairs.push(flow);
+            b.from_pod(RED, &sent, &Want::neigh(&left).flows(&pairs));
+            // A second packet before any reply: nothing new.
+            b.from_pod(RED, &sent, &Want::neigh(&left).flows(&pairs));
+            let reply = from_lan(SERVER.ip(v), HOST.ip(v), wire_reply).hops(57);
+            let mut got = reply.clone();
+            (got.dst, got.l4) = (RED.ip(v), pod_reply);
+            *pairs.last_mut().expect("one") = flow.state(State::Established);
+            b.from_lan(&reply, &Want::peer(RED, &got.delivered(RED)).flows(&pairs));
+        }
+    }
+);
+
+both!(
+    fn a_connection_from_handshake_to_its_end(b, v) {
+        let (open, left) = masqueraded(v, SERVER, tcp(21_000, 80, flag::SYN), 21_000);
+        let flow = pair(b, &open, &left);
+        b.from_pod(RED, &open, &Want::neigh(&left).flows([&flow]));
+        let step = |from_server: bool, flags: u8, state: State| {
+            let flow = flow.state(state);
+            if from_server {
+                let wire = from_lan(SERVER.ip(v), HOST.ip(v), tcp(80, 21_000, flags));
+                let mut got = wire.clone();
+                got.dst = RED.ip(v);
+                b.from_lan(&wire, &Want::peer(RED, &got.delivered(RED)).flows([&flow]));
+            } else {
+                let (sent, left) = masqueraded(v, SERVER, tcp(21_000, 80, flags), 21_000);
+                b.from_pod(RED, &sent, &Want::neigh(&left).flows([&flow]));
+            }
+        };
+        step(false, flag::SYN, State::Opening);
+        step(true, flag::SYN | flag::ACK, State::Answered);
+        step(false, flag::ACK, State::Established);
+        step(true, flag::ACK, State::Established);
+        step(false, flag::ACK | flag::FIN, State::OriginalFin);
+        step(true, flag::ACK, State::OriginalFin);
+        step(true, flag::ACK | flag::FIN, State::Closed);
+        step(false, flag::ACK, State::Closed);
+        // A new connection from the same port starts anew.
+        step(false, flag::SYN, State::Opening);
+        step(true, flag::SYN | flag::ACK, State::Answered);
+        step(false, flag::ACK, State::Established);
+        step(true, flag::ACK | flag::FIN, State::ReplyFin);
+        step(false, flag::ACK | flag::FIN, State::Closed);
+    }
+);
+
+both!(
+    fn an_established_connection_is_not_restarted_by_a_syn(b, v) {
+        let (open, left) = masqueraded(v, SERVER, tcp(21_000, 80, flag::SYN), 21_000);
+        let flow = pair(b, &open, &left);
+        b.from_pod(RED, &open, &Want::neigh(&left).flows([&flow]));
+        let reply = from_lan(SERVER.ip(v), HOST.ip(v), tcp(80, 21_000, flag::SYN | flag::ACK));
+        let mut got = reply.clone();
+        got.dst = RED.ip(v);
+        b.from_lan(&reply, &Want::peer(RED, &got.delivered(RED)).flows([&flow.state(State::Answered)]));
+        let (ack, acked) = masqueraded(v, SERVER, tcp(21_000, 80, flag::ACK), 21_000);
+        let flow = flow.state(State::Established);
+        b.from_pod(RED, &ack, &Want::neigh(&acked).flows([&flow]));
+        b.from_pod(RED, &open, &Want::neigh(&left).flows([&flow]));
+    }
+);
+
+both!(
+    fn a_reset_counts_only_inside_the_window(b, v) {
+        let segment = |seq: u32, ack: u32, flags: u8, ports: (u16, u16)| L4::Tcp {
+            sport: ports.0,
+            dport: ports.1,
+            seq,
+            ack,
+            flags,
+            window: 4,
+            payload: Vec::new(),
+        };
+        let pod = |seq, ack, flags, flow: &Pair| {
+            let (sent, left) = masqueraded(v, SERVER, segment(seq, ack, flags, (21_000, 80)), 21_000);
+            b.from_pod(RED, &sent, &Want::neigh(&left).flows([flow]));
+        };
+        let server = |seq, ack, flags, flow: &Pair| {
+            let wire = from_lan(SERVER.ip(v), HOST.ip(v), segment(seq, ack, flags, (80, 21_000)));
+            let mut got = wire.clone();
+            got.dst = RED.ip(v);
+            b.from_lan(&wire, &Want::peer(RED, &got.delivered(RED)).flows([flow]));
+        };
+        let (open, left) = masqueraded(v, SERVER, segment(100, 0, flag::SYN, (21_000, 80)), 21_000);
+        let flow = pair(b, &open, &left);
+        pod(100, 0, flag::SYN, &flow);
+        server(5000, 101, flag::SYN | flag::ACK, &flow.state(State::Answered));
+        let flow = flow.state(State::Established);
+        pod(101, 5001, flag::ACK, &flow);
+        // Blind resets: before what the pod has acknowledged, and far beyond its window at the largest scale.
+        server(5000, 0, flag::RST, &flow);
+        server(5001 + (4 << 14) + 1, 0, flag::RST, &flow);
+        server(5001_u32.wrapping_sub(1 << 31), 0, flag::RST, &flow);
+        // Inside it.
+        server(5001, 0, flag::RST, &flow.state(State::Reset));
+        // RFC 7857: a segment that is no RST shows that the connection lives.
+        pod(101, 5001, flag::ACK, &flow);
+        server(5001 + (4 << 14), 0, flag::RST, &flow.state(State::Reset));
+        // A SYN starts anew.
+        pod(9000, 0, flag::SYN, &flow.state(State::Opening));
+        // And the pod's own reset, judged by what the server said: nothing yet.
+        pod(9001, 0, flag::RST, &flow.state(State::Reset));
+    }
+);
+
+both!(
+    fn the_middle_of_a_connection_nobody_knows_is_dropped(b, v) {
+        for flags in [flag::ACK, flag::RST, flag::FIN | flag::ACK, flag::SYN | flag::ACK, 0, flag::SYN | flag::RST] {
+            let sent = from_pod(RED, SERVER.ip(v), tcp(21_000, 80, flags));
+            b.from_pod(RED, &sent, &Want::drop(DropReason::NoFlow));
+        }
+        let sent = from_pod(RED, SERVER.ip(v), echo(false, 7));
+        b.from_pod(RED, &sent, &Want::drop(DropReason::NoFlow));
+    }
+);
+
+both!(
+    fn protocols_without_ports_do_not_leave(b, v) {
+        for proto in [2, 47, 50, 132, 255] {
+            let sent = from_pod(RED, SERVER.ip(v), L4::Raw { proto, bytes: vec![0x5a; 32] });
+            b.from_pod(RED, &sent, &Want::drop(DropReason::UnknownProtocol));
+        }
+        // Other ICMP than echo and errors (a timestamp, a node information query), and the other family's.
+        let kind = if v == V4 { 13 } else { 139 };
+        let sent = from_pod(RED, SERVER.ip(v), L4::Icmp { kind, code: 0, rest: [0; 4], body: vec![0; 12] });
+        b.from_pod(RED, &sent, &Want::drop(DropReason::UnknownProtocol));
+        let proto = if v == V4 { 58 } else { 1 };
+        let sent = from_pod(RED, SERVER.ip(v), L4::Raw { proto, bytes: vec![8, 0, 0, 0, 0, 7, 0, 1] });
+        b.from_pod(RED, &sent, &Want::drop(DropReason::UnknownProtocol));
+    }
+);
+
+/// The one flow's port on the wire.
+fn wire_port(b: &Bench) -> u16 {
+    let table = table(b.datapath());
+    let original: Vec<_> = table.iter().filter(|r| r.original).collect();
+    assert_eq!(original.len(), 1, "{table:?}");
+    original[0].to_sport
+}
+
+both!(
+    fn a_port_outside_the_range_is_replaced_by_one_inside(b, v) {
+        for l4 in [udp(1000, 53), tcp(50_000, 80, flag::SYN), echo(true, 7), udp(19_999, 53), udp(32_768, 53)] {
+            b.datapath().delete_flows(|_| true).expect("delete");
+            let sent = from_pod(RED, SERVER.ip(v), l4.clone());
+            // The port is the program's to choose: run once to learn it, then look at everything.
+            let meta = Meta { ifindex: RED.ifindex(), ..Meta::default() };
+            assert_eq!(b.run(Hook::FromPod, meta, &sent.bytes()).action, 7);
+            let port = wire_port(b);
+            assert!(SNAT.contains(&port), "{port}");
+            let (sent, left) = masqueraded(v, SERVER, l4, port);
+            b.from_pod(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
+            let (sport, dport) = sent.l4.ports();
+            let back = match &sent.l4 {
+                L4::Tcp { .. } => tcp(dport, port, flag::SYN | flag::ACK),
+                L4::Udp { .. } => udp(dport, port),
+                _ => echo(false, port),
+            };
+            let reply = from_lan(SERVER.ip(v), HOST.ip(v), back);
+            let got = reply.translated((SERVER.ip(v), dport), (RED.ip(v), sport)).delivered(RED);
+            let state = if matches!(sent.l4, L4::Tcp { .. }) { State::Answered } else { State::Established };
+            b.from_lan(&reply, &Want::peer(RED, &got).flows([&pair(b, &sent, &left).state(state)]));
+        }
+    }
+);
+
+both!(
+    fn two_pods_with_one_port_get_two(b, v) {
+        b.configure(|c| (c.snat_port_min, c.snat_port_max) = (20_000, 20_001));
+        let (red, red_left) = masqueraded(v, SERVER, udp(20_000, 53), 20_000);
+        b.from_pod(RED, &red, &Want::neigh(&red_left).flows([&pair(b, &red, &red_left)]));
+        let blue = from_pod(BLUE, SERVER.ip(v), udp(20_000, 53));
+        let left = blue.translated((HOST.ip(v), 20_001), (SERVER.ip(v), 53)).sent_on();
+        let blue_pair =
+            Pair::new(1, &blue, 0, &left, Target::Uplink(b.uplink), Target::Slot(BLUE.slot)).owned(BLUE.slot);
+        b.from_pod(BLUE, &blue, &Want::neigh(&left).flows([&pair(b, &red, &red_left), &blue_pair]));
+        // Towards another server the port is free: a mapping is per destination.
+        let other = from_pod(BLUE, SERVER2.ip(v), udp(20_000, 53));
+        let other_left = other.translated((HOST.ip(v), 20_000), (SERVER2.ip(v), 53)).sent_on();
+        let other_pair =
+            Pair::new(1, &other, 0, &other_left, Target::Uplink(b.uplink), Target::Slot(BLUE.slot)).owned(BLUE.slot);
+        let all = [&pair(b, &red, &red_left), &blue_pair, &other_pair];
+        b.from_pod(BLUE, &other, &Want::neigh(&other_left).flows(all));
+    }
+);
+
+both!(
+    fn networks_with_one_subnet_both_reach_the_lan(b, v) {
+        b.configure(|c| (c.snat_port_min, c.snat_port_max) = (20_000, 20_001));
+        // The same addresses, ports and destination: only the networks differ.
+        let red = from_pod(RED, SERVER.ip(v), udp(20_000, 53));
+        let red_left = red.translated((HOST.ip(v), 20_000), (SERVER.ip(v), 53)).sent_on();
+        let red_pair = pair(b, &red, &red_left);
+        b.from_pod(RED, &red, &Want::neigh(&red_left).flows([&red_pair]));
+        let twin = from_pod(TWIN, SERVER.ip(v), udp(20_000, 53));
+        let twin_left = twin.translated((HOST.ip(v), 20_001), (SERVER.ip(v), 53)).sent_on();
+        let twin_pair =
+            Pair::new(3, &twin, 0, &twin_left, Target::Uplink(b.uplink), Target::Slot(TWIN.slot)).owned(TWIN.slot);
+        b.from_pod(TWIN, &twin, &Want::neigh(&twin_left).flows([&red_pair, &twin_pair]));
+        for (pod, port) in [(RED, 20_000), (TWIN, 20_001)] {
+            let reply = from_lan(SERVER.ip(v), HOST.ip(v), udp(53, port));
+            let got = reply.translated((SERVER.ip(v), 53), (pod.ip(v), 20_000)).delivered(pod);
+            let state = |p: &Pair, answered: bool| if answered { p.state(State::Established) } else { *p };
+            let all = [&state(&red_pair, true), &state(&twin_pair, pod == TWIN)];
+            b.from_lan(&reply, &Want::peer(pod, &got).flows(all));
+        }
+    }
+);
+
+both!(
+    fn the_last_free_port_is_found_and_then_the_pod_is_told(b, v) {
+        for ports in 1..=4_u16 {
+            b.datapath().delete_flows(|_| true).expect("delete");
+            b.configure(|c| (c.snat_port_min, c.snat_port_max) = (20_000, 20_000 + ports - 1));
+            let mut seen = BTreeSet::new();
+            for i in 0..ports {
+                let sent = from_pod(RED, SERVER.ip(v), udp(1000 + i, 53));
+                let meta = Meta { ifindex: RED.ifindex(), ..Meta::default() };
+                assert_eq!(b.run(Hook::FromPod, meta, &sent.bytes()).action, 7, "port {i} of {ports}");
+                seen.extend(table(b.datapath()).iter().filter(|r| r.original).map(|r| r.to_sport));
+                assert_eq!(seen.len(), usize::from(i) + 1, "each flow has a port of its own: {seen:?}");
+            }
+            assert!(seen.iter().all(|p| (20_000..20_000 + ports).contains(p)), "{seen:?}");
+            for l4 in [udp(999, 53), udp(20_000, 53)] {
+                let sent = from_pod(RED, SERVER.ip(v), l4);
+                let error = originated(Problem::Prohibited, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
+                b.from_pod(RED, &sent, &Want::reject_to(RED, DropReason::PortsExhausted, &error));
+            }
+            // Another protocol has ports of its own.
+            let sent = from_pod(RED, SERVER.ip(v), tcp(20_000, 53, flag::SYN));
+            let meta = Meta { ifindex: RED.ifindex(), ..Meta::default() };
+            assert_eq!(b.run(Hook::FromPod, meta, &sent.bytes()).action, 7);
+        }
+    }
+);
+
+both!(
+    fn a_port_of_the_hosts_own_is_never_given(b, v) {
+        let any = if v == V4 { "0.0.0.0" } else { "::" };
+        let bind = |port| format!("{}:{port}", if v == V4 { any.to_owned() } else { format!("[{any}]") });
+        let _udp = UdpSocket::bind(bind(20_000)).expect("bind");
+        let _tcp = TcpListener::bind(bind(20_001)).expect("bind");
+        b.configure(|c| (c.snat_port_min, c.snat_port_max) = (20_000, 20_001));
+        for (l4, free, owned) in [(udp(1000, 53), 20_001, 20_000), (tcp(1000, 53, flag::SYN), 20_000, 20_001)] {
+            for sport in [1000, owned] {
+                b.datapath().delete_flows(|_| true).expect("delete");
+                let (sent, left) = masqueraded(v, SERVER, l4.clone().with_ports(sport, 53), free);
+                b.from_pod(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
+            }
+            // None but the host's is left.
+            let sent = from_pod(RED, SERVER.ip(v), l4.clone().with_ports(1001, 53));
+            let error = originated(Problem::Prohibited, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
+            b.from_pod(RED, &sent, &Want::reject_to(RED, DropReason::PortsExhausted, &error));
+        }
+    }
+);
+
+both!(
+    fn udp_without_a_checksum_stays_without(b, v) {
+        if v == V6 {
+            // RFC 8200 section 8.1 forbids it, and the pod's peer will say so: the program makes none up.
+            let bare = L4::Udp { sport: 20_000, dport: 53, checksum: false, payload: vec![1, 2, 3] };
+            let (sent, left) = masqueraded(v, SERVER, bare, 20_000);
+            b.from_pod(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
+            return;
+        }
+        let bare = |sport, dport| L4::Udp { sport, dport, checksum: false, payload: vec![1, 2, 3] };
+        let (sent, left) = masqueraded(v, SERVER, bare(20_000, 53), 20_000);
+        let flow = pair(b, &sent, &left);
+        b.from_pod(RED, &sent, &Want::neigh(&left).flows([&flow]));
+        let reply = from_lan(SERVER.ip(v), HOST.ip(v), bare(53, 20_000));
+        let got = reply.translated((SERVER.ip(v), 53), (RED.ip(v), 20_000)).delivered(RED);
+        b.from_lan(&reply, &Want::peer(RED, &got).flows([&flow.state(State::Established)]));
+    }
+);
+
+both!(
+    fn checksums_hold_for_every_payload(b, v) {
+        // Payloads that walk the checksum through all its high bytes, 0x0000 and 0xffff included for UDP.
+        b.configure(|c| (c.snat_port_min, c.snat_port_max) = (30_000, 30_000));
+        let probe = |word: u16| {
+            let payload = word.to_be_bytes().to_vec();
+            masqueraded(v, SERVER, L4::Udp { sport: 30_000, dport: 53, checksum: true, payload }, 30_000)
+        };
+        let (sent, left) = probe(0);
+        let flow = pair(b, &sent, &left);
+        b.from_pod(RED, &sent, &Want::neigh(&left).flows([&flow]));
+        let checksum_of = |p: &Packet| {
+            let l4 = p.l4.bytes(p.src, p.dst);
+            u16::from_be_bytes([l4[6], l4[7]])
+        };
+        // The payload words for which the checksum before, and after, would be 0 and is sent as 0xffff.
+        let zeros: Vec<u16> = (0..=u16::MAX)
+            .filter(|w| {
+                let (sent, left) = probe(*w);
+                checksum_of(&sent) == 0xffff || checksum_of(&left) == 0xffff
+            })
+            .collect();
+        assert!(zeros.len() >= 2, "{zeros:?}");
+        for word in zeros.into_iter().chain((0..64).map(|i| i * 1021)) {
+            let (sent, left) = probe(word);
+            b.from_pod(RED, &sent, &Want::neigh(&left));
+        }
+    }
+);
+
+both!(
+    fn pieces_follow_their_first_one(b, v) {
+        let ask = from_pod(RED, SERVER.ip(v), udp(20_000, 53).with_payload(64));
+        let left = ask.translated((HOST.ip(v), 20_000), (SERVER.ip(v), 53)).sent_on();
+        let flow = pair(b, &ask, &left);
+        let ([first, later], [first_left, later_left]) = (ask.in_two(7, 32), left.in_two(7, 32));
+        // Nobody knows what a later piece is before its first one has come.
+        b.from_pod(RED, &later, &Want::drop(DropReason::Fragment));
+        b.from_pod(RED, &first, &Want::neigh(&first_left).flows([&flow]));
+        b.from_pod(RED, &later, &Want::neigh(&later_left).flows([&flow]));
+        // Another datagram's piece is not this one's.
+        let [_, other] = ask.in_two(8, 32);
+        b.from_pod(RED, &other, &Want::drop(DropReason::Fragment));
+        // The answer, in two as well.
+        let answer = from_lan(SERVER.ip(v), HOST.ip(v), udp(53, 20_000).with_payload(64));
+        let got = answer.translated((SERVER.ip(v), 53), (RED.ip(v), 20_000)).delivered(RED);
+        let flow = flow.state(State::Established);
+        let ([first, later], [first_got, later_got]) = (answer.in_two(9, 32), got.in_two(9, 32));
+        b.from_lan(&first, &Want::peer(RED, &first_got).flows([&flow]));
+        b.from_lan(&later, &Want::peer(RED, &later_got));
+    }
+);
+
+both!(
+    fn exceptions_leave_untranslated(b, v) {
+        for (l4, back) in [(udp(1000, 53), udp(53, 1000)), (echo(true, 7), echo(false, 7))] {
+            b.datapath().delete_flows(|_| true).expect("delete");
+            let sent = from_pod(RED, KEPT.ip(v), l4);
+            let flow = pair(b, &sent, &sent);
+            b.from_pod(RED, &sent, &Want::neigh(&sent.sent_on()).flows([&flow]));
+            let reply = from_lan(KEPT.ip(v), RED.ip(v), back);
+            let want = Want::peer(RED, &reply.delivered(RED)).flows([&flow.state(State::Established)]);
+            b.from_lan(&reply, &want);
+        }
+    }
+);
+
+both!(
+    fn a_network_that_does_not_masquerade_keeps_its_addresses(b, v) {
+        let sent = from_pod(YELLOW, SERVER.ip(v), tcp(1000, 80, flag::SYN));
+        let flow =
+            Pair::new(2, &sent, 0, &sent, Target::Uplink(b.uplink), Target::Slot(YELLOW.slot)).owned(YELLOW.slot);
+        b.from_pod(YELLOW, &sent, &Want::neigh(&sent.sent_on()).flows([&flow]));
+        let reply = from_lan(SERVER.ip(v), YELLOW.ip(v), tcp(80, 1000, flag::SYN | flag::ACK));
+        let want = Want::peer(YELLOW, &reply.delivered(YELLOW)).flows([&flow.state(State::Answered)]);
+        b.from_lan(&reply, &want);
+    }
+);
+
+both!(
+    fn where_no_route_leads_the_pod_is_told(b, v) {
+        for dst in [NOWHERE, SIDE, YELLOW.at] {
+            println!("{}", dst.ip(v));
+            let sent = from_pod(RED, dst.ip(v), udp(20_000, 53));
+            let error = originated(Problem::NetUnreachable, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
+            b.from_pod(RED, &sent, &Want::reject_to(RED, DropReason::NoRoute, &error));
+        }
+    }
+);
+
+both!(
+    fn an_uplink_without_an_address_translates_nothing(b, v) {
+        let sent = from_pod(RED, BARE_SIDE.ip(v), udp(20_000, 53));
+        b.from_pod(RED, &sent, &Want::drop(DropReason::NoUplinkAddress));
+        // What keeps its address needs none.
+        let sent = from_pod(YELLOW, BARE_SIDE.ip(v), udp(20_000, 53));
+        let flow = Pair::new(2, &sent, 0, &sent, Target::Uplink(b.bare), Target::Slot(YELLOW.slot)).owned(YELLOW.slot);
+        b.from_pod(YELLOW, &sent, &Want::neigh(&sent.sent_on()).flows([&flow]));
+    }
+);
+
+both!(
+    fn the_way_out_has_hops_and_an_mtu_too(b, v) {
+        b.set_uplink_mtu(1280);
+        let header = if v == V4 { 28 } else { 48 };
+        let macs = (RED.mac, RED.gateway_mac());
+        // Before there is a flow, and in one.
+        for _ in 0..2 {
+            let last = from_pod(RED, SERVER.ip(v), udp(20_000, 53)).hops(1);
+            let error = originated(Problem::TimeExceeded, GATEWAY.ip(v), &last, macs);
+            b.from_pod(RED, &last, &Want::reject_to(RED, DropReason::HopLimit, &error));
+            let big = from_pod(RED, SERVER.ip(v), udp(20_000, 53).with_payload(1281 - header));
+            let error = originated(Problem::TooBig(1280), GATEWAY.ip(v), &big, macs);
+            b.from_pod(RED, &big, &Want::reject_to(RED, DropReason::TooBig, &error));
+            let (sent, left) = masqueraded(v, SERVER, udp(20_000, 53).with_payload(1280 - header), 20_000);
+            b.from_pod(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
+        }
+    }
+);
+
+both!(
+    fn gso_leaves_whole(b, v) {
+        let headers = if v == V4 { 40 } else { 60 };
+        let (open, left) = masqueraded(v, SERVER, tcp(21_000, 80, flag::SYN), 21_000);
+        b.from_pod(RED, &open, &Want::neigh(&left).flows([&pair(b, &open, &left)]));
+        let (sent, left) = masqueraded(v, SERVER, tcp(21_000, 80, flag::ACK).with_payload(3000), 21_000);
+        let meta = |gso_size| Meta { ifindex: RED.ifindex(), gso_size, ..Meta::default() };
+        b.expect(Hook::FromPod, meta(UPLINK_MTU - headers), &sent.bytes(), &Want::neigh(&left));
+        let error = originated(Problem::TooBig(UPLINK_MTU), GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
+        let want = Want::reject_to(RED, DropReason::TooBig, &error);
+        b.expect(Hook::FromPod, meta(UPLINK_MTU - headers + 1), &sent.bytes(), &want);
+    }
+);
+
+both!(
+    fn a_flow_whose_time_is_over_counts_as_absent(b, v) {
+        let (open, left) = masqueraded(v, SERVER, tcp(21_000, 80, flag::SYN), 21_000);
+        b.from_pod(RED, &open, &Want::neigh(&left).flows([&pair(b, &open, &left)]));
+        b.configure(|c| c.timeout_ns = [1_000_000; 4]);
+        b.wait(Duration::from_millis(20));
+        // Its entries are cleared away by the packet that finds them old.
+        let (ack, _) = masqueraded(v, SERVER, tcp(21_000, 80, flag::ACK), 21_000);
+        b.from_pod(RED, &ack, &Want::drop(DropReason::NoFlow).flows([]));
+        // A reply to one that is over is the host's.
+        b.from_pod(RED, &open, &Want::neigh(&left).flows([&pair(b, &open, &left)]));
+        b.wait(Duration::from_millis(20));
+        let reply = from_lan(SERVER.ip(v), HOST.ip(v), tcp(80, 21_000, flag::SYN | flag::ACK));
+        b.from_lan(&reply, &Want::pass(&reply).flows([]));
+        // And its port is free again, though nothing swept it.
+        b.configure(|c| {
+            (c.snat_port_min, c.snat_port_max) = (21_000, 21_000);
+            c.timeout_ns = [1_000_000; 4];
+        });
+        b.from_pod(RED, &open, &Want::neigh(&left).flows([&pair(b, &open, &left)]));
+        b.wait(Duration::from_millis(20));
+        let blue = from_pod(BLUE, SERVER.ip(v), tcp(21_000, 80, flag::SYN));
+        let blue_left = blue.translated((HOST.ip(v), 21_000), (SERVER.ip(v), 80)).sent_on();
+        let blue_pair =
+            Pair::new(1, &blue, 0, &blue_left, Target::Uplink(b.uplink), Target::Slot(BLUE.slot)).owned(BLUE.slot);
+        b.from_pod(BLUE, &blue, &Want::neigh(&blue_left).flows([&blue_pair]));
+    }
+);
+
+both!(
+    fn a_full_table_refuses_new_flows_and_keeps_the_old(b, v) {
+        let meta = Meta { ifindex: RED.ifindex(), ..Meta::default() };
+        let (first, left) = masqueraded(v, SERVER, udp(20_000, 53), 20_000);
+        b.from_pod(RED, &first, &Want::neigh(&left).flows([&pair(b, &first, &left)]));
+        for i in 1..FLOW_ENTRIES as u16 / 2 {
+            let sent = from_pod(RED, SERVER.ip(v), udp(20_000 + i, 53)).bytes();
+            assert_eq!(b.run(Hook::FromPod, meta, &sent).action, 7, "flow {i}");
+        }
+        assert_eq!(table(b.datapath()).len(), FLOW_ENTRIES as usize);
+        for l4 in [udp(30_000, 53), udp(1000, 53), tcp(30_000, 80, flag::SYN), echo(true, 30_000)] {
+            let sent = from_pod(RED, SERVER.ip(v), l4);
+            b.from_pod(RED, &sent, &Want::drop(DropReason::FlowTableFull));
+        }
+        b.from_pod(RED, &first, &Want::neigh(&left));
+        // With room for one entry only, the half that went in is taken back.
+        b.remove_reply_entry(v);
+        assert_eq!(table(b.datapath()).len(), FLOW_ENTRIES as usize - 1);
+        let sent = from_pod(RED, SERVER.ip(v), udp(30_000, 53));
+        b.from_pod(RED, &sent, &Want::drop(DropReason::FlowTableFull));
+        b.datapath().delete_flows(|r| r.original && r.sport == 20_005).expect("delete");
+        let sent = sent.bytes();
+        assert_eq!(b.run(Hook::FromPod, meta, &sent).action, 7, "there is room again");
+    }
+);
