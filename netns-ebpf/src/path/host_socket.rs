@@ -22,6 +22,11 @@ use crate::maps::{self, AddrSteps, FamilyMaps};
 use crate::socket::{Form, Socket};
 use crate::stage::publish;
 
+/// Keeps a key or value on an 8-byte boundary of the stack: the compiler copies addresses by 8 bytes wherever they lie, and the
+/// verifier refuses that elsewhere.
+#[repr(C, align(8))]
+struct Aligned<T>(T);
+
 /// The system call goes on.
 const GO_ON: i32 = 1;
 /// It fails.
@@ -55,8 +60,8 @@ pub fn bind<S: Form>(socket: &Socket) -> i32 {
 #[inline(always)]
 pub fn name_peer<S: Form>(socket: &Socket) -> i32 {
     if proto_of_host(socket).is_some() {
-        let key = HostPeerKey { socket: socket.cookie(), addr: S::addr(socket), port: socket.port(), _pad: 0 };
-        if let Some(peer) = maps::host_peer::<S::Family>(&key) {
+        let key = Aligned(HostPeerKey { socket: socket.cookie(), addr: S::addr(socket), port: socket.port(), _pad: 0 });
+        if let Some(peer) = maps::host_peer::<S::Family>(&key.0) {
             S::set_addr(socket, peer.addr);
             socket.set_port(peer.port);
         }
@@ -92,19 +97,20 @@ fn to_published<S: Form>(socket: &Socket) -> Result<(), Refusal> {
     let Some(proto) = proto_of_host(socket) else { return Ok(()) };
 
     // 2. To the host: a forward never catches traffic to somebody else's address.
-    let mut asked = HostPeer { addr: S::addr(socket), port: socket.port(), _pad: 0 };
-    if asked.addr.is_unspecified() {
+    let mut asked = Aligned(HostPeer { addr: S::addr(socket), port: socket.port(), _pad: 0 });
+    if asked.0.addr.is_unspecified() {
         // To the kernel, too, that is the loopback address, also when it says who the peer is.
-        asked.addr = S::Family::LOOPBACK;
+        asked.0.addr = S::Family::LOOPBACK;
     }
-    let addr = asked.addr;
+    let addr = asked.0.addr;
     if !is_loopback(&addr) && !maps::is_host_addr::<S::Family>(addr) {
         return Ok(());
     }
 
     // 3. A published port. What a killed removal left leads nowhere.
-    let key = PublishKey { addr, port: asked.port, proto, _pad: 0 };
-    let Some(found) = publish::at::<S::Family>(key).filter(|found| found.publish.owner != 0) else { return Ok(()) };
+    let mut key = Aligned(PublishKey { addr, port: asked.0.port, proto, _pad: 0 });
+    let found = publish::at::<S::Family>(&mut key.0);
+    let Some(found) = found.filter(|found| found.publish.owner != 0) else { return Ok(()) };
 
     // 4. Its pod, if the host has a way there: without one the packets would reach the pod of another network that has the
     // same address.
@@ -116,13 +122,13 @@ fn to_published<S: Form>(socket: &Socket) -> Result<(), Refusal> {
     }
 
     // 5. Remembered for the hooks that name the peer; while it drains, only who is known may go on.
-    let key = HostPeerKey { socket: socket.cookie(), addr, port: found.port.pod_port, _pad: 0 };
-    let known = maps::host_peer::<S::Family>(&key);
+    let key = Aligned(HostPeerKey { socket: socket.cookie(), addr, port: found.port.pod_port, _pad: 0 });
+    let known = maps::host_peer::<S::Family>(&key.0);
     if known.is_none() && found.publish.flags & Publish::ACTIVE == 0 {
         return Err(Refusal::Draining);
     }
-    if known != Some(asked) {
-        maps::remember_host_peer::<S::Family>(&key, &asked);
+    if known != Some(asked.0) {
+        maps::remember_host_peer::<S::Family>(&key.0, &asked.0);
     }
 
     // 6. To the pod.
@@ -134,49 +140,48 @@ fn to_published<S: Form>(socket: &Socket) -> Result<(), Refusal> {
 #[inline(always)]
 fn may_bind<S: Form>(socket: &Socket) -> Result<(), Refusal> {
     let Some(proto) = proto_of_host(socket) else { return Ok(()) };
-    let (addr, port) = (S::addr(socket), socket.port());
+    let port = socket.port();
     if port == Port([0; 2]) {
         return Ok(());
     }
-    if is_taken::<S::Family>(addr, port, proto) {
-        return Err(Refusal::Taken);
-    }
+    let mut key = Aligned(PublishKey { addr: S::addr(socket), port, proto, _pad: 0 });
+    let mut any4 = Aligned(PublishKey { addr: Addr4::UNSPECIFIED, port, proto, _pad: 0 });
     // Whether it will take IPv6 only cannot be seen here; who wants that on a port published for IPv4 binds an address.
-    if S::DUAL && addr.is_unspecified() && is_taken::<V4>(Addr4::UNSPECIFIED, port, proto) {
+    let takes_ipv4 = S::DUAL && key.0.addr.is_unspecified();
+    if is_taken::<S::Family>(&mut key.0) || takes_ipv4 && is_taken::<V4>(&mut any4.0) {
         return Err(Refusal::Taken);
     }
     Ok(())
 }
 
 /// Whether a publish has this port at this address, or at one of those the unspecified address stands for.
-#[inline(always)]
-fn is_taken<F: FamilyMaps>(addr: <F as Family>::Addr, port: Port, proto: u8) -> bool {
-    let key = PublishKey { addr, port, proto, _pad: 0 };
-    if addr.is_unspecified() {
-        let mut search = Search::<<F as Family>::Addr> { key, found: publish::at::<F>(key).is_some() };
-        if !search.found {
-            maps::each_host_addr::<F, _>(&mut search);
+///
+/// Out of line, so that the key stays whole in memory.
+#[inline(never)]
+fn is_taken<F: FamilyMaps>(key: &mut PublishKey<<F as Family>::Addr>) -> bool {
+    if key.addr.is_unspecified() {
+        if publish::at::<F>(key).is_some() {
+            return true;
         }
-        return search.found;
+        maps::each_host_addr::<F, _>(key);
+        return !key.addr.is_unspecified();
     }
-    match F::scope(&addr) {
+    match F::scope(&key.addr) {
         Scope::Unicast | Scope::Martian => publish::at::<F>(key).is_some(),
         // No publish is reached by these.
         Scope::Multicast | Scope::LinkLocal => false,
     }
 }
 
-/// The search for a publish at any one address of the host.
-struct Search<A> {
-    key: PublishKey<A>,
-    found: bool,
-}
-
-impl<F: FamilyMaps> AddrSteps<F> for Search<<F as Family>::Addr> {
+/// The search for a publish at any one address of the host: it stops with that address, or ends with the unspecified one.
+impl<F: FamilyMaps> AddrSteps<F> for PublishKey<<F as Family>::Addr> {
     #[inline(always)]
     fn step(&mut self, addr: <F as Family>::Addr) -> bool {
-        self.key.addr = addr;
-        self.found = maps::published::<F>(&self.key).is_some();
-        self.found
+        self.addr = addr;
+        let found = maps::published::<F>(self).is_some();
+        if !found {
+            self.addr = Default::default();
+        }
+        found
     }
 }

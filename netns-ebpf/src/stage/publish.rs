@@ -28,18 +28,18 @@ pub fn find<F: FamilyMaps>(p: &Parsed<<F as Family>::Addr>) -> Option<Match> {
     if p.proto != proto::TCP && p.proto != proto::UDP {
         return None;
     }
-    at::<F>(PublishKey { addr: p.tuple.dst, port: p.tuple.dport, proto: p.proto, _pad: 0 })
+    at::<F>(&mut PublishKey { addr: p.tuple.dst, port: p.tuple.dport, proto: p.proto, _pad: 0 })
 }
 
-/// The publish at an address and port of the host: this exact address first, then any address.
+/// The publish at an address and port of the host: this exact address first, then any address, which is left in the key.
 #[inline(always)]
-pub fn at<F: FamilyMaps>(mut key: PublishKey<<F as Family>::Addr>) -> Option<Match> {
-    let port = match maps::published::<F>(&key) {
+pub fn at<F: FamilyMaps>(key: &mut PublishKey<<F as Family>::Addr>) -> Option<Match> {
+    let port = match maps::published::<F>(key) {
         Some(port) => port,
         None => {
             key.addr = <F::Addr as Default>::default();
             debug_assert!(key.addr.is_unspecified());
-            maps::published::<F>(&key)?
+            maps::published::<F>(key)?
         }
     };
     let publish = maps::publish(port.publish)?;
