@@ -1,10 +1,8 @@
 //! The socket of a cgroup hook and the address at hand there: all accesses to the hook's context are made here.
 #![expect(unsafe_code, reason = "the hook's context and kernel helpers")]
 
-use core::ptr::addr_of;
-use core::ptr::addr_of_mut;
+use core::ptr::{addr_of, addr_of_mut};
 
-use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::SockAddrContext;
@@ -18,28 +16,33 @@ const MAPPED: [u8; 4] = [0, 0, 0xff, 0xff];
 
 /// A process's socket, and the address it gave or is about to be given.
 pub struct Socket {
-    ctx: *mut bpf_sock_addr,
+    ctx: SockAddrContext,
 }
 
 impl Socket {
     /// The socket of this run.
     #[inline(always)]
-    pub fn new(ctx: &SockAddrContext) -> Self {
-        Self { ctx: ctx.as_ptr().cast() }
+    pub fn new(ctx: SockAddrContext) -> Self {
+        Self { ctx }
+    }
+
+    #[inline(always)]
+    fn ptr(&self) -> *mut bpf_sock_addr {
+        self.ctx.sock_addr
     }
 
     /// Cookie of the socket's network namespace (kernel 5.7, commit f318903c0bf4).
     #[inline(always)]
     pub fn netns(&self) -> u64 {
         // SAFETY: the context is valid for the whole run.
-        unsafe { helpers::bpf_get_netns_cookie(self.ctx.cast()) }
+        unsafe { helpers::bpf_get_netns_cookie(self.ptr().cast()) }
     }
 
     /// The socket's cookie.
     #[inline(always)]
     pub fn cookie(&self) -> [u8; 8] {
         // SAFETY: as in `netns`.
-        unsafe { helpers::bpf_get_socket_cookie(self.ctx.cast()) }.to_ne_bytes()
+        unsafe { helpers::bpf_get_socket_cookie(self.ptr().cast()) }.to_ne_bytes()
     }
 
     /// IP protocol number.
@@ -47,14 +50,14 @@ impl Socket {
     pub fn proto(&self) -> u32 {
         // SAFETY: as in `netns`; the verifier turns the load into one of the kernel's field. Volatile, here and below, so
         // that the compiler merges no two of them into one the verifier does not know.
-        unsafe { addr_of!((*self.ctx).protocol).read_volatile() }
+        unsafe { addr_of!((*self.ptr()).protocol).read_volatile() }
     }
 
     /// The port.
     #[inline(always)]
     pub fn port(&self) -> Port {
         // SAFETY: as in `proto`. The field holds the port in network order in its first two bytes.
-        let [a, b, ..] = unsafe { addr_of!((*self.ctx).user_port).read_volatile() }.to_ne_bytes();
+        let [a, b, ..] = unsafe { addr_of!((*self.ptr()).user_port).read_volatile() }.to_ne_bytes();
         Port([a, b])
     }
 
@@ -63,7 +66,7 @@ impl Socket {
     pub fn set_port(&self, port: Port) {
         let [a, b] = port.0;
         // SAFETY: as in `proto`; the hooks this is used at may write the field.
-        unsafe { addr_of_mut!((*self.ctx).user_port).write_volatile(u32::from_ne_bytes([a, b, 0, 0])) };
+        unsafe { addr_of_mut!((*self.ptr()).user_port).write_volatile(u32::from_ne_bytes([a, b, 0, 0])) };
     }
 
     /// Whether the IPv6 address is an IPv4 one in disguise: a socket of both families talks to IPv4.
@@ -83,13 +86,13 @@ impl Socket {
     #[inline(always)]
     fn word6(&self, i: usize) -> [u8; 4] {
         // SAFETY: as in `proto`; every caller passes a constant below 4.
-        unsafe { addr_of!((*self.ctx).user_ip6[i]).read_volatile() }.to_ne_bytes()
+        unsafe { addr_of!((*self.ptr()).user_ip6[i]).read_volatile() }.to_ne_bytes()
     }
 
     #[inline(always)]
     fn set_word6(&self, i: usize, word: [u8; 4]) {
         // SAFETY: as in `word6` and `set_port`.
-        unsafe { addr_of_mut!((*self.ctx).user_ip6[i]).write_volatile(u32::from_ne_bytes(word)) };
+        unsafe { addr_of_mut!((*self.ptr()).user_ip6[i]).write_volatile(u32::from_ne_bytes(word)) };
     }
 }
 
@@ -123,13 +126,13 @@ impl Form for Inet4 {
     #[inline(always)]
     fn addr(socket: &Socket) -> Addr4 {
         // SAFETY: as in `Socket::proto`.
-        Addr4(unsafe { addr_of!((*socket.ctx).user_ip4).read_volatile() }.to_ne_bytes())
+        Addr4(unsafe { addr_of!((*socket.ptr()).user_ip4).read_volatile() }.to_ne_bytes())
     }
 
     #[inline(always)]
     fn set_addr(socket: &Socket, addr: Addr4) {
         // SAFETY: as in `Socket::set_port`.
-        unsafe { addr_of_mut!((*socket.ctx).user_ip4).write_volatile(u32::from_ne_bytes(addr.0)) };
+        unsafe { addr_of_mut!((*socket.ptr()).user_ip4).write_volatile(u32::from_ne_bytes(addr.0)) };
     }
 }
 
