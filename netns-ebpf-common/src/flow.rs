@@ -262,3 +262,126 @@ pod!(FlowKey<Addr4>: size 16, align 4);
 pod!(FlowKey<Addr6>: size 40, align 4);
 pod!(FlowEntry<Addr4>: size 48, align 8);
 pod!(FlowEntry<Addr6>: size 72, align 8);
+
+#[cfg(test)]
+mod tests {
+    use super::State::*;
+    use super::tcp_flag::{ACK, FIN, RST, SYN};
+    use super::*;
+    use proptest::prelude::*;
+
+    const STATES: [State; 7] = [Opening, Answered, Established, OriginalFin, ReplyFin, Closed, Reset];
+
+    /// Every state, after each kind of segment: from the opener, then from the other side.
+    #[test]
+    fn tcp_states() {
+        let kinds = [SYN, SYN | ACK, ACK, FIN | ACK, RST];
+        let rows = [
+            // SYN, SYN+ACK, ACK, FIN+ACK, RST
+            (Opening, [Opening, Opening, Opening, Opening, Reset], [Answered, Answered, Opening, Opening, Reset]),
+            (
+                Answered,
+                [Answered, Established, Established, OriginalFin, Reset],
+                [Answered, Answered, Answered, Answered, Reset],
+            ),
+            (
+                Established,
+                [Established, Established, Established, OriginalFin, Reset],
+                [Established, Established, Established, ReplyFin, Reset],
+            ),
+            (
+                OriginalFin,
+                [OriginalFin, OriginalFin, OriginalFin, OriginalFin, Reset],
+                [OriginalFin, OriginalFin, OriginalFin, Closed, Reset],
+            ),
+            (ReplyFin, [ReplyFin, ReplyFin, ReplyFin, Closed, Reset], [ReplyFin, ReplyFin, ReplyFin, ReplyFin, Reset]),
+            (Closed, [Closed, Closed, Closed, Closed, Reset], [Closed, Closed, Closed, Closed, Reset]),
+            (Reset, [Reset, Reset, Established, Established, Reset], [Reset, Reset, Established, Established, Reset]),
+        ];
+        for (state, original, reply) in rows {
+            for (i, flags) in kinds.into_iter().enumerate() {
+                assert_eq!(state.after_tcp(true, flags), original[i], "{state:?}, the opener's {flags:#04x}");
+                assert_eq!(state.after_tcp(false, flags), reply[i], "{state:?}, the other side's {flags:#04x}");
+            }
+        }
+    }
+
+    #[test]
+    fn datagrams_establish_by_their_reply() {
+        assert_eq!((Opening.after_datagram(true), Opening.after_datagram(false)), (Opening, Established));
+        assert_eq!((Established.after_datagram(true), Established.after_datagram(false)), (Established, Established));
+    }
+
+    #[test]
+    fn states_survive_the_map() {
+        for state in STATES {
+            assert_eq!(State::from_u8(state as u8), state);
+        }
+        assert_eq!(State::from_u8(200), Opening);
+    }
+
+    #[test]
+    fn only_ended_connections_restart() {
+        let restart: std::vec::Vec<_> = STATES.into_iter().filter(|s| s.restarts_on_syn()).collect();
+        assert_eq!(restart, [OriginalFin, ReplyFin, Closed, Reset]);
+    }
+
+    #[test]
+    fn timers() {
+        use TimeoutClass::*;
+        for (state, class) in STATES.into_iter().zip([
+            TcpTransitory,
+            TcpTransitory,
+            TcpEstablished,
+            TcpEstablished,
+            TcpEstablished,
+            TcpTransitory,
+            TcpTransitory,
+        ]) {
+            assert_eq!(state.timeout_class(proto::TCP), class, "{state:?}");
+            assert_eq!(state.timeout_class(proto::UDP), Udp);
+            assert_eq!(state.timeout_class(proto::ICMP), Icmp);
+            assert_eq!(state.timeout_class(proto::ICMPV6), Icmp);
+        }
+    }
+
+    #[test]
+    fn resets_are_judged_by_the_window() {
+        for (seq, ack, window, acceptable) in [
+            (12345, 0, 0, true),
+            (1000, 1000, 500, true),
+            (1500, 1000, 500, true),
+            (1501, 1000, 500, false),
+            (999, 1000, 500, false),
+            (5, u32::MAX - 4, 20, true),
+            (20, u32::MAX - 4, 20, false),
+            (1000, 1000, 0, true),
+            (1001, 1000, 0, false),
+        ] {
+            assert_eq!(rst_acceptable(seq, ack, window), acceptable, "{seq} with {ack} and {window}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn both_directions_point_at_each_other(
+            (src, dst, to_src, to_dst) in any::<([u8; 4], [u8; 4], [u8; 4], [u8; 4])>(),
+            (sport, dport, to_sport, to_dport) in any::<(u16, u16, u16, u16)>(),
+            (zone, peer_zone) in any::<(u16, u16)>(),
+        ) {
+            let tuple = |src, dst, sport, dport| FlowTuple {
+                src: Addr4(src),
+                dst: Addr4(dst),
+                sport: Port::new(sport),
+                dport: Port::new(dport),
+            };
+            let seen = tuple(src, dst, sport, dport);
+            let to = tuple(to_src, to_dst, to_sport, to_dport);
+            let original = FlowEntry { to, peer_zone, ..FlowEntry::default() };
+            let reply = FlowEntry { to: seen.reverse(), peer_zone: zone, ..FlowEntry::default() };
+            prop_assert_eq!(original.peer_key(6), FlowKey::new(peer_zone, 6, to.reverse()));
+            prop_assert_eq!(reply.peer_key(6), FlowKey::new(zone, 6, seen));
+            prop_assert_eq!(seen.reverse().reverse(), seen);
+        }
+    }
+}

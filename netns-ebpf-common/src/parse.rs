@@ -502,3 +502,6 @@ fn quote_transport<F: Family, T: Frame + ?Sized>(
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ both!(
                 L4::Raw { proto: 132, bytes: vec![0x5a; 40] },
             ] {
                 let sent = from_pod(RED, dst.ip(v), l4);
-                b.from_pod(RED, &sent, &Want::host(&sent));
+                b.pod_sends(RED, &sent, &Want::host(&sent));
             }
         }
     }
@@ -30,7 +30,7 @@ both!(
 both!(
     fn the_host_is_the_last_hop(b, v) {
         let sent = from_pod(RED, GATEWAY.ip(v), udp(1000, 33434)).hops(1);
-        b.from_pod(RED, &sent, &Want::host(&sent));
+        b.pod_sends(RED, &sent, &Want::host(&sent));
     }
 );
 
@@ -41,7 +41,7 @@ both!(
         (reply.src, reply.dst) = (ask.dst, ask.src);
         reply.l4 = echo(false, 7);
         (reply.eth_dst, reply.eth_src) = (TWIN.mac, TWIN.gateway_mac());
-        b.from_pod(TWIN, &ask, &Want::out(reply.bytes()));
+        b.pod_sends(TWIN, &ask, &Want::out(reply.bytes()));
         for (dst, l4) in [
             (GATEWAY, udp(1000, 53)),
             (GATEWAY, tcp(1000, 22, flag::SYN)),
@@ -51,7 +51,7 @@ both!(
             (GATEWAY2, echo(true, 7)),
         ] {
             let sent = from_pod(TWIN, dst.ip(v), l4);
-            b.from_pod(TWIN, &sent, &Want::drop(DropReason::NoHostAccess));
+            b.pod_sends(TWIN, &sent, &Want::drop(DropReason::NoHostAccess));
         }
     }
 );
@@ -60,13 +60,13 @@ both!(
     fn networks_with_one_subnet_do_not_meet(b, v) {
         // The same addresses in another network are another network's pods.
         let sent = from_pod(TWIN, BLUE.ip(v), udp(1000, 53));
-        b.from_pod(TWIN, &sent, &Want::peer(TWIN_BLUE, &sent.delivered(TWIN_BLUE)));
+        b.pod_sends(TWIN, &sent, &Want::peer(TWIN_BLUE, &sent.delivered(TWIN_BLUE)));
         let sent = from_pod(RED, BLUE.ip(v), udp(1000, 53));
-        b.from_pod(RED, &sent, &Want::peer(BLUE, &sent.delivered(BLUE)));
+        b.pod_sends(RED, &sent, &Want::peer(BLUE, &sent.delivered(BLUE)));
         // Green is in network 1 only.
         let sent = from_pod(TWIN, GREEN.ip(v), udp(1000, 53));
         let error = originated(Problem::HostUnreachable, GATEWAY.ip(v), &sent, (TWIN.mac, TWIN.gateway_mac()));
-        b.from_pod(TWIN, &sent, &Want::reject_to(TWIN, DropReason::UnknownAddress, &error));
+        b.pod_sends(TWIN, &sent, &Want::reject_to(TWIN, DropReason::UnknownAddress, &error));
     }
 );
 
@@ -75,10 +75,10 @@ both!(
         let about = Packet::new(GATEWAY.ip(v), RED.ip(v), udp(53, 1000)).ip_bytes();
         for dst in [GATEWAY, HOST] {
             let sent = from_pod(RED, dst.ip(v), Problem::PortUnreachable.quoting(v, &about));
-            b.from_pod(RED, &sent, &Want::host(&sent));
+            b.pod_sends(RED, &sent, &Want::host(&sent));
         }
         let sent = from_pod(TWIN, GATEWAY.ip(v), Problem::PortUnreachable.quoting(v, &about));
-        b.from_pod(TWIN, &sent, &Want::drop(DropReason::IcmpUnrelated));
+        b.pod_sends(TWIN, &sent, &Want::drop(DropReason::IcmpUnrelated));
     }
 );
 
@@ -96,7 +96,7 @@ both!(
                 let sent = from_host(1, src.ip(v), BLUE.ip(v), l4.clone()).hops(hops);
                 let mut got = sent.clone();
                 (got.eth_dst, got.eth_src) = (BLUE.mac, BLUE.gateway_mac());
-                b.from_host(1, &sent, &Want::out_to(BLUE, &got));
+                b.host_sends(1, &sent, &Want::out_to(BLUE, &got));
             }
         }
     }
@@ -107,11 +107,11 @@ both!(
         let sent = from_host(1, GATEWAY.ip(v), NOBODY.ip(v), tcp(1000, 80, flag::SYN));
         let mac = gateway_mac(1);
         let error = originated(Problem::HostUnreachable, NOBODY.ip(v), &sent, (mac, mac));
-        b.from_host(1, &sent, &Want::reject_host(DropReason::UnknownAddress, &error));
+        b.host_sends(1, &sent, &Want::reject_host(DropReason::UnknownAddress, &error));
         // A pod of another network is none of this one.
         let sent = from_host(1, GATEWAY.ip(v), YELLOW.ip(v), udp(1000, 53));
         let error = originated(Problem::HostUnreachable, YELLOW.ip(v), &sent, (mac, mac));
-        b.from_host(1, &sent, &Want::reject_host(DropReason::UnknownAddress, &error));
+        b.host_sends(1, &sent, &Want::reject_host(DropReason::UnknownAddress, &error));
     }
 );
 
@@ -121,7 +121,7 @@ both!(
         let sent = from_host(1, GATEWAY.ip(v), GREEN.ip(v), udp(1000, 53).with_payload(1300));
         let error = originated(Problem::TooBig(GREEN_MTU), GREEN.ip(v), &sent, (mac, mac));
         let want = Want::reject_host(DropReason::TooBig, &error).rx_dropped(GREEN);
-        b.from_host(1, &sent, &want);
+        b.host_sends(1, &sent, &want);
     }
 );
 
@@ -159,7 +159,7 @@ both!(
         };
         for dst in rows {
             let sent = from_host(1, GATEWAY.ip(v), dst.parse().expect("address"), udp(1000, 53));
-            b.from_host(1, &sent, &Want::drop(DropReason::Multicast));
+            b.host_sends(1, &sent, &Want::drop(DropReason::Multicast));
         }
         let mut frame = from_host(1, GATEWAY.ip(v), BLUE.ip(v), udp(1000, 53)).bytes();
         frame[12..14].copy_from_slice(&[8, 6]);

@@ -12,6 +12,9 @@ use netns_ebpf_common::verdict::DropReason;
 use prog::want::{counters, growth};
 use prog::*;
 
+/// IPv6 extension headers, each with its number.
+type Chain = Vec<(u8, Vec<u8>)>;
+
 /// Destination options that mean nothing: padding only, `length` bytes with the header's first two.
 fn options_header(kind: u8, length: usize) -> (u8, Vec<u8>) {
     let mut bytes = vec![0, 0, 1, (length - 4) as u8];
@@ -146,7 +149,7 @@ both!(
             for dst in [BLUE.ip(v), SERVER.ip(v), GATEWAY.ip(v)] {
                 let mut frame = from_pod(RED, dst, l4.clone()).bytes();
                 change(&mut frame);
-                b.from_pod_bytes(RED, &frame, &Want::drop(DropReason::Malformed));
+                b.pod_sends_bytes(RED, &frame, &Want::drop(DropReason::Malformed));
             }
             let mut frame = from_host(1, GATEWAY.ip(v), BLUE.ip(v), l4.clone()).bytes();
             change(&mut frame);
@@ -159,7 +162,7 @@ both!(
             };
             let mut frame = from_lan(CLIENT.ip(v), HOST.ip(v), published).bytes();
             change(&mut frame);
-            b.from_lan_bytes(&frame, &Want::pass_bytes(&frame));
+            b.lan_sends_bytes(&frame, &Want::pass_bytes(&frame));
         }
     }
 );
@@ -217,14 +220,14 @@ fn ipv4_options_pass_unless_they_route() {
             let mut sent = from_pod(RED, BLUE.ip(V4), udp(1000, 53));
             sent.options = options.clone();
             let want = reason.map_or_else(|| Want::peer(BLUE, &sent.delivered(BLUE)), Want::drop);
-            b.from_pod(RED, &sent, &want);
+            b.pod_sends(RED, &sent, &want);
             b.datapath().delete_flows(|_| true).expect("delete");
             let mut sent = from_pod(RED, SERVER.ip(V4), tcp(20_000, 80, flag::SYN));
             sent.options = options.clone();
             let left = sent.translated((HOST.ip(V4), 20_000), (SERVER.ip(V4), 80)).sent_on();
             let flow = Pair::new(1, &sent, 0, &left, Target::Uplink(b.uplink), Target::Slot(RED.slot)).owned(RED.slot);
             let want = reason.map_or_else(|| Want::neigh(&left).flows([&flow]), Want::drop);
-            b.from_pod(RED, &sent, &want);
+            b.pod_sends(RED, &sent, &want);
             // From the LAN, what cannot be read or routes itself is the host's to refuse.
             let mut reply = from_lan(SERVER.ip(V4), HOST.ip(V4), tcp(80, 20_000, flag::SYN | flag::ACK));
             reply.options = options;
@@ -234,7 +237,7 @@ fn ipv4_options_pass_unless_they_route() {
             } else {
                 Want::peer(RED, &got).flows([&flow.state(State::Answered)])
             };
-            b.from_lan(&reply, &want);
+            b.lan_sends(&reply, &want);
         }
     });
 }
@@ -250,7 +253,7 @@ fn ipv6_extension_headers_are_followed_so_far() {
         let with = |kind, length| vec![options_header(kind, length)];
         let ok = None;
         let refused = Some(DropReason::ExtensionHeader);
-        let mut rows: Vec<(String, Vec<(u8, Vec<u8>)>, Option<DropReason>)> =
+        let mut rows: Vec<(String, Chain, Option<DropReason>)> =
             (0..=8).map(|n| (format!("{n} deep"), dest(n), ok)).collect();
         rows.extend([
             ("9 deep".to_owned(), dest(9), refused),
@@ -281,7 +284,7 @@ fn ipv6_extension_headers_are_followed_so_far() {
             let mut sent = from_pod(RED, BLUE.ip(V6), udp(1000, 53));
             sent.extensions = extensions.clone();
             let want = reason.map_or_else(|| Want::peer(BLUE, &sent.delivered(BLUE)), Want::drop);
-            b.from_pod(RED, &sent, &want);
+            b.pod_sends(RED, &sent, &want);
             b.datapath().delete_flows(|_| true).expect("delete");
             let mut sent = from_pod(RED, SERVER.ip(V6), udp(1000, 53));
             sent.l4 = sent.l4.with_ports(20_000, 53);
@@ -289,7 +292,7 @@ fn ipv6_extension_headers_are_followed_so_far() {
             let left = sent.translated((HOST.ip(V6), 20_000), (SERVER.ip(V6), 53)).sent_on();
             let flow = Pair::new(1, &sent, 0, &left, Target::Uplink(b.uplink), Target::Slot(RED.slot)).owned(RED.slot);
             let want = reason.map_or_else(|| Want::neigh(&left).flows([&flow]), Want::drop);
-            b.from_pod(RED, &sent, &want);
+            b.pod_sends(RED, &sent, &want);
             let mut reply = from_lan(SERVER.ip(V6), HOST.ip(V6), udp(53, 20_000));
             reply.extensions = extensions;
             let got = reply.translated((SERVER.ip(V6), 53), (RED.ip(V6), 20_000)).delivered(RED);
@@ -298,7 +301,7 @@ fn ipv6_extension_headers_are_followed_so_far() {
             } else {
                 Want::peer(RED, &got).flows([&flow.state(State::Established)])
             };
-            b.from_lan(&reply, &want);
+            b.lan_sends(&reply, &want);
         }
     });
 }

@@ -65,12 +65,12 @@ fn gateway_has(target: Ipv4Addr) -> Arp {
 fn arp_for_every_address_of_the_subnet_is_answered_with_the_gateways_mac() {
     bench(|b| {
         for target in [GATEWAY.v4, BLUE.at.v4, GREEN.at.v4, NOBODY.v4] {
-            b.from_pod_bytes(RED, &red_asks(target).bytes(), &Want::out(gateway_has(target).bytes()));
+            b.pod_sends_bytes(RED, &red_asks(target).bytes(), &Want::out(gateway_has(target).bytes()));
             // As the kernel asks when an entry has become stale: to the gateway's MAC.
             let mut unicast = red_asks(target);
             unicast.eth.0 = RED.gateway_mac();
             unicast.target.0 = RED.gateway_mac();
-            b.from_pod_bytes(RED, &unicast.bytes(), &Want::out(gateway_has(target).bytes()));
+            b.pod_sends_bytes(RED, &unicast.bytes(), &Want::out(gateway_has(target).bytes()));
         }
     });
 }
@@ -83,7 +83,7 @@ fn arp_with_padding_is_answered_all_the_same() {
             frame
         };
         let want = Want::out(pad(gateway_has(GATEWAY.v4).bytes()));
-        b.from_pod_bytes(RED, &pad(red_asks(GATEWAY.v4).bytes()), &want);
+        b.pod_sends_bytes(RED, &pad(red_asks(GATEWAY.v4).bytes()), &want);
     });
 }
 
@@ -92,7 +92,7 @@ fn arp_for_an_address_elsewhere_is_dropped() {
     bench(|b| {
         for target in [YELLOW.at.v4, GATEWAY2.v4, SERVER.v4, HOST.v4, Ipv4Addr::UNSPECIFIED, Ipv4Addr::LOCALHOST] {
             println!("{target}");
-            b.from_pod_bytes(RED, &red_asks(target).bytes(), &Want::drop(DropReason::UnknownNeighbour));
+            b.pod_sends_bytes(RED, &red_asks(target).bytes(), &Want::drop(DropReason::UnknownNeighbour));
         }
     });
 }
@@ -124,7 +124,7 @@ fn arp_that_lies_is_dropped() {
             println!("{what}");
             let mut arp = red_asks(GATEWAY.v4);
             change(&mut arp);
-            b.from_pod_bytes(RED, &arp.bytes(), &Want::drop(reason));
+            b.pod_sends_bytes(RED, &arp.bytes(), &Want::drop(reason));
         }
     });
 }
@@ -134,7 +134,7 @@ fn arp_that_is_cut_short_is_dropped() {
     bench(|b| {
         let whole = red_asks(GATEWAY.v4).bytes();
         for length in 14..whole.len() {
-            b.from_pod_bytes(RED, &whole[..length], &Want::drop(DropReason::Malformed));
+            b.pod_sends_bytes(RED, &whole[..length], &Want::drop(DropReason::Malformed));
         }
     });
 }
@@ -148,7 +148,7 @@ fn a_pod_without_ipv4_gets_no_arp_answer() {
         for sender in [RED.at.v4, Ipv4Addr::UNSPECIFIED] {
             let mut arp = red_asks(GATEWAY.v4);
             arp.sender.1 = sender;
-            b.from_pod_bytes(RED, &arp.bytes(), &Want::drop(DropReason::ArpSpoof));
+            b.pod_sends_bytes(RED, &arp.bytes(), &Want::drop(DropReason::ArpSpoof));
         }
     });
 }
@@ -195,17 +195,17 @@ fn solicitations_for_every_address_of_the_subnet_are_answered() {
         for target in [GATEWAY.v6, BLUE.at.v6, GREEN.at.v6, NOBODY.v6, gateway_local] {
             println!("{target}");
             let want = Want::out(gateway_advertises(target, RED.ip(V6)).bytes());
-            b.from_pod(RED, &red_solicits(target), &want);
+            b.pod_sends(RED, &red_solicits(target), &want);
             // Reachability is confirmed by a unicast, without the option.
             let mut probe = red_solicits(target);
             probe.dst = target.into();
             probe.l4 = message(135, 0, target, None);
-            b.from_pod(RED, &probe, &want);
+            b.pod_sends(RED, &probe, &want);
             // From the pod's own link-local address.
             let mut from_local = red_solicits(target);
             from_local.src = link_local(RED.mac).into();
             let want = Want::out(gateway_advertises(target, link_local(RED.mac).into()).bytes());
-            b.from_pod(RED, &from_local, &want);
+            b.pod_sends(RED, &from_local, &want);
         }
     });
 }
@@ -215,7 +215,7 @@ fn solicitations_for_addresses_elsewhere_are_dropped() {
     bench(|b| {
         for target in [YELLOW.at.v6, GATEWAY2.v6, SERVER.v6, HOST.v6, link_local(BLUE.mac), Ipv6Addr::LOCALHOST] {
             println!("{target}");
-            b.from_pod(RED, &red_solicits(target), &Want::drop(DropReason::UnknownNeighbour));
+            b.pod_sends(RED, &red_solicits(target), &Want::drop(DropReason::UnknownNeighbour));
         }
     });
 }
@@ -279,7 +279,7 @@ fn neighbour_discovery_that_lies_is_dropped() {
         ];
         for (what, sent, reason) in rows {
             println!("{what}");
-            b.from_pod(RED, &sent, &Want::drop(reason));
+            b.pod_sends(RED, &sent, &Want::drop(reason));
         }
     });
 }
@@ -299,7 +299,7 @@ fn a_solicitation_cut_short_is_dropped() {
                 Want::out(gateway_advertises(GATEWAY.v6, RED.ip(V6)).bytes())
             };
             println!("{length}");
-            b.from_pod(RED, &cut, &want);
+            b.pod_sends(RED, &cut, &want);
         }
     });
 }

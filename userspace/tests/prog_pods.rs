@@ -30,7 +30,7 @@ both!(
         for (what, l4) in transports() {
             println!("{what}");
             let sent = from_pod(RED, BLUE.ip(v), l4);
-            b.from_pod(RED, &sent, &Want::peer(BLUE, &sent.delivered(BLUE)));
+            b.pod_sends(RED, &sent, &Want::peer(BLUE, &sent.delivered(BLUE)));
         }
     }
 );
@@ -40,7 +40,7 @@ both!(
         let whole = from_pod(RED, BLUE.ip(v), udp(1000, 53).with_payload(64));
         let [first, later] = whole.in_two(77, 32);
         for piece in [&later, &first, &later, &first] {
-            b.from_pod(RED, piece, &Want::peer(BLUE, &piece.delivered(BLUE)));
+            b.pod_sends(RED, piece, &Want::peer(BLUE, &piece.delivered(BLUE)));
         }
     }
 );
@@ -50,7 +50,7 @@ both!(
         for hops in [2, 3, 64, 128, 255] {
             let sent = from_pod(RED, BLUE.ip(v), udp(1000, 53)).hops(hops);
             assert_eq!(sent.delivered(BLUE).hop_limit, hops - 1);
-            b.from_pod(RED, &sent, &Want::peer(BLUE, &sent.delivered(BLUE)));
+            b.pod_sends(RED, &sent, &Want::peer(BLUE, &sent.delivered(BLUE)));
         }
     }
 );
@@ -61,7 +61,7 @@ both!(
             for l4 in [udp(1000, 33434), tcp(1000, 80, flag::SYN), echo(true, 7)] {
                 let sent = from_pod(RED, BLUE.ip(v), l4).hops(hops);
                 let error = originated(Problem::TimeExceeded, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
-                b.from_pod(RED, &sent, &Want::reject_to(RED, DropReason::HopLimit, &error));
+                b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::HopLimit, &error));
             }
         }
     }
@@ -82,7 +82,7 @@ both!(
             println!("{what}");
             let sent = from_pod(RED, NOBODY.ip(v), l4);
             let error = originated(Problem::HostUnreachable, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
-            b.from_pod(RED, &sent, &Want::reject_to(RED, DropReason::UnknownAddress, &error));
+            b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::UnknownAddress, &error));
         }
     }
 );
@@ -92,7 +92,7 @@ both!(
         b.remove(BLUE);
         let sent = from_pod(RED, BLUE.ip(v), udp(1000, 53));
         let error = originated(Problem::HostUnreachable, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
-        b.from_pod(RED, &sent, &Want::reject_to(RED, DropReason::UnknownAddress, &error));
+        b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::UnknownAddress, &error));
     }
 );
 
@@ -100,9 +100,9 @@ both!(
     fn no_error_answers_an_error_or_a_later_piece(b, v) {
         let quoted = Packet::new(NOBODY.ip(v), RED.ip(v), udp(53, 1000)).ip_bytes();
         let error = from_pod(RED, NOBODY.ip(v), Problem::PortUnreachable.quoting(v, &quoted));
-        b.from_pod(RED, &error, &Want::drop(DropReason::UnknownAddress));
+        b.pod_sends(RED, &error, &Want::drop(DropReason::UnknownAddress));
         let [_, later] = from_pod(RED, NOBODY.ip(v), udp(1000, 53).with_payload(64)).in_two(78, 32);
-        b.from_pod(RED, &later, &Want::drop(DropReason::UnknownAddress));
+        b.pod_sends(RED, &later, &Want::drop(DropReason::UnknownAddress));
     }
 );
 
@@ -112,11 +112,11 @@ both!(
         // Green's MTU is 1300: the largest that fits, and one byte more.
         let fits = from_pod(RED, GREEN.ip(v), udp(1000, 53).with_payload(GREEN_MTU as usize - header - 8));
         assert_eq!(fits.ip_bytes().len(), 1300);
-        b.from_pod(RED, &fits, &Want::peer(GREEN, &fits.delivered(GREEN)));
+        b.pod_sends(RED, &fits, &Want::peer(GREEN, &fits.delivered(GREEN)));
         for l4 in [udp(1000, 53), tcp(1000, 80, flag::ACK), echo(true, 7)] {
             let sent = from_pod(RED, GREEN.ip(v), l4.with_payload(GREEN_MTU as usize + 1 - header - 8));
             let error = originated(Problem::TooBig(GREEN_MTU), GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
-            b.from_pod(RED, &sent, &Want::reject_to(RED, DropReason::TooBig, &error));
+            b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::TooBig, &error));
         }
     }
 );
@@ -139,7 +139,7 @@ both!(
         for mac in [BLUE.mac, [2, 0, 0, 0, 9, 9], [0xff; 6], [0; 6]] {
             let mut sent = from_pod(RED, BLUE.ip(v), udp(1000, 53));
             sent.eth_src = mac;
-            b.from_pod(RED, &sent, &Want::drop(DropReason::SourceMac));
+            b.pod_sends(RED, &sent, &Want::drop(DropReason::SourceMac));
         }
     }
 );
@@ -159,7 +159,7 @@ both!(
                     let mut sent = from_pod(RED, dst, l4);
                     sent.src = src;
                     println!("{src} to {dst}");
-                    b.from_pod(RED, &sent, &Want::drop(DropReason::SourceAddress));
+                    b.pod_sends(RED, &sent, &Want::drop(DropReason::SourceAddress));
                 }
             }
         }
@@ -177,7 +177,7 @@ both!(
         for src in [RED.ip(v), if v == V4 { "0.0.0.0".parse().expect("ip") } else { "::".parse().expect("ip") }] {
             let mut sent = from_pod(RED, BLUE.ip(v), udp(1000, 53));
             sent.src = src;
-            b.from_pod(RED, &sent, &Want::drop(DropReason::SourceAddress));
+            b.pod_sends(RED, &sent, &Want::drop(DropReason::SourceAddress));
         }
     }
 );
@@ -211,7 +211,7 @@ both!(
         for (dst, reason) in rows {
             println!("{dst}");
             let sent = from_pod(RED, dst.parse().expect("address"), udp(1000, 53));
-            b.from_pod(RED, &sent, &Want::drop(*reason));
+            b.pod_sends(RED, &sent, &Want::drop(*reason));
         }
     }
 );
@@ -236,7 +236,7 @@ both!(
         for dst in [BLUE.ip(v), SERVER.ip(v), GATEWAY.ip(v)] {
             let l4 = L4::Icmp { kind, code: 1, rest: [0; 4], body: vec![0; 40] };
             let sent = from_pod(RED, dst, l4).hops(255);
-            b.from_pod(RED, &sent, &Want::drop(DropReason::RouterAdvertisement));
+            b.pod_sends(RED, &sent, &Want::drop(DropReason::RouterAdvertisement));
         }
     }
 );
@@ -247,11 +247,11 @@ fn frames_of_other_types_are_dropped() {
         for ethertype in [[0x81, 0x00], [0x88, 0xa8], [0x88, 0x47], [0x00, 0x10], [0x88, 0xcc], [0x88, 0x63], [0, 0]] {
             let mut frame = from_pod(RED, BLUE.ip(V4), udp(1000, 53)).bytes();
             frame[12..14].copy_from_slice(&ethertype);
-            b.from_pod_bytes(RED, &frame, &Want::drop(DropReason::UnknownEtherType));
+            b.pod_sends_bytes(RED, &frame, &Want::drop(DropReason::UnknownEtherType));
         }
         // A tag in front of a packet that is right: nothing looks behind it.
         let inner = from_pod(RED, BLUE.ip(V4), udp(1000, 53)).bytes();
         let frame = [&inner[..12], &[0x81, 0, 0, 5], &inner[12..]].concat();
-        b.from_pod_bytes(RED, &frame, &Want::drop(DropReason::UnknownEtherType));
+        b.pod_sends_bytes(RED, &frame, &Want::drop(DropReason::UnknownEtherType));
     });
 }

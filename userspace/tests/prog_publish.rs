@@ -53,13 +53,13 @@ both!(
             let (sport, host_port) = l4.ports();
             println!("{} port {host_port}", to.ip(v));
             let (sent, got, flow) = published(b, v, to, l4, (id, pod, port));
-            b.from_lan(&sent, &Want::peer(pod, &got).publish_opens(id).flows([&flow]));
+            b.lan_sends(&sent, &Want::peer(pod, &got).publish_opens(id).flows([&flow]));
             // Once more, along the flow.
-            b.from_lan(&sent, &Want::peer(pod, &got).publish(id).flows([&flow]));
+            b.lan_sends(&sent, &Want::peer(pod, &got).publish(id).flows([&flow]));
             let answer = if is_tcp { tcp(port, sport, flag::SYN | flag::ACK) } else { udp(port, sport) };
             let (sent, left) = answered(v, (pod, to), answer, host_port);
             let state = if is_tcp { State::Answered } else { State::Established };
-            b.from_pod(pod, &sent, &Want::neigh(&left).flows([&flow.state(state)]));
+            b.pod_sends(pod, &sent, &Want::neigh(&left).flows([&flow.state(state)]));
         }
     }
 );
@@ -67,14 +67,14 @@ both!(
 both!(
     fn a_published_connection_from_handshake_to_its_end(b, v) {
         let (sent, got, flow) = published(b, v, HOST, tcp(40_000, 8080, flag::SYN), (WEB, BLUE, 80));
-        b.from_lan(&sent, &Want::peer(BLUE, &got).publish_opens(WEB).flows([&flow]));
+        b.lan_sends(&sent, &Want::peer(BLUE, &got).publish_opens(WEB).flows([&flow]));
         let client = |flags, state| {
             let (sent, got, _) = published(b, v, HOST, tcp(40_000, 8080, flags), (WEB, BLUE, 80));
-            b.from_lan(&sent, &Want::peer(BLUE, &got).publish(WEB).flows([&flow.state(state)]));
+            b.lan_sends(&sent, &Want::peer(BLUE, &got).publish(WEB).flows([&flow.state(state)]));
         };
         let pod = |flags, state| {
             let (sent, left) = answered(v, (BLUE, HOST), tcp(80, 40_000, flags), 8080);
-            b.from_pod(BLUE, &sent, &Want::neigh(&left).flows([&flow.state(state)]));
+            b.pod_sends(BLUE, &sent, &Want::neigh(&left).flows([&flow.state(state)]));
         };
         pod(flag::SYN | flag::ACK, State::Answered);
         client(flag::ACK, State::Established);
@@ -83,7 +83,7 @@ both!(
         client(flag::ACK | flag::FIN, State::Closed);
         pod(flag::ACK, State::Closed);
         // The client opens another from the same port: a new flow of the publish.
-        b.from_lan(&sent, &Want::peer(BLUE, &got).publish_opens(WEB).flows([&flow]));
+        b.lan_sends(&sent, &Want::peer(BLUE, &got).publish_opens(WEB).flows([&flow]));
         pod(flag::RST, State::Reset);
     }
 );
@@ -93,14 +93,14 @@ both!(
         // Two of the host's addresses lead one client's one port to one port of the pod: it must tell them apart.
         b.configure(|c| (c.snat_port_min, c.snat_port_max) = (20_000, 20_000));
         let (first, got, flow) = published(b, v, HOST, udp(40_000, 5353), (DNS, BLUE, 53));
-        b.from_lan(&first, &Want::peer(BLUE, &got).publish_opens(DNS).flows([&flow]));
+        b.lan_sends(&first, &Want::peer(BLUE, &got).publish_opens(DNS).flows([&flow]));
         let second = from_lan(CLIENT.ip(v), HOST2.ip(v), udp(40_000, 5353));
         let second_got = second.translated((CLIENT.ip(v), 20_000), (BLUE.ip(v), 53)).delivered(BLUE);
         let second_flow = Pair::new(0, &second, 1, &second_got, Target::Slot(BLUE.slot), Target::Uplink(b.uplink))
             .owned(BLUE.slot)
             .published(DNS);
         let want = Want::peer(BLUE, &second_got).publish_opens(DNS).flows([&flow, &second_flow]);
-        b.from_lan(&second, &want);
+        b.lan_sends(&second, &want);
         // Each answer leaves from the address its question came to.
         for (port, from, flows) in [
             (40_000, HOST, [flow.state(State::Established), second_flow]),
@@ -108,7 +108,7 @@ both!(
         ] {
             let sent = prog::from_pod(BLUE, CLIENT.ip(v), udp(53, port));
             let left = sent.translated((from.ip(v), 5353), (CLIENT.ip(v), 40_000)).sent_on();
-            b.from_pod(BLUE, &sent, &Want::neigh(&left).flows(&flows));
+            b.pod_sends(BLUE, &sent, &Want::neigh(&left).flows(&flows));
         }
     }
 );
@@ -117,13 +117,13 @@ both!(
     fn a_loopback_publish_is_not_the_lans(b, v) {
         for (to, port) in [(HOST, 6001), (HOST2, 6001), (HOST, 6000)] {
             let sent = from_lan(CLIENT.ip(v), to.ip(v), tcp(40_000, port, flag::SYN));
-            b.from_lan(&sent, &Want::pass(&sent));
+            b.lan_sends(&sent, &Want::pass(&sent));
         }
         let sent = from_lan(CLIENT.ip(v), LOOPBACK.ip(v), tcp(40_000, 6000, flag::SYN));
-        b.from_lan(&sent, &Want::drop(DropReason::Martian));
+        b.lan_sends(&sent, &Want::drop(DropReason::Martian));
         // Nor another pod's.
         let sent = prog::from_pod(RED, HOST.ip(v), tcp(1000, 6001, flag::SYN));
-        b.from_pod(RED, &sent, &Want::host(&sent));
+        b.pod_sends(RED, &sent, &Want::host(&sent));
     }
 );
 
@@ -138,7 +138,7 @@ both!(
         let out = b.run(Hook::FromUplink, meta, &sent.bytes());
         assert_eq!((out.action, out.frame), (7, got.bytes()));
         let (sent, got, other) = published(b, v, HOST2, udp(40_000, 5353), (DNS, BLUE, 53));
-        b.from_lan(&sent, &Want::peer(BLUE, &got).publish_opens(DNS).flows([&flow, &other]));
+        b.lan_sends(&sent, &Want::peer(BLUE, &got).publish_opens(DNS).flows([&flow, &other]));
         assert!(b.datapath().remove_publish(SMALL + 90, 77, &ports).expect("remove"));
     }
 );
@@ -146,26 +146,26 @@ both!(
 both!(
     fn a_draining_publish_keeps_its_flows_and_takes_no_new(b, v) {
         let (sent, got, flow) = published(b, v, HOST, udp(40_000, 5353), (DNS, BLUE, 53));
-        b.from_lan(&sent, &Want::peer(BLUE, &got).publish_opens(DNS).flows([&flow]));
+        b.lan_sends(&sent, &Want::peer(BLUE, &got).publish_opens(DNS).flows([&flow]));
         b.configure_publish(DNS, |p| p.flags = 0);
-        b.from_lan(&sent, &Want::peer(BLUE, &got).publish(DNS).flows([&flow]));
+        b.lan_sends(&sent, &Want::peer(BLUE, &got).publish(DNS).flows([&flow]));
         let new = from_lan(CLIENT.ip(v), HOST.ip(v), udp(40_001, 5353));
-        b.from_lan(&new, &Want::drop(DropReason::Draining));
+        b.lan_sends(&new, &Want::drop(DropReason::Draining));
         let hairpin = prog::from_pod(RED, HOST.ip(v), udp(1000, 5353));
-        b.from_pod(RED, &hairpin, &Want::drop(DropReason::Draining));
+        b.pod_sends(RED, &hairpin, &Want::drop(DropReason::Draining));
     }
 );
 
 both!(
     fn a_backend_that_is_gone_is_counted(b, v) {
         let (sent, got, flow) = published(b, v, HOST, udp(40_000, 5353), (DNS, BLUE, 53));
-        b.from_lan(&sent, &Want::peer(BLUE, &got).publish_opens(DNS).flows([&flow]));
+        b.lan_sends(&sent, &Want::peer(BLUE, &got).publish_opens(DNS).flows([&flow]));
         b.remove(BLUE);
-        b.from_lan(&sent, &Want::drop(DropReason::BackendGone));
+        b.lan_sends(&sent, &Want::drop(DropReason::BackendGone));
         let new = from_lan(CLIENT.ip(v), HOST.ip(v), udp(40_001, 5353));
-        b.from_lan(&new, &Want::drop(DropReason::BackendGone));
+        b.lan_sends(&new, &Want::drop(DropReason::BackendGone));
         let hairpin = prog::from_pod(RED, HOST.ip(v), udp(1000, 5353));
-        b.from_pod(RED, &hairpin, &Want::drop(DropReason::BackendGone));
+        b.pod_sends(RED, &hairpin, &Want::drop(DropReason::BackendGone));
     }
 );
 
@@ -178,7 +178,7 @@ both!(
         }
         b.datapath().put_endpoint(BLUE.slot, &endpoint).expect("change");
         let sent = from_lan(CLIENT.ip(v), HOST.ip(v), udp(40_001, 5353));
-        b.from_lan(&sent, &Want::drop(DropReason::BackendGone));
+        b.lan_sends(&sent, &Want::drop(DropReason::BackendGone));
     }
 );
 
@@ -186,10 +186,10 @@ both!(
     fn the_middle_of_an_unknown_published_connection_is_the_hosts(b, v) {
         for flags in [flag::ACK, flag::RST, flag::FIN | flag::ACK, flag::SYN | flag::ACK] {
             let sent = from_lan(CLIENT.ip(v), HOST.ip(v), tcp(40_000, 8080, flags));
-            b.from_lan(&sent, &Want::pass(&sent));
+            b.lan_sends(&sent, &Want::pass(&sent));
             // From a pod nobody but the publish could mean it.
             let sent = prog::from_pod(RED, HOST.ip(v), tcp(1000, 8080, flags));
-            b.from_pod(RED, &sent, &Want::drop(DropReason::NoFlow));
+            b.pod_sends(RED, &sent, &Want::drop(DropReason::NoFlow));
         }
     }
 );
@@ -200,14 +200,14 @@ both!(
         let macs = (prog::ROUTER_MAC, prog::UPLINK_MAC);
         let last = from_lan(CLIENT.ip(v), HOST.ip(v), udp(40_000, 5353)).hops(1);
         let error = originated(Problem::TimeExceeded, HOST.ip(v), &last, macs);
-        b.from_lan(&last, &Want::reject(DropReason::HopLimit, &error).rx_dropped(BLUE));
+        b.lan_sends(&last, &Want::reject(DropReason::HopLimit, &error).rx_dropped(BLUE));
         let big = from_lan(CLIENT.ip(v), HOST2.ip(v), udp(40_000, 5353).with_payload(1401 - header));
         let error = originated(Problem::TooBig(POD_MTU), HOST.ip(v), &big, macs);
-        b.from_lan(&big, &Want::reject(DropReason::TooBig, &error).rx_dropped(BLUE));
+        b.lan_sends(&big, &Want::reject(DropReason::TooBig, &error).rx_dropped(BLUE));
         // In a flow that is there.
         let (sent, got, flow) = published(b, v, HOST2, udp(40_000, 5353), (DNS, BLUE, 53));
-        b.from_lan(&sent, &Want::peer(BLUE, &got).publish_opens(DNS).flows([&flow]));
-        b.from_lan(&big, &Want::reject(DropReason::TooBig, &error).rx_dropped(BLUE));
+        b.lan_sends(&sent, &Want::peer(BLUE, &got).publish_opens(DNS).flows([&flow]));
+        b.lan_sends(&big, &Want::reject(DropReason::TooBig, &error).rx_dropped(BLUE));
     }
 );
 
@@ -227,12 +227,12 @@ both!(
             let flow = Pair::new(1, &sent, 1, &got, Target::Slot(BLUE.slot), Target::Slot(RED.slot))
                 .owned(RED.slot)
                 .published(id);
-            b.from_pod(RED, &sent, &Want::peer(BLUE, &got).hairpin_opens(id).flows([&flow]));
+            b.pod_sends(RED, &sent, &Want::peer(BLUE, &got).hairpin_opens(id).flows([&flow]));
             let answer = if is_tcp { tcp(port, 20_000, flag::SYN | flag::ACK) } else { udp(port, 20_000) };
             let sent = prog::from_pod(BLUE, to.ip(v), answer);
             let got = sent.translated((to.ip(v), host_port), (RED.ip(v), sport)).delivered(RED);
             let state = if is_tcp { State::Answered } else { State::Established };
-            b.from_pod(BLUE, &sent, &Want::peer(RED, &got).flows([&flow.state(state)]));
+            b.pod_sends(BLUE, &sent, &Want::peer(RED, &got).flows([&flow.state(state)]));
         }
     }
 );
@@ -245,10 +245,10 @@ both!(
         let flow = Pair::new(1, &sent, 1, &got, Target::Slot(BLUE.slot), Target::Slot(BLUE.slot))
             .owned(BLUE.slot)
             .published(WEB);
-        b.from_pod(BLUE, &sent, &Want::peer(BLUE, &got).hairpin_opens(WEB).flows([&flow]));
+        b.pod_sends(BLUE, &sent, &Want::peer(BLUE, &got).hairpin_opens(WEB).flows([&flow]));
         let sent = prog::from_pod(BLUE, HOST.ip(v), tcp(80, 20_000, flag::SYN | flag::ACK));
         let got = sent.translated((HOST.ip(v), 8080), (BLUE.ip(v), 1000)).delivered(BLUE);
-        b.from_pod(BLUE, &sent, &Want::peer(BLUE, &got).flows([&flow.state(State::Answered)]));
+        b.pod_sends(BLUE, &sent, &Want::peer(BLUE, &got).flows([&flow.state(State::Answered)]));
     }
 );
 
@@ -264,10 +264,10 @@ both!(
                 Pair::new(pod.network, &sent, 2, &got, Target::Slot(YELLOW.slot), Target::Slot(pod.slot))
                     .owned(pod.slot)
                     .published(ABROAD);
-            b.from_pod(pod, &sent, &Want::peer(YELLOW, &got).hairpin_opens(ABROAD).flows([&flow]));
+            b.pod_sends(pod, &sent, &Want::peer(YELLOW, &got).hairpin_opens(ABROAD).flows([&flow]));
             let sent = prog::from_pod(YELLOW, HOST.ip(v), tcp(80, 20_000, flag::SYN | flag::ACK));
             let got = sent.translated((HOST.ip(v), 8081), (pod.ip(v), 1000)).delivered(pod);
-            b.from_pod(YELLOW, &sent, &Want::peer(pod, &got).flows([&flow.state(State::Answered)]));
+            b.pod_sends(YELLOW, &sent, &Want::peer(pod, &got).flows([&flow.state(State::Answered)]));
         }
     }
 );
@@ -278,10 +278,10 @@ both!(
         let macs = (RED.mac, RED.gateway_mac());
         let last = prog::from_pod(RED, HOST.ip(v), tcp(1000, 8443, flag::SYN)).hops(1);
         let error = originated(Problem::TimeExceeded, GATEWAY.ip(v), &last, macs);
-        b.from_pod(RED, &last, &Want::reject_to(RED, DropReason::HopLimit, &error));
+        b.pod_sends(RED, &last, &Want::reject_to(RED, DropReason::HopLimit, &error));
         let big = prog::from_pod(RED, HOST.ip(v), tcp(1000, 8443, flag::SYN).with_payload(1301 - header));
         let error = originated(Problem::TooBig(GREEN_MTU), GATEWAY.ip(v), &big, macs);
-        b.from_pod(RED, &big, &Want::reject_to(RED, DropReason::TooBig, &error));
+        b.pod_sends(RED, &big, &Want::reject_to(RED, DropReason::TooBig, &error));
     }
 );
 
@@ -312,7 +312,7 @@ both!(
             println!("{} to {}: {l4:?}", src.ip(v), dst.ip(v));
             for hops in [64, 1] {
                 let sent = from_lan(src.ip(v), dst.ip(v), l4.clone()).hops(hops);
-                b.from_lan(&sent, &Want::pass(&sent));
+                b.lan_sends(&sent, &Want::pass(&sent));
             }
         }
         let groups = match v {
@@ -321,13 +321,13 @@ both!(
         };
         for dst in groups {
             let sent = from_lan(CLIENT.ip(v), dst.parse().expect("address"), udp(40_000, 5353));
-            b.from_lan(&sent, &Want::pass(&sent));
+            b.lan_sends(&sent, &Want::pass(&sent));
         }
         // Neighbour discovery on the LAN's link.
         if v == V6 {
             let l4 = L4::Icmp { kind: 135, code: 0, rest: [0; 4], body: HOST.v6.octets().to_vec() };
             let sent = from_lan(CLIENT.ip(v), HOST.ip(v), l4).hops(255);
-            b.from_lan(&sent, &Want::pass(&sent));
+            b.lan_sends(&sent, &Want::pass(&sent));
         }
     }
 );
@@ -339,9 +339,9 @@ both!(
             let address: IpAddr = address.parse().expect("address");
             for l4 in [udp(40_000, 5353), tcp(40_000, 6000, flag::SYN), echo(true, 7)] {
                 let sent = from_lan(address, HOST.ip(v), l4.clone());
-                b.from_lan(&sent, &Want::drop(DropReason::Martian));
+                b.lan_sends(&sent, &Want::drop(DropReason::Martian));
                 let sent = from_lan(CLIENT.ip(v), address, l4);
-                b.from_lan(&sent, &Want::drop(DropReason::Martian));
+                b.lan_sends(&sent, &Want::drop(DropReason::Martian));
             }
         }
     }
@@ -352,7 +352,7 @@ both!(
         for pod in [RED, YELLOW] {
             for l4 in [udp(40_000, 53), tcp(40_000, 80, flag::SYN), tcp(40_000, 80, flag::ACK), echo(true, 7)] {
                 let sent = from_lan(CLIENT.ip(v), pod.ip(v), l4);
-                b.from_lan(&sent, &Want::drop(DropReason::NotPublished).rx_dropped(pod));
+                b.lan_sends(&sent, &Want::drop(DropReason::NotPublished).rx_dropped(pod));
             }
         }
     }
@@ -361,10 +361,10 @@ both!(
 both!(
     fn a_published_flow_whose_time_is_over_is_opened_anew(b, v) {
         let (sent, got, flow) = published(b, v, HOST, udp(40_000, 5353), (DNS, BLUE, 53));
-        b.from_lan(&sent, &Want::peer(BLUE, &got).publish_opens(DNS).flows([&flow]));
+        b.lan_sends(&sent, &Want::peer(BLUE, &got).publish_opens(DNS).flows([&flow]));
         b.configure(|c| c.timeout_ns = [1_000_000; 4]);
         b.wait(Duration::from_millis(20));
-        b.from_lan(&sent, &Want::peer(BLUE, &got).publish_opens(DNS).flows([&flow]));
+        b.lan_sends(&sent, &Want::peer(BLUE, &got).publish_opens(DNS).flows([&flow]));
     }
 );
 
@@ -376,9 +376,9 @@ both!(
             .owned(BLUE.slot)
             .published(DNS);
         let ([first, later], [first_got, later_got]) = (sent.in_two(5, 32), got.in_two(5, 32));
-        b.from_lan(&later, &Want::pass(&later));
-        b.from_lan(&first, &Want::peer(BLUE, &first_got).publish_opens(DNS).flows([&flow]));
-        b.from_lan(&later, &Want::peer(BLUE, &later_got).publish(DNS).flows([&flow]));
+        b.lan_sends(&later, &Want::pass(&later));
+        b.lan_sends(&first, &Want::peer(BLUE, &first_got).publish_opens(DNS).flows([&flow]));
+        b.lan_sends(&later, &Want::peer(BLUE, &later_got).publish(DNS).flows([&flow]));
     }
 );
 
@@ -388,7 +388,7 @@ fn frames_that_are_no_ip_are_the_hosts() {
         for ethertype in [[8, 6], [0x81, 0], [0x88, 0xcc], [0x88, 0x47], [0, 0x10]] {
             let mut frame = from_lan(CLIENT.ip(V4), HOST.ip(V4), udp(40_000, 5353)).bytes();
             frame[12..14].copy_from_slice(&ethertype);
-            b.from_lan_bytes(&frame, &Want::pass_bytes(&frame));
+            b.lan_sends_bytes(&frame, &Want::pass_bytes(&frame));
         }
     });
 }

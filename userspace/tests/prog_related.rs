@@ -19,7 +19,7 @@ fn masqueraded(b: &Bench, v: Version, l4: L4) -> (Packet, Packet, Pair) {
     let sent = from_pod(RED, SERVER.ip(v), l4);
     let left = sent.translated((HOST.ip(v), 20_000), (SERVER.ip(v), dport)).sent_on();
     let flow = Pair::new(1, &sent, 0, &left, Target::Uplink(b.uplink), Target::Slot(RED.slot)).owned(RED.slot);
-    b.from_pod(RED, &sent, &Want::neigh(&left).flows([&flow]));
+    b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&flow]));
     (sent, left, flow)
 }
 
@@ -32,7 +32,7 @@ fn published(b: &Bench, v: Version, l4: L4) -> (Packet, Packet) {
     let got = sent.translated((CLIENT.ip(v), sport), (BLUE.ip(v), port)).delivered(BLUE);
     let flow =
         Pair::new(0, &sent, 1, &got, Target::Slot(BLUE.slot), Target::Uplink(b.uplink)).owned(BLUE.slot).published(id);
-    b.from_lan(&sent, &Want::peer(BLUE, &got).publish_opens(id).flows([&flow]));
+    b.lan_sends(&sent, &Want::peer(BLUE, &got).publish_opens(id).flows([&flow]));
     (sent, got)
 }
 
@@ -69,7 +69,7 @@ both!(
                     got.dst = RED.ip(v);
                     got.l4 = quoting(problem, v, &seen, length);
                     // Errors neither refresh nor change a flow.
-                    b.from_lan(&error, &Want::peer(RED, &got.delivered(RED)));
+                    b.lan_sends(&error, &Want::peer(RED, &got.delivered(RED)));
                 }
             }
         }
@@ -82,7 +82,7 @@ both!(
         let error = from_lan(SERVER.ip(v), HOST.ip(v), quoting(Problem::PortUnreachable, v, &left, usize::MAX));
         let mut got = error.clone();
         (got.dst, got.l4) = (RED.ip(v), quoting(Problem::PortUnreachable, v, &sent.sent_on(), usize::MAX));
-        b.from_lan(&error, &Want::peer(RED, &got.delivered(RED)));
+        b.lan_sends(&error, &Want::peer(RED, &got.delivered(RED)));
     }
 );
 
@@ -90,9 +90,9 @@ both!(
     fn errors_about_untranslated_flows_pass_as_they_are(b, v) {
         let sent = from_pod(RED, KEPT.ip(v), udp(1000, 53));
         let flow = Pair::new(1, &sent, 0, &sent, Target::Uplink(b.uplink), Target::Slot(RED.slot)).owned(RED.slot);
-        b.from_pod(RED, &sent, &Want::neigh(&sent.sent_on()).flows([&flow]));
+        b.pod_sends(RED, &sent, &Want::neigh(&sent.sent_on()).flows([&flow]));
         let error = from_lan(ROUTER.ip(v), RED.ip(v), quoting(Problem::TooBig(1280), v, &sent.sent_on(), usize::MAX));
-        b.from_lan(&error, &Want::peer(RED, &error.delivered(RED)));
+        b.lan_sends(&error, &Want::peer(RED, &error.delivered(RED)));
     }
 );
 
@@ -105,7 +105,7 @@ both!(
             let error = from_lan(ROUTER.ip(v), HOST.ip(v), quoting(Problem::TooBig(1280), v, &about, usize::MAX));
             let mut got = error.clone();
             (got.dst, got.l4) = (RED.ip(v), quoting(Problem::TooBig(1280), v, &seen, usize::MAX));
-            b.from_lan(&error, &Want::peer(RED, &got.delivered(RED)));
+            b.lan_sends(&error, &Want::peer(RED, &got.delivered(RED)));
             return;
         }
         for l4 in transports() {
@@ -117,7 +117,7 @@ both!(
                 let error = from_lan(ROUTER.ip(v), HOST.ip(v), about);
                 let mut got = error.clone();
                 (got.dst, got.l4) = (RED.ip(v), quoting(Problem::TimeExceeded, v, &sent.sent_on(), usize::MAX));
-                b.from_lan(&error, &Want::peer(RED, &got.delivered(RED)));
+                b.lan_sends(&error, &Want::peer(RED, &got.delivered(RED)));
             }
         }
     }
@@ -130,7 +130,7 @@ both!(
         let error = from_lan(ROUTER.ip(v), HOST.ip(v), quoting(Problem::TimeExceeded, v, &left, usize::MAX));
         let mut got = error.clone();
         (got.dst, got.l4) = (RED.ip(v), quoting(Problem::TimeExceeded, v, &sent.sent_on(), usize::MAX));
-        b.from_lan(&error, &Want::peer(RED, &got.delivered(RED)));
+        b.lan_sends(&error, &Want::peer(RED, &got.delivered(RED)));
     }
 );
 
@@ -144,7 +144,7 @@ both!(
                     let error = from_pod(BLUE, CLIENT.ip(v), quoting(problem, v, &got, length));
                     let mut left = error.clone();
                     (left.src, left.l4) = (HOST.ip(v), quoting(problem, v, &sent.sent_on(), length));
-                    b.from_pod(BLUE, &error, &Want::neigh(&left.sent_on()));
+                    b.pod_sends(BLUE, &error, &Want::neigh(&left.sent_on()));
                 }
             }
         }
@@ -157,11 +157,11 @@ both!(
         let (sent, left, flow) = masqueraded(b, v, udp(1000, 53));
         let answer = from_lan(SERVER.ip(v), HOST.ip(v), udp(53, 20_000).with_payload(30));
         let got = answer.translated((SERVER.ip(v), 53), (RED.ip(v), 1000)).delivered(RED);
-        b.from_lan(&answer, &Want::peer(RED, &got).flows([&flow.state(State::Established)]));
+        b.lan_sends(&answer, &Want::peer(RED, &got).flows([&flow.state(State::Established)]));
         let error = from_pod(RED, SERVER.ip(v), quoting(Problem::PortUnreachable, v, &got, usize::MAX));
         let mut out = error.clone();
         (out.src, out.l4) = (left.src, quoting(Problem::PortUnreachable, v, &answer.sent_on(), usize::MAX));
-        b.from_pod(RED, &error, &Want::neigh(&out.sent_on()));
+        b.pod_sends(RED, &error, &Want::neigh(&out.sent_on()));
         drop(sent);
     }
 );
@@ -174,12 +174,12 @@ both!(
         let flow = Pair::new(1, &sent, 1, &got, Target::Slot(BLUE.slot), Target::Slot(RED.slot))
             .owned(RED.slot)
             .published(DNS);
-        b.from_pod(RED, &sent, &Want::peer(BLUE, &got).hairpin_opens(DNS).flows([&flow]));
+        b.pod_sends(RED, &sent, &Want::peer(BLUE, &got).hairpin_opens(DNS).flows([&flow]));
         let error = from_pod(BLUE, HOST.ip(v), quoting(Problem::PortUnreachable, v, &got, usize::MAX));
         let mut seen = error.clone();
         (seen.src, seen.dst) = (HOST.ip(v), RED.ip(v));
         seen.l4 = quoting(Problem::PortUnreachable, v, &sent.sent_on(), usize::MAX);
-        b.from_pod(BLUE, &error, &Want::peer(RED, &seen.delivered(RED)));
+        b.pod_sends(BLUE, &error, &Want::peer(RED, &seen.delivered(RED)));
     }
 );
 
@@ -187,7 +187,7 @@ both!(
     fn errors_between_pods_of_a_network_are_forwarded_as_they_are(b, v) {
         let about = from_pod(BLUE, RED.ip(v), udp(53, 1000));
         let error = from_pod(RED, BLUE.ip(v), quoting(Problem::PortUnreachable, v, &about, usize::MAX));
-        b.from_pod(RED, &error, &Want::peer(BLUE, &error.delivered(BLUE)));
+        b.pod_sends(RED, &error, &Want::peer(BLUE, &error.delivered(BLUE)));
     }
 );
 
@@ -207,16 +207,16 @@ both!(
             let mut about = left.clone();
             change(&mut about);
             let error = from_lan(ROUTER.ip(v), HOST.ip(v), quoting(Problem::TimeExceeded, v, &about, usize::MAX));
-            b.from_lan(&error, &Want::pass(&error));
+            b.lan_sends(&error, &Want::pass(&error));
             // A pod's, about something it never got.
             let mut about = Packet::new(SERVER.ip(v), RED.ip(v), udp(53, 9));
             about.l4 = udp(54, 9);
             let error = from_pod(RED, SERVER.ip(v), quoting(Problem::PortUnreachable, v, &about, usize::MAX));
-            b.from_pod(RED, &error, &Want::drop(DropReason::IcmpUnrelated));
+            b.pod_sends(RED, &error, &Want::drop(DropReason::IcmpUnrelated));
         }
         // Sent to another address than the one the quoted packet came from.
         let error = from_lan(ROUTER.ip(v), HOST2.ip(v), quoting(Problem::TimeExceeded, v, &left, usize::MAX));
-        b.from_lan(&error, &Want::pass(&error));
+        b.lan_sends(&error, &Want::pass(&error));
     }
 );
 
@@ -226,12 +226,12 @@ both!(
         let enough = if v == V4 { 28 } else { 48 };
         for length in 0..enough {
             let error = from_lan(ROUTER.ip(v), HOST.ip(v), quoting(Problem::TimeExceeded, v, &left, length));
-            b.from_lan(&error, &Want::pass(&error));
+            b.lan_sends(&error, &Want::pass(&error));
         }
         // A later piece's quote names none either.
         let [_, later] = left.clone().in_two(3, 8);
         let error = from_lan(ROUTER.ip(v), HOST.ip(v), quoting(Problem::TimeExceeded, v, &later, usize::MAX));
-        b.from_lan(&error, &Want::pass(&error));
+        b.lan_sends(&error, &Want::pass(&error));
     }
 );
 
@@ -241,9 +241,9 @@ both!(
         let (_, left, flow) = masqueraded(b, v, udp(1000, 53));
         let answer = from_lan(SERVER.ip(v), HOST.ip(v), udp(53, 20_000));
         let got = answer.translated((SERVER.ip(v), 53), (RED.ip(v), 1000)).delivered(RED);
-        b.from_lan(&answer, &Want::peer(RED, &got).flows([&flow.state(State::Established)]));
+        b.lan_sends(&answer, &Want::peer(RED, &got).flows([&flow.state(State::Established)]));
         let error = from_lan(ROUTER.ip(v), SERVER.ip(v), quoting(Problem::TimeExceeded, v, &answer, usize::MAX));
-        b.from_lan(&error, &Want::pass(&error));
+        b.lan_sends(&error, &Want::pass(&error));
         drop(left);
     }
 );
@@ -253,11 +253,11 @@ both!(
         let (_, left, _) = masqueraded(b, v, udp(1000, 53));
         let about = quoting(Problem::TimeExceeded, v, &left, usize::MAX);
         let error = from_lan(ROUTER.ip(v), HOST.ip(v), about).hops(1);
-        b.from_lan(&error, &Want::drop(DropReason::HopLimit));
+        b.lan_sends(&error, &Want::drop(DropReason::HopLimit));
         // The same for a pod's.
         let (_, got, ..) = published(b, v, udp(40_000, 5353));
         let error = from_pod(BLUE, CLIENT.ip(v), quoting(Problem::PortUnreachable, v, &got, usize::MAX)).hops(1);
-        b.from_pod(BLUE, &error, &Want::drop(DropReason::HopLimit));
+        b.pod_sends(BLUE, &error, &Want::drop(DropReason::HopLimit));
     }
 );
 
@@ -266,6 +266,6 @@ both!(
         let (_, left, _) = masqueraded(b, v, udp(1000, 53));
         b.remove(RED);
         let error = from_lan(ROUTER.ip(v), HOST.ip(v), quoting(Problem::TimeExceeded, v, &left, usize::MAX));
-        b.from_lan(&error, &Want::drop(DropReason::BackendGone));
+        b.lan_sends(&error, &Want::drop(DropReason::BackendGone));
     }
 );

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use std::net::{TcpListener, UdpSocket};
 use std::time::Duration;
 
-use netns::datapath::Hook;
+use netns::datapath::{Hook, PublishPorts};
 use netns_ebpf_common::flow::State;
+use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::DropReason;
 use prog::flows::table;
 use prog::*;
@@ -40,14 +41,14 @@ both!(
             let (sent, left) = masqueraded(v, SERVER, ask, port);
             let flow = pair(b, &sent, &left);
             pairs.push(flow);
-            b.from_pod(RED, &sent, &Want::neigh(&left).flows(&pairs));
+            b.pod_sends(RED, &sent, &Want::neigh(&left).flows(&pairs));
             // A second packet before any reply: nothing new.
-            b.from_pod(RED, &sent, &Want::neigh(&left).flows(&pairs));
+            b.pod_sends(RED, &sent, &Want::neigh(&left).flows(&pairs));
             let reply = from_lan(SERVER.ip(v), HOST.ip(v), wire_reply).hops(57);
             let mut got = reply.clone();
             (got.dst, got.l4) = (RED.ip(v), pod_reply);
             *pairs.last_mut().expect("one") = flow.state(State::Established);
-            b.from_lan(&reply, &Want::peer(RED, &got.delivered(RED)).flows(&pairs));
+            b.lan_sends(&reply, &Want::peer(RED, &got.delivered(RED)).flows(&pairs));
         }
     }
 );
@@ -56,17 +57,17 @@ both!(
     fn a_connection_from_handshake_to_its_end(b, v) {
         let (open, left) = masqueraded(v, SERVER, tcp(21_000, 80, flag::SYN), 21_000);
         let flow = pair(b, &open, &left);
-        b.from_pod(RED, &open, &Want::neigh(&left).flows([&flow]));
+        b.pod_sends(RED, &open, &Want::neigh(&left).flows([&flow]));
         let step = |from_server: bool, flags: u8, state: State| {
             let flow = flow.state(state);
             if from_server {
                 let wire = from_lan(SERVER.ip(v), HOST.ip(v), tcp(80, 21_000, flags));
                 let mut got = wire.clone();
                 got.dst = RED.ip(v);
-                b.from_lan(&wire, &Want::peer(RED, &got.delivered(RED)).flows([&flow]));
+                b.lan_sends(&wire, &Want::peer(RED, &got.delivered(RED)).flows([&flow]));
             } else {
                 let (sent, left) = masqueraded(v, SERVER, tcp(21_000, 80, flags), 21_000);
-                b.from_pod(RED, &sent, &Want::neigh(&left).flows([&flow]));
+                b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&flow]));
             }
         };
         step(false, flag::SYN, State::Opening);
@@ -90,15 +91,15 @@ both!(
     fn an_established_connection_is_not_restarted_by_a_syn(b, v) {
         let (open, left) = masqueraded(v, SERVER, tcp(21_000, 80, flag::SYN), 21_000);
         let flow = pair(b, &open, &left);
-        b.from_pod(RED, &open, &Want::neigh(&left).flows([&flow]));
+        b.pod_sends(RED, &open, &Want::neigh(&left).flows([&flow]));
         let reply = from_lan(SERVER.ip(v), HOST.ip(v), tcp(80, 21_000, flag::SYN | flag::ACK));
         let mut got = reply.clone();
         got.dst = RED.ip(v);
-        b.from_lan(&reply, &Want::peer(RED, &got.delivered(RED)).flows([&flow.state(State::Answered)]));
+        b.lan_sends(&reply, &Want::peer(RED, &got.delivered(RED)).flows([&flow.state(State::Answered)]));
         let (ack, acked) = masqueraded(v, SERVER, tcp(21_000, 80, flag::ACK), 21_000);
         let flow = flow.state(State::Established);
-        b.from_pod(RED, &ack, &Want::neigh(&acked).flows([&flow]));
-        b.from_pod(RED, &open, &Want::neigh(&left).flows([&flow]));
+        b.pod_sends(RED, &ack, &Want::neigh(&acked).flows([&flow]));
+        b.pod_sends(RED, &open, &Want::neigh(&left).flows([&flow]));
     }
 );
 
@@ -115,13 +116,13 @@ both!(
         };
         let pod = |seq, ack, flags, flow: &Pair| {
             let (sent, left) = masqueraded(v, SERVER, segment(seq, ack, flags, (21_000, 80)), 21_000);
-            b.from_pod(RED, &sent, &Want::neigh(&left).flows([flow]));
+            b.pod_sends(RED, &sent, &Want::neigh(&left).flows([flow]));
         };
         let server = |seq, ack, flags, flow: &Pair| {
             let wire = from_lan(SERVER.ip(v), HOST.ip(v), segment(seq, ack, flags, (80, 21_000)));
             let mut got = wire.clone();
             got.dst = RED.ip(v);
-            b.from_lan(&wire, &Want::peer(RED, &got.delivered(RED)).flows([flow]));
+            b.lan_sends(&wire, &Want::peer(RED, &got.delivered(RED)).flows([flow]));
         };
         let (open, left) = masqueraded(v, SERVER, segment(100, 0, flag::SYN, (21_000, 80)), 21_000);
         let flow = pair(b, &open, &left);
@@ -149,10 +150,10 @@ both!(
     fn the_middle_of_a_connection_nobody_knows_is_dropped(b, v) {
         for flags in [flag::ACK, flag::RST, flag::FIN | flag::ACK, flag::SYN | flag::ACK, 0, flag::SYN | flag::RST] {
             let sent = from_pod(RED, SERVER.ip(v), tcp(21_000, 80, flags));
-            b.from_pod(RED, &sent, &Want::drop(DropReason::NoFlow));
+            b.pod_sends(RED, &sent, &Want::drop(DropReason::NoFlow));
         }
         let sent = from_pod(RED, SERVER.ip(v), echo(false, 7));
-        b.from_pod(RED, &sent, &Want::drop(DropReason::NoFlow));
+        b.pod_sends(RED, &sent, &Want::drop(DropReason::NoFlow));
     }
 );
 
@@ -160,15 +161,15 @@ both!(
     fn protocols_without_ports_do_not_leave(b, v) {
         for proto in [2, 47, 50, 132, 255] {
             let sent = from_pod(RED, SERVER.ip(v), L4::Raw { proto, bytes: vec![0x5a; 32] });
-            b.from_pod(RED, &sent, &Want::drop(DropReason::UnknownProtocol));
+            b.pod_sends(RED, &sent, &Want::drop(DropReason::UnknownProtocol));
         }
         // Other ICMP than echo and errors (a timestamp, a node information query), and the other family's.
         let kind = if v == V4 { 13 } else { 139 };
         let sent = from_pod(RED, SERVER.ip(v), L4::Icmp { kind, code: 0, rest: [0; 4], body: vec![0; 12] });
-        b.from_pod(RED, &sent, &Want::drop(DropReason::UnknownProtocol));
+        b.pod_sends(RED, &sent, &Want::drop(DropReason::UnknownProtocol));
         let proto = if v == V4 { 58 } else { 1 };
         let sent = from_pod(RED, SERVER.ip(v), L4::Raw { proto, bytes: vec![8, 0, 0, 0, 0, 7, 0, 1] });
-        b.from_pod(RED, &sent, &Want::drop(DropReason::UnknownProtocol));
+        b.pod_sends(RED, &sent, &Want::drop(DropReason::UnknownProtocol));
     }
 );
 
@@ -191,7 +192,7 @@ both!(
             let port = wire_port(b);
             assert!(SNAT.contains(&port), "{port}");
             let (sent, left) = masqueraded(v, SERVER, l4, port);
-            b.from_pod(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
+            b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
             let (sport, dport) = sent.l4.ports();
             let back = match &sent.l4 {
                 L4::Tcp { .. } => tcp(dport, port, flag::SYN | flag::ACK),
@@ -201,7 +202,7 @@ both!(
             let reply = from_lan(SERVER.ip(v), HOST.ip(v), back);
             let got = reply.translated((SERVER.ip(v), dport), (RED.ip(v), sport)).delivered(RED);
             let state = if matches!(sent.l4, L4::Tcp { .. }) { State::Answered } else { State::Established };
-            b.from_lan(&reply, &Want::peer(RED, &got).flows([&pair(b, &sent, &left).state(state)]));
+            b.lan_sends(&reply, &Want::peer(RED, &got).flows([&pair(b, &sent, &left).state(state)]));
         }
     }
 );
@@ -210,19 +211,19 @@ both!(
     fn two_pods_with_one_port_get_two(b, v) {
         b.configure(|c| (c.snat_port_min, c.snat_port_max) = (20_000, 20_001));
         let (red, red_left) = masqueraded(v, SERVER, udp(20_000, 53), 20_000);
-        b.from_pod(RED, &red, &Want::neigh(&red_left).flows([&pair(b, &red, &red_left)]));
+        b.pod_sends(RED, &red, &Want::neigh(&red_left).flows([&pair(b, &red, &red_left)]));
         let blue = from_pod(BLUE, SERVER.ip(v), udp(20_000, 53));
         let left = blue.translated((HOST.ip(v), 20_001), (SERVER.ip(v), 53)).sent_on();
         let blue_pair =
             Pair::new(1, &blue, 0, &left, Target::Uplink(b.uplink), Target::Slot(BLUE.slot)).owned(BLUE.slot);
-        b.from_pod(BLUE, &blue, &Want::neigh(&left).flows([&pair(b, &red, &red_left), &blue_pair]));
+        b.pod_sends(BLUE, &blue, &Want::neigh(&left).flows([&pair(b, &red, &red_left), &blue_pair]));
         // Towards another server the port is free: a mapping is per destination.
         let other = from_pod(BLUE, SERVER2.ip(v), udp(20_000, 53));
         let other_left = other.translated((HOST.ip(v), 20_000), (SERVER2.ip(v), 53)).sent_on();
         let other_pair =
             Pair::new(1, &other, 0, &other_left, Target::Uplink(b.uplink), Target::Slot(BLUE.slot)).owned(BLUE.slot);
         let all = [&pair(b, &red, &red_left), &blue_pair, &other_pair];
-        b.from_pod(BLUE, &other, &Want::neigh(&other_left).flows(all));
+        b.pod_sends(BLUE, &other, &Want::neigh(&other_left).flows(all));
     }
 );
 
@@ -233,18 +234,18 @@ both!(
         let red = from_pod(RED, SERVER.ip(v), udp(20_000, 53));
         let red_left = red.translated((HOST.ip(v), 20_000), (SERVER.ip(v), 53)).sent_on();
         let red_pair = pair(b, &red, &red_left);
-        b.from_pod(RED, &red, &Want::neigh(&red_left).flows([&red_pair]));
+        b.pod_sends(RED, &red, &Want::neigh(&red_left).flows([&red_pair]));
         let twin = from_pod(TWIN, SERVER.ip(v), udp(20_000, 53));
         let twin_left = twin.translated((HOST.ip(v), 20_001), (SERVER.ip(v), 53)).sent_on();
         let twin_pair =
             Pair::new(3, &twin, 0, &twin_left, Target::Uplink(b.uplink), Target::Slot(TWIN.slot)).owned(TWIN.slot);
-        b.from_pod(TWIN, &twin, &Want::neigh(&twin_left).flows([&red_pair, &twin_pair]));
+        b.pod_sends(TWIN, &twin, &Want::neigh(&twin_left).flows([&red_pair, &twin_pair]));
         for (pod, port) in [(RED, 20_000), (TWIN, 20_001)] {
             let reply = from_lan(SERVER.ip(v), HOST.ip(v), udp(53, port));
             let got = reply.translated((SERVER.ip(v), 53), (pod.ip(v), 20_000)).delivered(pod);
             let state = |p: &Pair, answered: bool| if answered { p.state(State::Established) } else { *p };
             let all = [&state(&red_pair, true), &state(&twin_pair, pod == TWIN)];
-            b.from_lan(&reply, &Want::peer(pod, &got).flows(all));
+            b.lan_sends(&reply, &Want::peer(pod, &got).flows(all));
         }
     }
 );
@@ -266,7 +267,7 @@ both!(
             for l4 in [udp(999, 53), udp(20_000, 53)] {
                 let sent = from_pod(RED, SERVER.ip(v), l4);
                 let error = originated(Problem::Prohibited, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
-                b.from_pod(RED, &sent, &Want::reject_to(RED, DropReason::PortsExhausted, &error));
+                b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::PortsExhausted, &error));
             }
             // Another protocol has ports of its own.
             let sent = from_pod(RED, SERVER.ip(v), tcp(20_000, 53, flag::SYN));
@@ -287,13 +288,65 @@ both!(
             for sport in [1000, owned] {
                 b.datapath().delete_flows(|_| true).expect("delete");
                 let (sent, left) = masqueraded(v, SERVER, l4.clone().with_ports(sport, 53), free);
-                b.from_pod(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
+                b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
             }
             // None but the host's is left.
             let sent = from_pod(RED, SERVER.ip(v), l4.clone().with_ports(1001, 53));
             let error = originated(Problem::Prohibited, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
-            b.from_pod(RED, &sent, &Want::reject_to(RED, DropReason::PortsExhausted, &error));
+            b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::PortsExhausted, &error));
         }
+    }
+);
+
+both!(
+    fn a_published_port_is_never_given(b, v) {
+        let publish = |id: u32, addr: Option<Place>, proto, port| {
+            let declaration = Publish { slot: BLUE.slot, flags: Publish::ACTIVE, owner: id.into() };
+            let addr = addr.map(|a| a.ip(v));
+            let ports = PublishPorts { addr, proto, host_first: port, pod_first: 80, count: 1 };
+            b.datapath().put_publish(id, &declaration, &ports).expect("publish");
+            move || assert!(b.datapath().remove_publish(id, id.into(), &ports).expect("remove"))
+        };
+        b.configure(|c| (c.snat_port_min, c.snat_port_max) = (20_000, 20_001));
+        // At any address, at the uplink's; what is published elsewhere or for another transport does not matter.
+        let undo = [
+            publish(100, None, 17, 20_000),
+            publish(101, Some(HOST), 6, 20_001),
+            publish(102, Some(HOST2), 6, 20_000),
+        ];
+        for (l4, free, taken) in [(udp(1000, 53), 20_001, 20_000), (tcp(1000, 53, flag::SYN), 20_000, 20_001)] {
+            for sport in [1000, taken] {
+                b.datapath().delete_flows(|_| true).expect("delete");
+                let (sent, left) = masqueraded(v, SERVER, l4.clone().with_ports(sport, 53), free);
+                b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
+            }
+            let sent = from_pod(RED, SERVER.ip(v), l4.clone().with_ports(1001, 53));
+            let error = originated(Problem::Prohibited, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
+            b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::PortsExhausted, &error));
+        }
+        undo.into_iter().for_each(|undo| undo());
+    }
+);
+
+both!(
+    fn replies_go_before_published_ports(b, v) {
+        let (sent, left) = masqueraded(v, SERVER, udp(20_000, 53), 20_000);
+        let flow = pair(b, &sent, &left);
+        b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&flow]));
+        // Published later: the flow that has the port keeps it.
+        let declaration = Publish { slot: BLUE.slot, flags: Publish::ACTIVE, owner: 100 };
+        let ports = PublishPorts { addr: None, proto: 17, host_first: 20_000, pod_first: 80, count: 1 };
+        b.datapath().put_publish(100, &declaration, &ports).expect("publish");
+        let reply = from_lan(SERVER.ip(v), HOST.ip(v), udp(53, 20_000));
+        let got = reply.translated((SERVER.ip(v), 53), (RED.ip(v), 20_000)).delivered(RED);
+        let flow = flow.state(State::Established);
+        b.lan_sends(&reply, &Want::peer(RED, &got).flows([&flow]));
+        let ask = from_lan(CLIENT.ip(v), HOST.ip(v), udp(40_000, 20_000));
+        let got = ask.translated((CLIENT.ip(v), 40_000), (BLUE.ip(v), 80)).delivered(BLUE);
+        let published = Pair::new(0, &ask, 1, &got, Target::Slot(BLUE.slot), Target::Uplink(b.uplink));
+        let published = published.owned(BLUE.slot).published(100);
+        b.lan_sends(&ask, &Want::peer(BLUE, &got).flows([&flow, &published]));
+        assert!(b.datapath().remove_publish(100, 100, &ports).expect("remove"));
     }
 );
 
@@ -303,16 +356,16 @@ both!(
             // RFC 8200 section 8.1 forbids it, and the pod's peer will say so: the program makes none up.
             let bare = L4::Udp { sport: 20_000, dport: 53, checksum: false, payload: vec![1, 2, 3] };
             let (sent, left) = masqueraded(v, SERVER, bare, 20_000);
-            b.from_pod(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
+            b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
             return;
         }
         let bare = |sport, dport| L4::Udp { sport, dport, checksum: false, payload: vec![1, 2, 3] };
         let (sent, left) = masqueraded(v, SERVER, bare(20_000, 53), 20_000);
         let flow = pair(b, &sent, &left);
-        b.from_pod(RED, &sent, &Want::neigh(&left).flows([&flow]));
+        b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&flow]));
         let reply = from_lan(SERVER.ip(v), HOST.ip(v), bare(53, 20_000));
         let got = reply.translated((SERVER.ip(v), 53), (RED.ip(v), 20_000)).delivered(RED);
-        b.from_lan(&reply, &Want::peer(RED, &got).flows([&flow.state(State::Established)]));
+        b.lan_sends(&reply, &Want::peer(RED, &got).flows([&flow.state(State::Established)]));
     }
 );
 
@@ -326,7 +379,7 @@ both!(
         };
         let (sent, left) = probe(0);
         let flow = pair(b, &sent, &left);
-        b.from_pod(RED, &sent, &Want::neigh(&left).flows([&flow]));
+        b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&flow]));
         let checksum_of = |p: &Packet| {
             let l4 = p.l4.bytes(p.src, p.dst);
             u16::from_be_bytes([l4[6], l4[7]])
@@ -341,7 +394,7 @@ both!(
         assert!(zeros.len() >= 2, "{zeros:?}");
         for word in zeros.into_iter().chain((0..64).map(|i| i * 1021)) {
             let (sent, left) = probe(word);
-            b.from_pod(RED, &sent, &Want::neigh(&left));
+            b.pod_sends(RED, &sent, &Want::neigh(&left));
         }
     }
 );
@@ -353,19 +406,19 @@ both!(
         let flow = pair(b, &ask, &left);
         let ([first, later], [first_left, later_left]) = (ask.in_two(7, 32), left.in_two(7, 32));
         // Nobody knows what a later piece is before its first one has come.
-        b.from_pod(RED, &later, &Want::drop(DropReason::Fragment));
-        b.from_pod(RED, &first, &Want::neigh(&first_left).flows([&flow]));
-        b.from_pod(RED, &later, &Want::neigh(&later_left).flows([&flow]));
+        b.pod_sends(RED, &later, &Want::drop(DropReason::Fragment));
+        b.pod_sends(RED, &first, &Want::neigh(&first_left).flows([&flow]));
+        b.pod_sends(RED, &later, &Want::neigh(&later_left).flows([&flow]));
         // Another datagram's piece is not this one's.
         let [_, other] = ask.in_two(8, 32);
-        b.from_pod(RED, &other, &Want::drop(DropReason::Fragment));
+        b.pod_sends(RED, &other, &Want::drop(DropReason::Fragment));
         // The answer, in two as well.
         let answer = from_lan(SERVER.ip(v), HOST.ip(v), udp(53, 20_000).with_payload(64));
         let got = answer.translated((SERVER.ip(v), 53), (RED.ip(v), 20_000)).delivered(RED);
         let flow = flow.state(State::Established);
         let ([first, later], [first_got, later_got]) = (answer.in_two(9, 32), got.in_two(9, 32));
-        b.from_lan(&first, &Want::peer(RED, &first_got).flows([&flow]));
-        b.from_lan(&later, &Want::peer(RED, &later_got));
+        b.lan_sends(&first, &Want::peer(RED, &first_got).flows([&flow]));
+        b.lan_sends(&later, &Want::peer(RED, &later_got));
     }
 );
 
@@ -375,10 +428,10 @@ both!(
             b.datapath().delete_flows(|_| true).expect("delete");
             let sent = from_pod(RED, KEPT.ip(v), l4);
             let flow = pair(b, &sent, &sent);
-            b.from_pod(RED, &sent, &Want::neigh(&sent.sent_on()).flows([&flow]));
+            b.pod_sends(RED, &sent, &Want::neigh(&sent.sent_on()).flows([&flow]));
             let reply = from_lan(KEPT.ip(v), RED.ip(v), back);
             let want = Want::peer(RED, &reply.delivered(RED)).flows([&flow.state(State::Established)]);
-            b.from_lan(&reply, &want);
+            b.lan_sends(&reply, &want);
         }
     }
 );
@@ -388,10 +441,10 @@ both!(
         let sent = from_pod(YELLOW, SERVER.ip(v), tcp(1000, 80, flag::SYN));
         let flow =
             Pair::new(2, &sent, 0, &sent, Target::Uplink(b.uplink), Target::Slot(YELLOW.slot)).owned(YELLOW.slot);
-        b.from_pod(YELLOW, &sent, &Want::neigh(&sent.sent_on()).flows([&flow]));
+        b.pod_sends(YELLOW, &sent, &Want::neigh(&sent.sent_on()).flows([&flow]));
         let reply = from_lan(SERVER.ip(v), YELLOW.ip(v), tcp(80, 1000, flag::SYN | flag::ACK));
         let want = Want::peer(YELLOW, &reply.delivered(YELLOW)).flows([&flow.state(State::Answered)]);
-        b.from_lan(&reply, &want);
+        b.lan_sends(&reply, &want);
     }
 );
 
@@ -401,7 +454,7 @@ both!(
             println!("{}", dst.ip(v));
             let sent = from_pod(RED, dst.ip(v), udp(20_000, 53));
             let error = originated(Problem::NetUnreachable, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
-            b.from_pod(RED, &sent, &Want::reject_to(RED, DropReason::NoRoute, &error));
+            b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::NoRoute, &error));
         }
     }
 );
@@ -409,11 +462,11 @@ both!(
 both!(
     fn an_uplink_without_an_address_translates_nothing(b, v) {
         let sent = from_pod(RED, BARE_SIDE.ip(v), udp(20_000, 53));
-        b.from_pod(RED, &sent, &Want::drop(DropReason::NoUplinkAddress));
+        b.pod_sends(RED, &sent, &Want::drop(DropReason::NoUplinkAddress));
         // What keeps its address needs none.
         let sent = from_pod(YELLOW, BARE_SIDE.ip(v), udp(20_000, 53));
         let flow = Pair::new(2, &sent, 0, &sent, Target::Uplink(b.bare), Target::Slot(YELLOW.slot)).owned(YELLOW.slot);
-        b.from_pod(YELLOW, &sent, &Want::neigh(&sent.sent_on()).flows([&flow]));
+        b.pod_sends(YELLOW, &sent, &Want::neigh(&sent.sent_on()).flows([&flow]));
     }
 );
 
@@ -426,12 +479,12 @@ both!(
         for _ in 0..2 {
             let last = from_pod(RED, SERVER.ip(v), udp(20_000, 53)).hops(1);
             let error = originated(Problem::TimeExceeded, GATEWAY.ip(v), &last, macs);
-            b.from_pod(RED, &last, &Want::reject_to(RED, DropReason::HopLimit, &error));
+            b.pod_sends(RED, &last, &Want::reject_to(RED, DropReason::HopLimit, &error));
             let big = from_pod(RED, SERVER.ip(v), udp(20_000, 53).with_payload(1281 - header));
             let error = originated(Problem::TooBig(1280), GATEWAY.ip(v), &big, macs);
-            b.from_pod(RED, &big, &Want::reject_to(RED, DropReason::TooBig, &error));
+            b.pod_sends(RED, &big, &Want::reject_to(RED, DropReason::TooBig, &error));
             let (sent, left) = masqueraded(v, SERVER, udp(20_000, 53).with_payload(1280 - header), 20_000);
-            b.from_pod(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
+            b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
         }
     }
 );
@@ -440,7 +493,7 @@ both!(
     fn gso_leaves_whole(b, v) {
         let headers = if v == V4 { 40 } else { 60 };
         let (open, left) = masqueraded(v, SERVER, tcp(21_000, 80, flag::SYN), 21_000);
-        b.from_pod(RED, &open, &Want::neigh(&left).flows([&pair(b, &open, &left)]));
+        b.pod_sends(RED, &open, &Want::neigh(&left).flows([&pair(b, &open, &left)]));
         let (sent, left) = masqueraded(v, SERVER, tcp(21_000, 80, flag::ACK).with_payload(3000), 21_000);
         let meta = |gso_size| Meta { ifindex: RED.ifindex(), gso_size, ..Meta::default() };
         b.expect(Hook::FromPod, meta(UPLINK_MTU - headers), &sent.bytes(), &Want::neigh(&left));
@@ -453,29 +506,29 @@ both!(
 both!(
     fn a_flow_whose_time_is_over_counts_as_absent(b, v) {
         let (open, left) = masqueraded(v, SERVER, tcp(21_000, 80, flag::SYN), 21_000);
-        b.from_pod(RED, &open, &Want::neigh(&left).flows([&pair(b, &open, &left)]));
+        b.pod_sends(RED, &open, &Want::neigh(&left).flows([&pair(b, &open, &left)]));
         b.configure(|c| c.timeout_ns = [1_000_000; 4]);
         b.wait(Duration::from_millis(20));
         // Its entries are cleared away by the packet that finds them old.
         let (ack, _) = masqueraded(v, SERVER, tcp(21_000, 80, flag::ACK), 21_000);
-        b.from_pod(RED, &ack, &Want::drop(DropReason::NoFlow).flows([]));
+        b.pod_sends(RED, &ack, &Want::drop(DropReason::NoFlow).flows([]));
         // A reply to one that is over is the host's.
-        b.from_pod(RED, &open, &Want::neigh(&left).flows([&pair(b, &open, &left)]));
+        b.pod_sends(RED, &open, &Want::neigh(&left).flows([&pair(b, &open, &left)]));
         b.wait(Duration::from_millis(20));
         let reply = from_lan(SERVER.ip(v), HOST.ip(v), tcp(80, 21_000, flag::SYN | flag::ACK));
-        b.from_lan(&reply, &Want::pass(&reply).flows([]));
+        b.lan_sends(&reply, &Want::pass(&reply).flows([]));
         // And its port is free again, though nothing swept it.
         b.configure(|c| {
             (c.snat_port_min, c.snat_port_max) = (21_000, 21_000);
             c.timeout_ns = [1_000_000; 4];
         });
-        b.from_pod(RED, &open, &Want::neigh(&left).flows([&pair(b, &open, &left)]));
+        b.pod_sends(RED, &open, &Want::neigh(&left).flows([&pair(b, &open, &left)]));
         b.wait(Duration::from_millis(20));
         let blue = from_pod(BLUE, SERVER.ip(v), tcp(21_000, 80, flag::SYN));
         let blue_left = blue.translated((HOST.ip(v), 21_000), (SERVER.ip(v), 80)).sent_on();
         let blue_pair =
             Pair::new(1, &blue, 0, &blue_left, Target::Uplink(b.uplink), Target::Slot(BLUE.slot)).owned(BLUE.slot);
-        b.from_pod(BLUE, &blue, &Want::neigh(&blue_left).flows([&blue_pair]));
+        b.pod_sends(BLUE, &blue, &Want::neigh(&blue_left).flows([&blue_pair]));
     }
 );
 
@@ -483,7 +536,7 @@ both!(
     fn a_full_table_refuses_new_flows_and_keeps_the_old(b, v) {
         let meta = Meta { ifindex: RED.ifindex(), ..Meta::default() };
         let (first, left) = masqueraded(v, SERVER, udp(20_000, 53), 20_000);
-        b.from_pod(RED, &first, &Want::neigh(&left).flows([&pair(b, &first, &left)]));
+        b.pod_sends(RED, &first, &Want::neigh(&left).flows([&pair(b, &first, &left)]));
         for i in 1..FLOW_ENTRIES as u16 / 2 {
             let sent = from_pod(RED, SERVER.ip(v), udp(20_000 + i, 53)).bytes();
             assert_eq!(b.run(Hook::FromPod, meta, &sent).action, 7, "flow {i}");
@@ -491,14 +544,14 @@ both!(
         assert_eq!(table(b.datapath()).len(), FLOW_ENTRIES as usize);
         for l4 in [udp(30_000, 53), udp(1000, 53), tcp(30_000, 80, flag::SYN), echo(true, 30_000)] {
             let sent = from_pod(RED, SERVER.ip(v), l4);
-            b.from_pod(RED, &sent, &Want::drop(DropReason::FlowTableFull));
+            b.pod_sends(RED, &sent, &Want::drop(DropReason::FlowTableFull));
         }
-        b.from_pod(RED, &first, &Want::neigh(&left));
+        b.pod_sends(RED, &first, &Want::neigh(&left));
         // With room for one entry only, the half that went in is taken back.
         b.remove_reply_entry(v);
         assert_eq!(table(b.datapath()).len(), FLOW_ENTRIES as usize - 1);
         let sent = from_pod(RED, SERVER.ip(v), udp(30_000, 53));
-        b.from_pod(RED, &sent, &Want::drop(DropReason::FlowTableFull));
+        b.pod_sends(RED, &sent, &Want::drop(DropReason::FlowTableFull));
         b.datapath().delete_flows(|r| r.original && r.sport == 20_005).expect("delete");
         let sent = sent.bytes();
         assert_eq!(b.run(Hook::FromPod, meta, &sent).action, 7, "there is room again");

@@ -3,13 +3,12 @@
 use core::marker::PhantomData;
 
 use netns_ebpf_common::Port;
-use netns_ebpf_common::family::Family;
 use netns_ebpf_common::flow::{FlowKey, proto};
 use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, FamilyMaps, FlowRef, InsertError, OpeningFlow};
 use crate::packet::{self, Packet, Steps, now_ns};
-use crate::stage::flow;
+use crate::stage::{flow, publish};
 
 /// How a flow gets its source port.
 #[derive(Clone, Copy)]
@@ -114,11 +113,15 @@ fn insert<F: FamilyMaps>(key: &FlowKey<F::Addr>, s: &OpeningFlow<F::Addr>) -> Re
     }
 }
 
-/// Whether a socket of the host would receive the replies: it listens on the port, or is connected from it to that peer.
+/// Whether the replies would be somebody's already: of a published port, or of a socket of the host that listens on the port or
+/// is connected from it to that peer.
 ///
-/// This is what keeps a pod from taking a port that is somebody's already ("port shadow").
+/// This is what keeps a pod from taking a port from others ("port shadow").
 #[inline(always)]
-fn host_has<F: Family>(pkt: &Packet, reply: &FlowKey<F::Addr>) -> bool {
+fn host_has<F: FamilyMaps>(pkt: &Packet, reply: &FlowKey<F::Addr>) -> bool {
+    if publish::port::<F>(reply.proto, reply.tuple.dst, reply.tuple.dport).is_some() {
+        return true;
+    }
     match reply.proto {
         proto::TCP => pkt.host_socket(true, &reply.tuple),
         proto::UDP => pkt.host_socket(false, &reply.tuple),

@@ -1,5 +1,6 @@
 //! Finds what is published at an address and port.
 
+use netns_ebpf_common::Port;
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::family::{Address, Family};
 use netns_ebpf_common::flow::proto;
@@ -34,16 +35,25 @@ pub fn find<F: FamilyMaps>(p: &Parsed<<F as Family>::Addr>) -> Option<Match> {
 /// The publish at an address and port of the host: this exact address first, then any address, which is left in the key.
 #[inline(always)]
 pub fn at<F: FamilyMaps>(key: &mut PublishKey<<F as Family>::Addr>) -> Option<Match> {
-    let port = match maps::published::<F>(key) {
-        Some(port) => port,
-        None => {
-            key.addr = <F::Addr as Default>::default();
-            debug_assert!(key.addr.is_unspecified());
-            maps::published::<F>(key)?
-        }
-    };
+    let port = entry::<F>(key)?;
     let publish = maps::publish(port.publish)?;
     Some(Match { id: port.publish, publish, port })
+}
+
+/// What is published at a port of one of the host's addresses.
+#[inline(always)]
+pub fn port<F: FamilyMaps>(proto: u8, addr: <F as Family>::Addr, port: Port) -> Option<PublishedPort> {
+    entry::<F>(&mut PublishKey { addr, port, proto, _pad: 0 })
+}
+
+#[inline(always)]
+fn entry<F: FamilyMaps>(key: &mut PublishKey<<F as Family>::Addr>) -> Option<PublishedPort> {
+    if let Some(exact) = maps::published::<F>(key) {
+        return Some(exact);
+    }
+    key.addr = <F::Addr as Default>::default();
+    debug_assert!(key.addr.is_unspecified());
+    maps::published::<F>(key)
 }
 
 /// The live endpoint a new flow of this packet goes to.

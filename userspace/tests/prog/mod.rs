@@ -6,10 +6,10 @@
 //! ```ignore
 //! both!(fn a_pod_reaches_another(b, v) {
 //!     let sent = udp(v, RED, BLUE);
-//!     b.from_pod(RED, &sent, Want::peer(BLUE, sent.forwarded(BLUE)));
+//!     b.pod_sends(RED, &sent, Want::peer(BLUE, sent.forwarded(BLUE)));
 //! });
 //! ```
-#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of these tools")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "each test binary uses its own part of these tools")]
 
 pub mod bench;
 pub mod errors;
@@ -27,7 +27,6 @@ pub use want::Want;
 pub use world::*;
 
 /// Makes two tests of a body: one for each family.
-#[allow(unused_macros, reason = "not every test binary has a test of both families")]
 macro_rules! both {
     ($(#[$meta:meta])* fn $name:ident($b:ident, $v:ident) $body:block) => {
         $(#[$meta])*

@@ -133,7 +133,7 @@ impl L4 {
     pub fn with_ports(mut self, new_sport: u16, new_dport: u16) -> Self {
         match &mut self {
             Self::Tcp { sport, dport, .. } | Self::Udp { sport, dport, .. } => {
-                (*sport, *dport) = (new_sport, new_dport)
+                (*sport, *dport) = (new_sport, new_dport);
             }
             Self::Echo { request, id, .. } => *id = if *request { new_sport } else { new_dport },
             Self::Icmp { .. } | Self::Raw { .. } => {}
@@ -308,6 +308,50 @@ impl Packet {
                 [b, body].concat()
             }
             _ => panic!("{} and {} are of two families", self.src, self.dst),
+        }
+    }
+
+    /// Reads a frame without options or extension headers back. What it says is what [`Self::bytes`] builds, or the frame is
+    /// wrong.
+    pub fn read(frame: &[u8]) -> Self {
+        let word = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+        let mac = |at: usize| <[u8; 6]>::try_from(&frame[at..at + 6]).expect("six bytes");
+        let four = |at: usize| <[u8; 4]>::try_from(&frame[at..at + 4]).expect("four bytes");
+        let v6 = word(12) == 0x86dd;
+        let ip = |at: usize| -> IpAddr {
+            if v6 { <[u8; 16]>::try_from(&frame[at..at + 16]).expect("an address").into() } else { four(at).into() }
+        };
+        let (src_at, dst_at, l4_at) = if v6 { (22, 38, 54) } else { (26, 30, 34) };
+        let proto = if v6 { frame[20] } else { frame[23] };
+        let rest = |at: usize| frame[l4_at + at..].to_vec();
+        let number = |at: usize| u32::from_be_bytes(four(l4_at + at));
+        let l4 = match (proto, frame[l4_at]) {
+            (6, _) => L4::Tcp {
+                sport: word(l4_at),
+                dport: word(l4_at + 2),
+                seq: number(4),
+                ack: number(8),
+                flags: frame[l4_at + 13],
+                window: word(l4_at + 14),
+                payload: rest(20),
+            },
+            (17, _) => {
+                L4::Udp { sport: word(l4_at), dport: word(l4_at + 2), checksum: word(l4_at + 6) != 0, payload: rest(8) }
+            }
+            (1, 0 | 8) | (58, 128 | 129) => {
+                L4::Echo { request: matches!(frame[l4_at], 8 | 128), id: word(l4_at + 4), payload: rest(8) }
+            }
+            (1 | 58, kind) => L4::Icmp { kind, code: frame[l4_at + 1], rest: four(l4_at + 4), body: rest(8) },
+            _ => L4::Raw { proto, bytes: rest(0) },
+        };
+        Self {
+            eth_dst: mac(0),
+            eth_src: mac(6),
+            hop_limit: if v6 { frame[21] } else { frame[22] },
+            class: if v6 { frame[14] << 4 | frame[15] >> 4 } else { frame[15] },
+            dont_fragment: v6 || frame[20] & 0x40 != 0,
+            id: if v6 { 0 } else { word(18) },
+            ..Self::new(ip(src_at), ip(dst_at), l4)
         }
     }
 

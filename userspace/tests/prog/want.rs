@@ -171,33 +171,33 @@ pub fn growth(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> 
 impl Bench {
     /// A pod sends a frame.
     #[track_caller]
-    pub fn from_pod(&self, pod: Pod, sent: &Packet, want: &Want) -> Vec<u8> {
-        self.from_pod_bytes(pod, &sent.bytes(), want)
+    pub fn pod_sends(&self, pod: Pod, sent: &Packet, want: &Want) -> Vec<u8> {
+        self.pod_sends_bytes(pod, &sent.bytes(), want)
     }
 
     /// A pod sends a frame that is bytes.
     #[track_caller]
-    pub fn from_pod_bytes(&self, pod: Pod, sent: &[u8], want: &Want) -> Vec<u8> {
+    pub fn pod_sends_bytes(&self, pod: Pod, sent: &[u8], want: &Want) -> Vec<u8> {
         let meta = Meta { ifindex: pod.ifindex(), ..Meta::default() };
         self.expect(Hook::FromPod, meta, sent, want)
     }
 
     /// A frame comes in by the uplink.
     #[track_caller]
-    pub fn from_lan(&self, sent: &Packet, want: &Want) -> Vec<u8> {
-        self.from_lan_bytes(&sent.bytes(), want)
+    pub fn lan_sends(&self, sent: &Packet, want: &Want) -> Vec<u8> {
+        self.lan_sends_bytes(&sent.bytes(), want)
     }
 
     /// A frame that is bytes comes in by the uplink.
     #[track_caller]
-    pub fn from_lan_bytes(&self, sent: &[u8], want: &Want) -> Vec<u8> {
+    pub fn lan_sends_bytes(&self, sent: &[u8], want: &Want) -> Vec<u8> {
         let meta = Meta { ifindex: self.uplink, ingress_ifindex: self.uplink, ..Meta::default() };
         self.expect(Hook::FromUplink, meta, sent, want)
     }
 
     /// The host sends a frame to a network.
     #[track_caller]
-    pub fn from_host(&self, network: u16, sent: &Packet, want: &Want) -> Vec<u8> {
+    pub fn host_sends(&self, network: u16, sent: &Packet, want: &Want) -> Vec<u8> {
         let meta = Meta { ifindex: gateway_ifindex(network), ..Meta::default() };
         self.expect(Hook::FromHost, meta, &sent.bytes(), want)
     }
