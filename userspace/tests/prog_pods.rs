@@ -56,6 +56,15 @@ both!(
 );
 
 both!(
+    fn service_class_and_congestion_bits_stay(b, v) {
+        for class in [0xb8, 1, 2, 3, 0xff] {
+            let sent = Packet { class, ..from_pod(RED, BLUE.ip(v), tcp(1000, 80, flag::ACK)) };
+            b.pod_sends(RED, &sent, &Want::peer(BLUE, &sent.delivered(BLUE)));
+        }
+    }
+);
+
+both!(
     fn the_last_hop_gets_time_exceeded_from_the_gateway(b, v) {
         for hops in [0, 1] {
             for l4 in [udp(1000, 33434), tcp(1000, 80, flag::SYN), echo(true, 7)] {
@@ -84,6 +93,27 @@ both!(
             let error = originated(Problem::HostUnreachable, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
             b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::UnknownAddress, &error));
         }
+    }
+);
+
+both!(
+    fn the_ends_of_the_subnet_are_addresses_nobody_has(b, v) {
+        let ends = match v {
+            V4 => ["10.244.0.0", "10.244.0.255"],
+            V6 => ["fd00:244::", "fd00:244::ffff:ffff:ffff:ffff"],
+        };
+        for dst in ends {
+            let sent = from_pod(RED, dst.parse().expect("address"), udp(1000, 53));
+            let error = originated(Problem::HostUnreachable, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
+            b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::UnknownAddress, &error));
+        }
+    }
+);
+
+both!(
+    fn a_pod_reaches_itself(b, v) {
+        let sent = from_pod(RED, RED.ip(v), udp(1000, 53));
+        b.pod_sends(RED, &sent, &Want::peer(RED, &sent.delivered(RED)));
     }
 );
 

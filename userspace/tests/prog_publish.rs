@@ -157,6 +157,17 @@ both!(
 );
 
 both!(
+    fn a_moved_publish_leads_new_flows_elsewhere(b, v) {
+        let (old, old_got, old_flow) = published(b, v, HOST, udp(40_000, 5353), (DNS, BLUE, 53));
+        b.lan_sends(&old, &Want::peer(BLUE, &old_got).publish_opens(DNS).flows([&old_flow]));
+        b.configure_publish(DNS, |p| p.slot = GREEN.slot);
+        let (new, new_got, new_flow) = published(b, v, HOST, udp(40_001, 5353), (DNS, GREEN, 53));
+        b.lan_sends(&new, &Want::peer(GREEN, &new_got).publish_opens(DNS).flows([&old_flow, &new_flow]));
+        b.lan_sends(&old, &Want::peer(BLUE, &old_got).publish(DNS));
+    }
+);
+
+both!(
     fn a_backend_that_is_gone_is_counted(b, v) {
         let (sent, got, flow) = published(b, v, HOST, udp(40_000, 5353), (DNS, BLUE, 53));
         b.lan_sends(&sent, &Want::peer(BLUE, &got).publish_opens(DNS).flows([&flow]));

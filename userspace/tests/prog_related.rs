@@ -221,6 +221,20 @@ both!(
 );
 
 both!(
+    fn a_pod_cannot_forge_an_error_about_anothers_flow(b, v) {
+        // Red has a flow to a server; blue says that it got the server's answer, and could not use it.
+        let (_, _, flow) = masqueraded(b, v, udp(1000, 53));
+        let answer = from_lan(SERVER.ip(v), HOST.ip(v), udp(53, 20_000));
+        let got = answer.translated((SERVER.ip(v), 53), (RED.ip(v), 1000)).delivered(RED);
+        b.lan_sends(&answer, &Want::peer(RED, &got).flows([&flow.state(State::Established)]));
+        for problem in PROBLEMS {
+            let forged = from_pod(BLUE, SERVER.ip(v), quoting(problem, v, &got, usize::MAX));
+            b.pod_sends(BLUE, &forged, &Want::drop(DropReason::IcmpUnrelated));
+        }
+    }
+);
+
+both!(
     fn a_quote_too_short_to_name_a_flow_is_the_hosts(b, v) {
         let (_, left, _) = masqueraded(b, v, udp(1000, 53));
         let enough = if v == V4 { 28 } else { 48 };

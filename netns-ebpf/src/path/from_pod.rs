@@ -270,7 +270,7 @@ fn to_lan<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) ->
 #[inline(never)]
 fn error_of_flow<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) -> Verdict {
     settle(|| {
-        let mut related = match related::find::<F>(pkt, sender.zone, p) {
+        let mut related = match related::find_received::<F>(pkt, sender.zone, p) {
             Ok(related) => related,
             Err(reason) => {
                 let host = p.tuple.dst == *F::gateway(sender.network) || maps::is_host_addr::<F>(p.tuple.dst);

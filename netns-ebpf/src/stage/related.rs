@@ -52,6 +52,17 @@ pub fn find<F: FamilyMaps>(
     Ok(Related { flow, quoted })
 }
 
+/// As [`find`], for an error of an end host: one about a packet that was sent to somebody else is forged.
+#[inline(always)]
+pub fn find_received<F: FamilyMaps>(
+    pkt: &mut Packet,
+    zone: u16,
+    p: &Parsed<<F as Family>::Addr>,
+) -> Result<Related<F>, DropReason> {
+    let related = find::<F>(pkt, zone, p)?;
+    if related.quoted.quote.tuple.dst == p.tuple.src { Ok(related) } else { Err(DropReason::IcmpUnrelated) }
+}
+
 /// Rewrites quoted and outer headers (RFC 5508 sections 4.2 and 4.3); type and code stay.
 ///
 /// `outer_src`: what the error's source becomes (its own if a router of the LAN made it).

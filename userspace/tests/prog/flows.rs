@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use netns::datapath::{Datapath, FlowRecord};
 use netns_ebpf_common::flow::State;
 
-use super::packet::Packet;
+use super::bench::Bench;
+use super::packet::{L4, Packet, Version, from_pod};
+use super::world::{HOST, Place, RED};
 
 /// Both directions of a flow as the table must show them.
 #[derive(Clone, Copy, Debug)]
@@ -123,4 +125,17 @@ pub fn table(datapath: &Datapath) -> Vec<FlowRecord> {
 pub fn sorted(mut records: Vec<FlowRecord>) -> Vec<FlowRecord> {
     records.sort_by_key(|r| (r.zone, r.proto, r.src, r.sport, r.dst, r.dport));
     records
+}
+
+/// Red's packet to a server, and what leaves by the uplink with this port.
+pub fn masqueraded(v: Version, dst: Place, l4: L4, port: u16) -> (Packet, Packet) {
+    let (_, dport) = l4.ports();
+    let sent = from_pod(RED, dst.ip(v), l4);
+    let left = sent.translated((HOST.ip(v), port), (dst.ip(v), dport)).sent_on();
+    (sent, left)
+}
+
+/// The flow of a packet of red that left so.
+pub fn pair(b: &Bench, sent: &Packet, left: &Packet) -> Pair {
+    Pair::new(1, sent, 0, left, Target::Uplink(b.uplink), Target::Slot(RED.slot)).owned(RED.slot)
 }
