@@ -1,7 +1,7 @@
 //! Names, numbers and capacities both sides of the kernel line agree on.
 
 /// Raised whenever a map's key or value layout or a program's meaning changes; the pins carry it.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// The zone of the host's own side in flow keys; network ids start at 1.
 pub const ZONE_HOST: u16 = 0;
@@ -39,6 +39,10 @@ pub const DEFAULT_FLOW_ENTRIES: u32 = 262_144;
 /// Datagrams in pieces of one family whose ports are remembered; the least recently used one gives way.
 pub const MAX_FRAGMENTS: u32 = 8192;
 
+/// Peers of the host's sockets of one family whose published address is remembered; the least recently used one gives
+/// way, and from then on its socket sees the pod's own address as its peer.
+pub const MAX_HOST_PEERS: u32 = 16_384;
+
 /// `no_masquerade` prefixes of one family, over all networks.
 pub const MAX_NO_MASQUERADE: u32 = 1024;
 
@@ -50,6 +54,26 @@ pub mod program {
     pub const FROM_HOST: &str = "from_host";
     /// TC ingress on an uplink.
     pub const FROM_UPLINK: &str = "from_uplink";
+    /// Cgroup hook: [`crate::host_socket::SocketHook::Connect4`]; the rest likewise.
+    pub const CONNECT4: &str = "connect4";
+    /// See [`CONNECT4`].
+    pub const CONNECT6: &str = "connect6";
+    /// See [`CONNECT4`].
+    pub const SENDMSG4: &str = "sendmsg4";
+    /// See [`CONNECT4`].
+    pub const SENDMSG6: &str = "sendmsg6";
+    /// See [`CONNECT4`].
+    pub const RECVMSG4: &str = "recvmsg4";
+    /// See [`CONNECT4`].
+    pub const RECVMSG6: &str = "recvmsg6";
+    /// See [`CONNECT4`].
+    pub const GETPEERNAME4: &str = "getpeername4";
+    /// See [`CONNECT4`].
+    pub const GETPEERNAME6: &str = "getpeername6";
+    /// See [`CONNECT4`].
+    pub const BIND4: &str = "bind4";
+    /// See [`CONNECT4`].
+    pub const BIND6: &str = "bind6";
 }
 
 /// Map names, as statics in the object and as pin names (at most 15 bytes).
@@ -88,6 +112,12 @@ pub mod map {
     pub const FRAGMENTS4: &str = "FRAGMENTS4";
     /// LRU hash, IPv6.
     pub const FRAGMENTS6: &str = "FRAGMENTS6";
+    /// Array, one element: cookie (`u64`) of the network namespace whose sockets the socket hooks serve; 0: none.
+    pub const HOST_NETNS: &str = "HOST_NETNS";
+    /// LRU hash: [`crate::host_socket::HostPeerKey`]`<Addr4>` to [`crate::host_socket::HostPeer`]`<Addr4>`.
+    pub const HOST_PEERS4: &str = "HOST_PEERS4";
+    /// LRU hash, IPv6.
+    pub const HOST_PEERS6: &str = "HOST_PEERS6";
     /// Per-CPU array by slot: [`crate::counters::EndpointCounters`].
     pub const ENDPOINT_STATS: &str = "ENDPOINT_STATS";
     /// Per-CPU array by [`crate::counters::verdict_index`]: `u64` packets.

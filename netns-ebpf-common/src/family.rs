@@ -67,6 +67,17 @@ fn same_prefix<A: Address>(a: &A, b: &A, mask: &A) -> bool {
     true
 }
 
+/// 127/8 or `::1`.
+#[inline(always)]
+pub fn is_loopback<A: Address>(addr: &A) -> bool {
+    let first = addr.word(0);
+    if A::WORDS == 1 {
+        return first[0] == 127;
+    }
+    let high = u32::from_ne_bytes(first) | u32::from_ne_bytes(addr.word(1)) | u32::from_ne_bytes(addr.word(2));
+    high == 0 && addr.word(3) == [0, 0, 0, 1]
+}
+
 /// What a destination is, before any table is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -87,6 +98,8 @@ pub trait Family: Copy {
     /// Its addresses.
     type Addr: Address;
 
+    /// The loopback address.
+    const LOOPBACK: Self::Addr;
     /// EtherType.
     const ETHERTYPE: u16;
     /// Protocol number of its ICMP.
@@ -159,6 +172,7 @@ pub struct V6;
 impl Family for V4 {
     type Addr = Addr4;
 
+    const LOOPBACK: Addr4 = Addr4([127, 0, 0, 1]);
     const ETHERTYPE: u16 = ethertype::IPV4;
     const ICMP: u8 = proto::ICMP;
     const HDR_LEN: usize = ipv4::IPV4_LEN;
@@ -236,6 +250,7 @@ impl Family for V4 {
 impl Family for V6 {
     type Addr = Addr6;
 
+    const LOOPBACK: Addr6 = Addr6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
     const ETHERTYPE: u16 = ethertype::IPV6;
     const ICMP: u8 = proto::ICMPV6;
     const HDR_LEN: usize = ipv6::IPV6_LEN;
@@ -354,6 +369,12 @@ mod tests {
         ] {
             assert_eq!(V6::scope(&a6(addr)), scope, "{addr}");
         }
+    }
+
+    #[test]
+    fn loopback() {
+        assert!(is_loopback(&a4("127.0.0.1")) && is_loopback(&a4("127.255.0.2")) && is_loopback(&a6("::1")));
+        assert!(!is_loopback(&a4("128.0.0.1")) && !is_loopback(&a6("::2")) && !is_loopback(&a6("::ffff:127.0.0.1")));
     }
 
     #[test]

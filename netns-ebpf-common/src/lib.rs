@@ -38,6 +38,7 @@ pub mod flow;
 pub mod fragment;
 pub mod hdr;
 pub mod host;
+pub mod host_socket;
 pub mod network;
 pub mod parse;
 mod pod;

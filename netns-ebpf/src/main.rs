@@ -1,4 +1,4 @@
-//! The TC programs of netns: one file per hook in [`path`], one per step in [`stage`].
+//! The programs of netns: one file per hook in [`path`] (all socket hooks share one), one per step in [`stage`].
 //!
 //! The only place where a [`Verdict`] becomes an action of the kernel is [`act`] below.
 #![no_std]
@@ -10,15 +10,18 @@ mod packet;
 mod path;
 mod report;
 mod rewrite;
+mod socket;
 mod stage;
 
 use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{cgroup_sock_addr, classifier};
+use aya_ebpf::programs::{SockAddrContext, TcContext};
 use netns_ebpf_common::counters::Hook;
 use netns_ebpf_common::verdict::{Kind, Verdict};
 
 use crate::packet::Packet;
+use crate::path::host_socket;
+use crate::socket::{Inet4, Inet6, Mapped4, Socket};
 
 /// TC ingress on the host end of a pod's veth: every packet a pod sends.
 #[classifier]
@@ -48,6 +51,78 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
     let verdict = path::from_uplink::run(&mut pkt);
     report::count(&pkt, Hook::FromUplink, verdict);
     act(verdict)
+}
+
+/// `connect` of an IPv4 socket of any process of the machine.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    host_socket::aim::<Inet4>(&Socket::new(ctx))
+}
+
+/// `connect` of an IPv6 socket, which may be to IPv4.
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    let socket = Socket::new(ctx);
+    if socket.is_mapped() { host_socket::aim::<Mapped4>(&socket) } else { host_socket::aim::<Inet6>(&socket) }
+}
+
+/// A datagram with a destination of its own, to IPv4, from a socket of either family.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    host_socket::aim::<Inet4>(&Socket::new(ctx))
+}
+
+/// A datagram with a destination of its own, to IPv6.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    host_socket::aim::<Inet6>(&Socket::new(ctx))
+}
+
+/// The sender of a datagram, as an IPv4 socket shall see it.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    host_socket::name_peer::<Inet4>(&Socket::new(ctx))
+}
+
+/// The sender of a datagram, as an IPv6 socket shall see it.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    let socket = Socket::new(ctx);
+    if socket.is_mapped() {
+        host_socket::name_peer::<Mapped4>(&socket)
+    } else {
+        host_socket::name_peer::<Inet6>(&socket)
+    }
+}
+
+/// `getpeername` of an IPv4 socket.
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    host_socket::name_peer::<Inet4>(&Socket::new(ctx))
+}
+
+/// `getpeername` of an IPv6 socket, whose peer may be IPv4.
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    let socket = Socket::new(ctx);
+    if socket.is_mapped() {
+        host_socket::name_peer::<Mapped4>(&socket)
+    } else {
+        host_socket::name_peer::<Inet6>(&socket)
+    }
+}
+
+/// `bind` of an IPv4 socket.
+#[cgroup_sock_addr(bind4)]
+pub fn bind4(ctx: SockAddrContext) -> i32 {
+    host_socket::bind::<Inet4>(&Socket::new(ctx))
+}
+
+/// `bind` of an IPv6 socket, which may be to an IPv4 address.
+#[cgroup_sock_addr(bind6)]
+pub fn bind6(ctx: SockAddrContext) -> i32 {
+    let socket = Socket::new(ctx);
+    if socket.is_mapped() { host_socket::bind::<Mapped4>(&socket) } else { host_socket::bind::<Inet6>(&socket) }
 }
 
 /// Does what the verdict says.

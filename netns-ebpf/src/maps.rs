@@ -1,9 +1,11 @@
 //! Every map of the object, private, behind typed functions.
 #![expect(unsafe_code, reason = "map values are reached by pointers the verifier has checked")]
 
+use core::ffi::c_void;
 use core::ptr::NonNull;
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST, bpf_fib_lookup};
+use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
@@ -14,6 +16,7 @@ use netns_ebpf_common::family::{Family, V4, V6};
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, State, TimeoutClass};
 use netns_ebpf_common::fragment::{FragmentKey, FragmentPorts};
 use netns_ebpf_common::host::{HostConfig, Uplink};
+use netns_ebpf_common::host_socket::{HostPeer, HostPeerKey};
 use netns_ebpf_common::network::{Network, NoMasqueradeKey};
 use netns_ebpf_common::parse::Parsed;
 use netns_ebpf_common::publish::{Publish, PublishKey, PublishedPort};
@@ -61,6 +64,14 @@ static FLOWS6: HashMap<FlowKey<Addr6>, FlowEntry<Addr6>> = HashMap::with_max_ent
 static FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, FragmentPorts> = LruHashMap::with_max_entries(abi::MAX_FRAGMENTS, 0);
 #[map]
 static FRAGMENTS6: LruHashMap<FragmentKey<Addr6>, FragmentPorts> = LruHashMap::with_max_entries(abi::MAX_FRAGMENTS, 0);
+#[map]
+static HOST_NETNS: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
+static HOST_PEERS4: LruHashMap<HostPeerKey<Addr4>, HostPeer<Addr4>> =
+    LruHashMap::with_max_entries(abi::MAX_HOST_PEERS, 0);
+#[map]
+static HOST_PEERS6: LruHashMap<HostPeerKey<Addr6>, HostPeer<Addr6>> =
+    LruHashMap::with_max_entries(abi::MAX_HOST_PEERS, 0);
 #[map]
 static ENDPOINT_STATS: PerCpuArray<EndpointCounters> = PerCpuArray::with_max_entries(abi::MAX_ENDPOINTS, 0);
 #[map]
@@ -121,10 +132,11 @@ pub trait FamilyMaps: Family {
     fn flows() -> &'static HashMap<FlowKey<Self::Addr>, FlowEntry<Self::Addr>>;
     fn fragments() -> &'static LruHashMap<FragmentKey<Self::Addr>, FragmentPorts>;
     fn scratch_map() -> &'static PerCpuArray<Scratch<Self::Addr>>;
+    fn host_peers() -> &'static LruHashMap<HostPeerKey<Self::Addr>, HostPeer<Self::Addr>>;
 }
 
 macro_rules! family_maps {
-    ($family:ty, $addr:ty, $addrs:ident, $host:ident, $no_masq:ident, $published:ident, $flows:ident, $fragments:ident, $scratch:ident) => {
+    ($family:ty, $addr:ty, $addrs:ident, $host:ident, $no_masq:ident, $published:ident, $flows:ident, $fragments:ident, $scratch:ident, $peers:ident) => {
         impl FamilyMaps for $family {
             #[inline(always)]
             fn addrs() -> &'static HashMap<EndpointKey<$addr>, u32> {
@@ -154,11 +166,15 @@ macro_rules! family_maps {
             fn scratch_map() -> &'static PerCpuArray<Scratch<$addr>> {
                 &$scratch
             }
+            #[inline(always)]
+            fn host_peers() -> &'static LruHashMap<HostPeerKey<$addr>, HostPeer<$addr>> {
+                &$peers
+            }
         }
     };
 }
-family_maps!(V4, Addr4, ENDPOINT_ADDR4, HOST_ADDRS4, NO_MASQ4, PUBLISHED4, FLOWS4, FRAGMENTS4, SCRATCH4);
-family_maps!(V6, Addr6, ENDPOINT_ADDR6, HOST_ADDRS6, NO_MASQ6, PUBLISHED6, FLOWS6, FRAGMENTS6, SCRATCH6);
+family_maps!(V4, Addr4, ENDPOINT_ADDR4, HOST_ADDRS4, NO_MASQ4, PUBLISHED4, FLOWS4, FRAGMENTS4, SCRATCH4, HOST_PEERS4);
+family_maps!(V6, Addr6, ENDPOINT_ADDR6, HOST_ADDRS6, NO_MASQ6, PUBLISHED6, FLOWS6, FRAGMENTS6, SCRATCH6, HOST_PEERS6);
 
 /// The host-wide settings.
 #[inline(always)]
@@ -211,6 +227,38 @@ pub fn uplink(ifindex: u32) -> Option<&'static Uplink> {
 pub fn is_host_addr<F: FamilyMaps>(addr: F::Addr) -> bool {
     // SAFETY: only the presence is used.
     unsafe { F::host_addrs().get(addr) }.is_some()
+}
+
+/// Calls `step` with each address of the host until it says that it is done (kernel 5.13, commit 69c087ba6225).
+#[inline(always)]
+pub fn each_host_addr<F: FamilyMaps, S: AddrSteps<F>>(steps: &mut S) {
+    let map: *const HashMap<F::Addr, u32> = F::host_addrs();
+    // SAFETY: `addr_step::<F, S>` is a function of this object with the callback's signature, `steps` outlives the call.
+    unsafe {
+        helpers::bpf_for_each_map_elem(
+            map.cast_mut().cast(),
+            addr_step::<F, S> as *mut c_void,
+            core::ptr::from_mut(steps).cast(),
+            0,
+        );
+    }
+}
+
+/// Steps over addresses.
+pub trait AddrSteps<F: Family> {
+    /// Takes one; `true` when it is the last.
+    fn step(&mut self, addr: F::Addr) -> bool;
+}
+
+/// One step, called by the kernel.
+extern "C" fn addr_step<F: Family, S: AddrSteps<F>>(
+    _: *mut c_void,
+    addr: *const F::Addr,
+    _: *const u32,
+    steps: *mut S,
+) -> i64 {
+    // SAFETY: the kernel passes a key of the map and what `each_host_addr` gave it, which nothing else uses meanwhile.
+    unsafe { (*steps).step(*addr) }.into()
 }
 
 /// Whether packets of a network to `addr` keep their source.
@@ -464,6 +512,26 @@ pub fn fragment<F: FamilyMaps>(key: &FragmentKey<F::Addr>) -> Option<FragmentPor
 #[inline(always)]
 pub fn remember_fragment<F: FamilyMaps>(key: &FragmentKey<F::Addr>, ports: &FragmentPorts) -> Result<(), DropReason> {
     F::fragments().insert(key, ports, 0).map_err(|_| DropReason::FlowTableFull)
+}
+
+/// Cookie of the namespace whose sockets are the host's.
+#[inline(always)]
+pub fn host_netns() -> Option<u64> {
+    HOST_NETNS.get(0).copied().filter(|cookie| *cookie != 0)
+}
+
+/// What a process of the host asked for when it got this peer.
+#[inline(always)]
+pub fn host_peer<F: FamilyMaps>(key: &HostPeerKey<F::Addr>) -> Option<HostPeer<F::Addr>> {
+    // SAFETY: copied at once; an element reused meanwhile shows another socket's peer for one datagram.
+    unsafe { F::host_peers().get(key) }.copied()
+}
+
+/// Remembers it.
+#[inline(always)]
+pub fn remember_host_peer<F: FamilyMaps>(key: &HostPeerKey<F::Addr>, peer: &HostPeer<F::Addr>) {
+    // Without it the connection works as well; the process sees the pod's own address as its peer.
+    let _short_of_memory = F::host_peers().insert(key, peer, 0);
 }
 
 /// Adds to this CPU's counter of a verdict.

@@ -12,14 +12,16 @@ mod named;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 pub use exec::exec_in;
@@ -92,6 +94,9 @@ impl NetnsError {
         matches!(self, Self::Exists(_))
     }
 }
+
+/// `SO_NETNS_COOKIE`, which the libc crate does not have yet.
+const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// An open network namespace: it lives at least as long as this value.
 ///
@@ -166,6 +171,15 @@ impl Netns {
         self.id == other.id
     }
 
+    /// The namespace's cookie, by which programs in the kernel tell it (kernel 5.14, commit e8b9eab99232).
+    pub fn cookie(&self) -> Result<u64, NetnsError> {
+        let fail = |e| NetnsError::io("read the cookie of", &self.label, e);
+        let kind = SockType::Datagram;
+        // A socket for local use asks nothing of the namespace: IPv4 and IPv6 may be switched off.
+        let socket = self.run(|| socket(AddressFamily::Unix, kind, SockFlag::SOCK_CLOEXEC, None))?.map_err(fail)?;
+        netns_cookie(&socket).map_err(fail)
+    }
+
     /// Where it was opened, for messages.
     pub fn label(&self) -> &str {
         &self.label
@@ -198,6 +212,18 @@ impl Netns {
             e => NetnsError::io("enter network namespace", &self.label, e),
         })
     }
+}
+
+/// The cookie of a socket's namespace.
+#[expect(unsafe_code, reason = "no safe crate in use here has this option")]
+fn netns_cookie(socket: &OwnedFd) -> nix::Result<u64> {
+    let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: the pointers are to `cookie` and to its size, which both live until the call returns.
+    let done = unsafe {
+        let (value, length) = ((&raw mut cookie).cast(), &raw mut length);
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, value, length)
+    };
+    Errno::result(done).map(|_| cookie)
 }
 
 impl AsFd for Netns {

@@ -487,7 +487,8 @@ fn listeners_are_found_and_connections_are_not() {
         let is = |proto, addr, port| port_listener(&netns, proto, addr, port).expect("probe").is_some();
         assert!(!is(PortProto::Tcp, any4, 8080));
         let loopback = TcpListener::bind("127.0.0.1:8080").expect("listen");
-        assert!(!is(PortProto::Tcp, any4, 8080), "nobody reaches it from outside");
+        assert!(is(PortProto::Tcp, any4, 8080), "processes of the host would not reach it any more");
+        assert!(!is(PortProto::Tcp, any6, 8080) && !is(PortProto::Tcp, [192, 0, 2, 1].into(), 8080));
         assert!(is(PortProto::Tcp, [127, 0, 0, 1].into(), 8080));
         assert!(!is(PortProto::Udp, [127, 0, 0, 1].into(), 8080));
         drop(loopback);

@@ -1,7 +1,7 @@
 //! TC ingress on an uplink: replies to pods, published ports, and everything that is the host's own.
 
 use netns_ebpf_common::abi::ZONE_HOST;
-use netns_ebpf_common::family::{Address, Family, Scope, V4, V6};
+use netns_ebpf_common::family::{Address, Family, Scope, V4, V6, is_loopback};
 use netns_ebpf_common::flow::FlowEntry;
 use netns_ebpf_common::hdr::Frame;
 use netns_ebpf_common::hdr::eth::{EthHdr, ethertype};
@@ -49,7 +49,7 @@ fn internet<F: FamilyMaps + ErrorFormat>(pkt: &mut Packet, eth: EthHdr) -> Verdi
         let Ok(p) = parse::run::<F>(pkt) else { return Ok(Verdict::PASS) };
 
         // 3. Loopback addresses never come from a wire.
-        if is_loopback::<F>(p.tuple.src) || is_loopback::<F>(p.tuple.dst) {
+        if is_loopback(&p.tuple.src) || is_loopback(&p.tuple.dst) {
             return Err(DropReason::Martian);
         }
         if !matches!(F::scope(&p.tuple.dst), Scope::Unicast) {
@@ -184,15 +184,4 @@ fn reject<F: FamilyMaps + ErrorFormat>(
         icmp_error::replace::<F>(pkt, p, &answer)?;
         Ok(Verdict::reject(problem.reason(), ifindex))
     })
-}
-
-/// 127/8 or `::1`.
-#[inline(always)]
-fn is_loopback<F: Family>(addr: F::Addr) -> bool {
-    let first = addr.word(0);
-    if F::Addr::WORDS == 1 {
-        return first[0] == 127;
-    }
-    let high = u32::from_ne_bytes(first) | u32::from_ne_bytes(addr.word(1)) | u32::from_ne_bytes(addr.word(2));
-    high == 0 && addr.word(3) == [0, 0, 0, 1]
 }

@@ -3,6 +3,7 @@
 pub mod from_host;
 pub mod from_pod;
 pub mod from_uplink;
+pub mod host_socket;
 
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 

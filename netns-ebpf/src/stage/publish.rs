@@ -29,7 +29,13 @@ pub fn find<F: FamilyMaps>(p: &Parsed<<F as Family>::Addr>) -> Option<Match> {
     if p.proto != proto::TCP && p.proto != proto::UDP {
         return None;
     }
-    let port = port::<F>(p.proto, p.tuple.dst, p.tuple.dport)?;
+    at::<F>(&mut PublishKey { addr: p.tuple.dst, port: p.tuple.dport, proto: p.proto, _pad: 0 })
+}
+
+/// The publish at an address and port of the host: this exact address first, then any address, which is left in the key.
+#[inline(always)]
+pub fn at<F: FamilyMaps>(key: &mut PublishKey<<F as Family>::Addr>) -> Option<Match> {
+    let port = entry::<F>(key)?;
     let publish = maps::publish(port.publish)?;
     Some(Match { id: port.publish, publish, port })
 }
@@ -37,13 +43,17 @@ pub fn find<F: FamilyMaps>(p: &Parsed<<F as Family>::Addr>) -> Option<Match> {
 /// What is published at a port of one of the host's addresses.
 #[inline(always)]
 pub fn port<F: FamilyMaps>(proto: u8, addr: <F as Family>::Addr, port: Port) -> Option<PublishedPort> {
-    let mut key = PublishKey { addr, port, proto, _pad: 0 };
-    if let Some(exact) = maps::published::<F>(&key) {
+    entry::<F>(&mut PublishKey { addr, port, proto, _pad: 0 })
+}
+
+#[inline(always)]
+fn entry<F: FamilyMaps>(key: &mut PublishKey<<F as Family>::Addr>) -> Option<PublishedPort> {
+    if let Some(exact) = maps::published::<F>(key) {
         return Some(exact);
     }
     key.addr = <F::Addr as Default>::default();
     debug_assert!(key.addr.is_unspecified());
-    maps::published::<F>(&key)
+    maps::published::<F>(key)
 }
 
 /// The live endpoint a new flow of this packet goes to.

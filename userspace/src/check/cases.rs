@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::case::{Case, Family, Probe, Site, Target};
 use crate::sandbox::layout::{
-    AMBER, BLUE, CLIENT, CORAL, FAR, GATEWAY, GREEN, HOST_SECOND, HOST_UPLINK, INDIGO, INTRANET, JUMBO_GATEWAY,
-    MIRROR_GATEWAY, NO_MIRROR, NOBODY, RED, SERVER, VIOLET,
+    AMBER, BLUE, CLIENT, CORAL, FAR, GATEWAY, GREEN, HOST_LOOPBACK, HOST_SECOND, HOST_UPLINK, INDIGO, INTRANET,
+    JUMBO_GATEWAY, MIRROR_GATEWAY, NO_MIRROR, NOBODY, RED, SERVER, VIOLET,
 };
 
 /// A request that fits one packet.
@@ -34,6 +34,7 @@ fn of_family(family: Family) -> Vec<Case> {
     table.pod_to_lan();
     table.lan_to_published();
     table.pod_to_published();
+    table.host_to_published();
     table.overlapping_networks();
     table.refused();
     table.cases
@@ -106,6 +107,17 @@ impl Table {
         self.udp(BLUE, GREEN, self.published(HOST_UPLINK, 9004, 7004), SMALL_BYTES, HOST_UPLINK, ONE_HOP);
         self.tcp(GREEN, GREEN, self.published(HOST_UPLINK, 9005, 7005), SMALL_BYTES, HOST_UPLINK);
         self.tcp(VIOLET, GREEN, self.published(HOST_UPLINK, 9006, 7006), SMALL_BYTES, HOST_UPLINK);
+    }
+
+    fn host_to_published(&mut self) {
+        self.path = "host to published";
+        // The host is the sender, so no hop is taken off.
+        self.tcp(GATEWAY, GREEN, self.published(HOST_LOOPBACK, 9007, 7007), BULK_BYTES, GATEWAY);
+        self.udp(GATEWAY, GREEN, self.published(HOST_LOOPBACK, 9007, 7007), SMALL_BYTES, GATEWAY, SENT_HOP_LIMIT);
+        self.tcp(HOST_UPLINK, GREEN, self.published(HOST_UPLINK, 9008, 7008), BULK_BYTES, HOST_UPLINK);
+        self.udp(HOST_UPLINK, GREEN, self.published(HOST_UPLINK, 9008, 7008), SMALL_BYTES, HOST_UPLINK, SENT_HOP_LIMIT);
+        let no_way = self.published(HOST_LOOPBACK, 8081, 81);
+        self.add(GATEWAY, VIOLET, Probe::Closed { target: no_way });
     }
 
     fn overlapping_networks(&mut self) {

@@ -32,8 +32,15 @@ fn head(s: &Status) -> String {
         Some(u) => format!("{} (away)", u.name),
         None => "none".to_owned(),
     };
+    let sockets = if s.host_sockets { "reach published ports" } else { "do not reach published ports" };
     format!(
-        "instance    {}\nhost        {host}\nuplink      {uplink}\nSNAT ports  {}\nidle flows  {}\n",
+        "instance    {}
+host        {host}
+uplink      {uplink}
+SNAT ports  {}
+idle flows  {}
+processes   {sockets}
+",
         s.instance, s.snat_ports, s.nat
     )
 }

@@ -106,6 +106,7 @@ impl Datapath {
         for hook in Hook::ALL {
             self.load_program(&mut ebpf, hook.as_str())?;
         }
+        self.load_socket_programs(&mut ebpf);
         for (name, map) in ebpf.maps() {
             // Sections of constants belong to the programs, which keep them; bpffs takes no dots.
             if !name.starts_with('.') {

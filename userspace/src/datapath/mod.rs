@@ -8,6 +8,7 @@
 //! <pins>/maps/<MAP>     names from `netns_ebpf_common::abi::map`
 //! <pins>/progs/<name>   names from `netns_ebpf_common::abi::program`
 //! <pins>/links/<name>-<ifindex>
+//! <pins>/links/cgroup-<name>
 //! ```
 
 mod attach;
@@ -18,6 +19,7 @@ mod endpoints;
 mod expire;
 mod flows;
 mod host;
+mod host_socket;
 mod load;
 mod publishes;
 #[cfg(feature = "trace")]
@@ -32,6 +34,7 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 pub use bpffs::{BPFFS, ensure_bpffs, unmount_bpffs};
 pub use counters::{DropCount, VerdictCount};
 pub use flows::FlowRecord;
+pub use host_socket::cgroup_root;
 pub use load::Sizes;
 pub use netns_ebpf_common::counters::Hook;
 pub use publishes::PublishPorts;
@@ -92,6 +95,9 @@ pub enum DatapathError {
         /// The reason.
         source: Box<aya::programs::links::LinkError>,
     },
+    /// The machine has no cgroup v2 hierarchy in sight.
+    #[error("no cgroup v2 hierarchy is mounted (`mount -t cgroup2 cgroup2 DIRECTORY`)")]
+    NoCgroup,
     /// A map could not be read or written.
     #[error("{what} (map {map}): {source}")]
     Map {

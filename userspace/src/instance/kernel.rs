@@ -261,7 +261,11 @@ impl Fabric for KernelFabric {
             flags: if features.csum_ipv6 { HostConfig::CSUM_IPV6 } else { 0 },
             timeout_ns: instance.nat.timeouts.by_class(),
         };
-        datapath.set_host_config(&config).map_err(|e| FabricError::step("write the settings", e))
+        datapath.set_host_config(&config).map_err(|e| FabricError::step("write the settings", e))?;
+        if let Err(e) = self.host.wire_host_sockets() {
+            tracing::warn!("processes of this host cannot reach published ports: {e}");
+        }
+        Ok(())
     }
 
     async fn open(&mut self) -> Result<(), FabricError> {
@@ -371,6 +375,9 @@ impl Fabric for KernelFabric {
     }
 
     async fn add_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError> {
+        if publish.publish.is_loopback() && !self.host.datapath().has_socket_hooks() {
+            tracing::warn!("{} is reached by nobody: it takes the socket hooks, which are off", publish.publish);
+        }
         let done = self.host.wire_publish(&publish_spec(publish, pod));
         done.map_err(|e| FabricError::step(format!("publish {}", publish.publish), e))
     }

@@ -23,6 +23,8 @@ pub struct Status {
     pub snat_ports: String,
     /// Idle times after which flows are forgotten.
     pub nat: Nat,
+    /// Whether processes of the host reach published ports by its own and loopback addresses, and cannot bind them.
+    pub host_sockets: bool,
     /// Networks.
     pub networks: Vec<NetworkView>,
     /// Pods, in the order they were made.
@@ -167,6 +169,7 @@ impl Instance<KernelFabric> {
             uplink,
             snat_ports: row.host.snat_ports.to_string(),
             nat: row.nat,
+            host_sockets: datapath.has_socket_hooks(),
             networks: state.network_views(),
             pods: pods.map_err(read)?,
             publishes: publishes.map_err(read)?,

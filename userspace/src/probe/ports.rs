@@ -68,18 +68,16 @@ pub fn listeners(netns: &Netns, proto: PortProto) -> Result<Vec<Listener>, Probe
 
 /// The listener of a namespace that publishing `addr:port` would take packets from.
 ///
-/// An unspecified `addr` stands for all addresses of its family that others can reach; listeners on loopback addresses
-/// then do not count, since what they get never comes from outside. To ask for both families, ask twice.
+/// An unspecified `addr` stands for all addresses of its family, loopback ones included: the host's own processes would be
+/// led past the listener to the pod. To ask for both families, ask twice.
 pub fn port_listener(netns: &Netns, proto: PortProto, addr: IpAddr, port: u16) -> Result<Option<Listener>, ProbeError> {
     for listener in listeners(netns, proto)?.into_iter().filter(|l| l.addr.port() == port) {
         let bound = listener.addr.ip();
         let meets = if bound.is_ipv4() != addr.is_ipv4() {
             // A wildcard IPv6 socket takes IPv4 too unless it says IPV6_V6ONLY, which only trying tells.
             addr.is_ipv4() && bound.is_unspecified() && netns.run(|| is_bound(proto, SocketAddr::new(addr, port)))??
-        } else if addr.is_unspecified() {
-            !bound.is_loopback()
         } else {
-            bound == addr || bound.is_unspecified()
+            addr.is_unspecified() || bound == addr || bound.is_unspecified()
         };
         if meets {
             return Ok(Some(listener));

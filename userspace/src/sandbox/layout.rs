@@ -40,6 +40,8 @@ const fn jumbo(name: &'static str, place: &'static str, last: u8, last6: u16) ->
 pub const HOST_UPLINK: Site = lan("host", HOST, 2, 2);
 /// The host by the uplink's second address.
 pub const HOST_SECOND: Site = lan("host", HOST, 3, 3);
+/// The host by its loopback addresses.
+pub const HOST_LOOPBACK: Site = site("loopback", HOST, [127, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0, 1]);
 /// The host by the gateway's address in `pods`.
 pub const GATEWAY: Site = site("gateway", HOST, [10, 244, 0, 1], [0xfd00, 0x244, 0, 0, 0, 0, 0, 1]);
 /// The host by the gateway's address in `jumbo`.

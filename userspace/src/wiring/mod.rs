@@ -4,6 +4,7 @@
 //! there" means done. What a step needs to know is in its spec; ids, slots and owners are the store's to give.
 
 mod gateway;
+mod host_socket;
 mod names;
 mod pod;
 mod publish;

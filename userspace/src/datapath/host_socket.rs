@@ -1,0 +1,142 @@
+//! The socket hooks: programs on the root of the cgroup v2 hierarchy, by which the host's own processes reach published
+//! ports.
+//!
+//! They are an addition to the data path, not a part of what it cannot do without: a kernel without cgroup BPF or a machine
+//! without cgroup v2 has everything else.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use aya::programs::links::{FdLink, LinkError};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType, ProgramError};
+use netns_ebpf_common::abi::map;
+use netns_ebpf_common::host_socket::SocketHook;
+
+use super::load::{LINKS, PROGS, remove};
+use super::{Datapath, DatapathError, map_error};
+
+/// Mounts as the calling thread sees them.
+const MOUNTS: &str = "/proc/thread-self/mounts";
+
+impl Datapath {
+    /// Loads and pins the programs of the socket hooks; a kernel that refuses them gets a warning and goes without.
+    pub(super) fn load_socket_programs(&self, ebpf: &mut Ebpf) {
+        for hook in SocketHook::ALL {
+            if let Err(e) = self.load_socket_program(ebpf, hook) {
+                tracing::warn!("processes of this host cannot reach published ports: {e}");
+                return;
+            }
+        }
+    }
+
+    fn load_socket_program(&self, ebpf: &mut Ebpf, hook: SocketHook) -> Result<(), DatapathError> {
+        let program = ebpf.program_mut(hook.as_str()).ok_or(DatapathError::NoProgram(hook.as_str()))?;
+        let program: &mut CgroupSockAddr = program.try_into().map_err(|e| program_error(hook, e))?;
+        program.load().map_err(|e| program_error(hook, e))?;
+        let path = self.pins.join(PROGS).join(hook.as_str());
+        program.pin(&path).map_err(|source| DatapathError::Pin { path, source })
+    }
+
+    /// Attaches the socket hooks to a cgroup and all below it, for sockets of the namespace with this cookie; all of them,
+    /// or none. Attached already is success.
+    ///
+    /// Programs of others on the same hooks are kept and run as well.
+    pub fn attach_socket_hooks(&self, cgroup: &Path, netns_cookie: u64) -> Result<(), DatapathError> {
+        self.array::<u64>(map::HOST_NETNS)?
+            .set(0, netns_cookie, 0)
+            .map_err(|e| map_error(map::HOST_NETNS, "write the host's namespace", e))?;
+        let attached = SocketHook::ALL.into_iter().try_for_each(|hook| self.attach_socket_hook(hook, cgroup));
+        if attached.is_err() {
+            for hook in SocketHook::ALL {
+                remove(&self.socket_pin(hook))?;
+            }
+        }
+        attached
+    }
+
+    /// Whether every socket hook is attached.
+    pub fn has_socket_hooks(&self) -> bool {
+        SocketHook::ALL.into_iter().all(|hook| self.socket_pin(hook).exists())
+    }
+
+    fn attach_socket_hook(&self, hook: SocketHook, cgroup: &Path) -> Result<(), DatapathError> {
+        let pin = self.socket_pin(hook);
+        // Such a link ends with its cgroup only, and the root has no end.
+        if pin.exists() {
+            return Ok(());
+        }
+        let fail = |e| program_error(hook, e);
+        let path = self.pins.join(PROGS).join(hook.as_str());
+        let mut program = CgroupSockAddr::from_pin(path, attach_type(hook)).map_err(fail)?;
+        let root =
+            File::open(cgroup).map_err(|source| DatapathError::Io { what: "open", path: cgroup.to_owned(), source })?;
+        // A link is always one of many on its hook (`BPF_F_ALLOW_MULTI`, which to ask for would be refused: kernel 5.7,
+        // commit af6eea57437a); this mode is the one without flags.
+        let id = program.attach(&root, CgroupAttachMode::Single).map_err(fail)?;
+        let link = program.take_link(id).map_err(fail)?;
+        let link = FdLink::try_from(link).map_err(|e: LinkError| DatapathError::Link {
+            hook: hook.as_str(),
+            ifname: cgroup.display().to_string(),
+            source: Box::new(e),
+        })?;
+        link.pin(&pin).map_err(|source| DatapathError::Pin { path: pin, source })?;
+        Ok(())
+    }
+
+    fn socket_pin(&self, hook: SocketHook) -> PathBuf {
+        self.pins.join(LINKS).join(format!("cgroup-{}", hook.as_str()))
+    }
+}
+
+/// Where the cgroup v2 hierarchy is mounted.
+pub fn cgroup_root() -> Result<PathBuf, DatapathError> {
+    let mounts = fs::read_to_string(MOUNTS);
+    let mounts = mounts.map_err(|source| DatapathError::Io { what: "read", path: MOUNTS.into(), source })?;
+    find_cgroup2(&mounts).ok_or(DatapathError::NoCgroup)
+}
+
+/// The first cgroup v2 mount of a list as in `/proc/PID/mounts`.
+fn find_cgroup2(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (at, kind) = (fields.next()?, fields.next()?);
+        // A blank in a path comes as \040.
+        (kind == "cgroup2").then(|| PathBuf::from(at.replace("\\040", " ")))
+    })
+}
+
+const fn attach_type(hook: SocketHook) -> CgroupSockAddrAttachType {
+    use CgroupSockAddrAttachType as At;
+    match hook {
+        SocketHook::Connect4 => At::Connect4,
+        SocketHook::Connect6 => At::Connect6,
+        SocketHook::Sendmsg4 => At::UDPSendMsg4,
+        SocketHook::Sendmsg6 => At::UDPSendMsg6,
+        SocketHook::Recvmsg4 => At::UDPRecvMsg4,
+        SocketHook::Recvmsg6 => At::UDPRecvMsg6,
+        SocketHook::Getpeername4 => At::GetPeerName4,
+        SocketHook::Getpeername6 => At::GetPeerName6,
+        SocketHook::Bind4 => At::Bind4,
+        SocketHook::Bind6 => At::Bind6,
+    }
+}
+
+fn program_error(hook: SocketHook, e: ProgramError) -> DatapathError {
+    DatapathError::Program { name: hook.as_str().to_owned(), source: Box::new(e) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_cgroup_v2_beside_v1() {
+        let mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
+                      cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
+                      cgroup2 /sys/fs/cgroup/uni\\040fied cgroup2 rw,relatime 0 0\n";
+        assert_eq!(find_cgroup2(mounts), Some(PathBuf::from("/sys/fs/cgroup/uni fied")));
+        assert_eq!(find_cgroup2("cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n"), None);
+        assert_eq!(find_cgroup2(""), None);
+    }
+}
