@@ -12,7 +12,7 @@ use netns_ebpf_common::counters::Hook;
 use netns_ebpf_common::network::Network;
 
 use super::names::{gateway_ifindex, gateway_ifname, gateway_mac, gateway_peer_ifname, gateway_peer_mac};
-use super::{FirstError, Host, WiringError, write_settings};
+use super::{FirstError, Host, WiringError, local_route, write_settings};
 use crate::netlink::{AddressOptions, Idempotent, VethEnd, VethPair};
 
 /// A network, as the data path is to know it.
@@ -159,9 +159,10 @@ impl Host {
             }
         }
         let options = AddressOptions { nodad: true, noprefixroute: false };
-        for net in wanted {
-            self.netlink.add_address(index, net, options).await.or_exists()?;
+        for net in &wanted {
+            self.netlink.add_address(index, *net, options).await.or_exists()?;
         }
-        Ok(())
+        let addrs: Vec<IpAddr> = wanted.iter().map(IpNet::addr).collect();
+        local_route::wait(&self.netns, &addrs).await
     }
 }

@@ -5,6 +5,7 @@
 
 mod gateway;
 mod host_socket;
+mod local_route;
 mod names;
 mod pod;
 mod publish;

@@ -8,7 +8,7 @@ use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::{Addr4, Addr6};
 
 use super::names::{POD_IFNAME, endpoint_ifindex, host_ifname, host_mac, pod_mac};
-use super::{FirstError, Host, NetworkSpec, WiringError, write_settings};
+use super::{FirstError, Host, NetworkSpec, WiringError, local_route, write_settings};
 use crate::netlink::{AddressOptions, Idempotent, Netlink, RouteSpec, VethEnd, VethPair};
 use crate::netns::{Netns, NetnsName};
 
@@ -199,7 +199,7 @@ impl Host {
             inside.add_address(eth.index, net, options).await.or_exists()?;
             inside.add_route(&RouteSpec::default_via(gateway, eth.index)).await.or_exists()?;
         }
-        Ok(())
+        local_route::wait(netns, pod.addr6.map(IpAddr::V6).as_slice()).await
     }
 }
 
