@@ -1,0 +1,172 @@
+//! Entries of the flow table, in place.
+
+use core::ptr::NonNull;
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, State};
+
+use super::{FamilyMaps, scratch};
+
+/// An entry of the flow table, in place.
+///
+/// It stays readable for the whole run even if another CPU removes it (map elements are freed after an RCU grace period;
+/// one reused at once by a preallocated map can show another flow's bytes, which costs one misrouted packet of a flow
+/// that was being removed anyway).
+#[derive(Clone, Copy)]
+pub struct FlowRef<F: FamilyMaps>(NonNull<FlowEntry<F::Addr>>);
+
+impl<F: FamilyMaps> FlowRef<F> {
+    /// The entry of a key.
+    #[inline(always)]
+    pub fn find(key: &FlowKey<F::Addr>) -> Option<Self> {
+        F::flows().get_ptr_mut(key).and_then(NonNull::new).map(Self)
+    }
+
+    /// Inserts unless there is one.
+    #[inline(always)]
+    pub fn insert(key: &FlowKey<F::Addr>, entry: &FlowEntry<F::Addr>) -> Result<(), InsertError> {
+        const EEXIST: i32 = -17;
+        match F::flows().insert(key, entry, BPF_NOEXIST.into()) {
+            Ok(()) => Ok(()),
+            Err(EEXIST) => Err(InsertError::Exists),
+            Err(_) => Err(InsertError::Full),
+        }
+    }
+
+    /// Removes; absent is fine.
+    #[inline(always)]
+    pub fn remove(key: &FlowKey<F::Addr>) {
+        let _absent_is_fine = F::flows().remove(key);
+    }
+
+    /// What the tuple becomes.
+    #[inline(always)]
+    pub fn to(self) -> &'static FlowTuple<F::Addr> {
+        // SAFETY: `self.0` came from a look-up of this run, which map memory outlives; the field is constant (see
+        // `FlowEntry`).
+        unsafe { &(*self.0.as_ptr()).to }
+    }
+
+    /// Slot or ifindex.
+    #[inline(always)]
+    pub fn target(self) -> u32 {
+        // SAFETY: as in `to`.
+        unsafe { (*self.0.as_ptr()).target }
+    }
+
+    /// The flag bits.
+    #[inline(always)]
+    pub fn flags(self) -> u8 {
+        // SAFETY: as in `to`.
+        unsafe { (*self.0.as_ptr()).flags }
+    }
+
+    /// The publish the flow came in by, or `FlowEntry::NO_OWNER`.
+    #[inline(always)]
+    pub fn publish(self) -> u32 {
+        // SAFETY: as in `to`.
+        unsafe { (*self.0.as_ptr()).publish }
+    }
+
+    /// Whether this is the opener's direction.
+    #[inline(always)]
+    pub fn is_original(self) -> bool {
+        self.flags() & FlowEntry::<F::Addr>::ORIGINAL != 0
+    }
+
+    /// The key of the other direction, in working memory.
+    #[inline(always)]
+    fn peer_key(self, proto: u8) -> Option<&'static FlowKey<F::Addr>> {
+        let scratch = scratch::<F>().ok()?;
+        // SAFETY: per-CPU, no nesting, and nobody keeps a reference to the field beyond the two functions below. The fields of
+        // the entry that are read are constant (see `to`).
+        unsafe {
+            let entry = self.0.as_ptr();
+            let key = &mut (*scratch).peer_key;
+            key.tuple.src = (*entry).to.dst;
+            key.tuple.dst = (*entry).to.src;
+            key.tuple.sport = (*entry).to.dport;
+            key.tuple.dport = (*entry).to.sport;
+            key.zone = (*entry).peer_zone;
+            key.proto = proto;
+            key._pad = 0;
+            Some(key)
+        }
+    }
+
+    /// The entry of the other direction.
+    #[inline(always)]
+    pub fn peer(self, proto: u8) -> Option<Self> {
+        Self::find(self.peer_key(proto)?)
+    }
+
+    /// Removes both directions; `key` is this one's.
+    #[inline(always)]
+    pub fn remove_both(self, key: &FlowKey<F::Addr>) {
+        if let Some(peer_key) = self.peer_key(key.proto) {
+            Self::remove(peer_key);
+        }
+        Self::remove(key);
+    }
+
+    /// Where the connection stands.
+    #[inline(always)]
+    pub fn state(self) -> State {
+        // SAFETY: a byte other CPUs may store; any value of it is a state.
+        State::from_u8(unsafe { core::ptr::addr_of!((*self.0.as_ptr()).state).read_volatile() })
+    }
+
+    /// Stores where the connection stands.
+    #[inline(always)]
+    pub fn set_state(self, state: State) {
+        // SAFETY: as in `state`.
+        unsafe { core::ptr::addr_of_mut!((*self.0.as_ptr()).state).write_volatile(state as u8) };
+    }
+
+    /// Time of the last packet in this direction.
+    #[inline(always)]
+    pub fn last_seen_ns(self) -> u64 {
+        // SAFETY: an aligned word other CPUs may store.
+        unsafe { core::ptr::addr_of!((*self.0.as_ptr()).last_seen_ns).read_volatile() }
+    }
+
+    /// Notes a packet in this direction; writes at most once per tick of the clock it is fed with.
+    #[inline(always)]
+    pub fn touch(self, now_ns: u64) {
+        if self.last_seen_ns() != now_ns {
+            // SAFETY: as in `last_seen_ns`.
+            unsafe { core::ptr::addr_of_mut!((*self.0.as_ptr()).last_seen_ns).write_volatile(now_ns) };
+        }
+    }
+
+    /// The last acknowledgement number and window of this direction.
+    #[inline(always)]
+    pub fn ack_window(self) -> (u32, u32) {
+        // SAFETY: aligned words other CPUs may store; a torn pair widens or narrows the window of one RST check.
+        unsafe {
+            (
+                core::ptr::addr_of!((*self.0.as_ptr()).ack).read_volatile(),
+                core::ptr::addr_of!((*self.0.as_ptr()).window).read_volatile(),
+            )
+        }
+    }
+
+    /// Notes them.
+    #[inline(always)]
+    pub fn set_ack_window(self, ack: u32, window: u32) {
+        // SAFETY: as in `ack_window`.
+        unsafe {
+            core::ptr::addr_of_mut!((*self.0.as_ptr()).ack).write_volatile(ack);
+            core::ptr::addr_of_mut!((*self.0.as_ptr()).window).write_volatile(window);
+        }
+    }
+}
+
+/// Why an entry was not inserted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum InsertError {
+    /// The key is taken.
+    Exists,
+    /// No room.
+    Full,
+}
