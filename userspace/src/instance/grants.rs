@@ -88,9 +88,8 @@ impl<'a> Grants<'a> {
             let taken = |slot| self.ifindexes.contains(&(abi::IFINDEX_ENDPOINT + slot));
             let slot = Self::lowest(&mut self.slots, taken, 0, abi::MAX_ENDPOINTS)
                 .map_err(|p| error(InputError::new(field("name"), &pod.name, p)))?;
-            let row = self
-                .pod(pod, next_id()?, slot, origin)
-                .map_err(|p| error(InputError::new(field("address"), "", p)))?;
+            let row =
+                self.pod(pod, next_id()?, slot, origin).map_err(|p| error(InputError::new(field("address"), "", p)))?;
             plan.pods.push(row);
         }
         self.publishes(state, wanted, origin, plan, next_id, error)?;

@@ -22,8 +22,8 @@ use crate::store::{BackendRow, InstanceRow, NetworkRow, PodRow, PublishRow, Stat
 use crate::sysctl::{self, PortSet};
 use crate::topology::{Affinity, HostFacts, HostRoute, Interface, PortProbe, Proto, gateway};
 use crate::wiring::{
-    BackendSpec, Host, NetworkSpec, PodSpec, PublishSpec, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac,
-    host_ifname, host_mac,
+    BackendSpec, Host, NetworkSpec, PodSpec, PublishSpec, endpoint_ifindex, gateway_ifindex, gateway_ifname,
+    gateway_mac, host_ifname, host_mac,
 };
 
 /// The main routing table.
@@ -489,12 +489,7 @@ fn publish_spec(row: &PublishRow, pods: &[PodRow]) -> PublishSpec {
         owner: row.id,
         backends: backends
             .iter()
-            .map(|(b, pod)| BackendSpec {
-                slot: pod.slot,
-                name: pod.name.clone(),
-                weight: b.weight,
-                open: !b.draining,
-            })
+            .map(|(b, pod)| BackendSpec { slot: pod.slot, name: pod.name.clone(), weight: b.weight, open: !b.draining })
             .collect(),
         sticky: row.affinity == Affinity::Client,
         allow: row.allow.clone(),

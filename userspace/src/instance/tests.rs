@@ -156,10 +156,11 @@ fn a_changed_file_adds_and_removes() {
     let applied = w.up(&changed).unwrap();
     assert_eq!(applied.pods_removed, ["blue"]);
     assert_eq!(applied.pods_added[0].name, "green");
-    let removed: Vec<_> = applied.publishes_removed.iter().map(|p| p.publish.as_str()).collect();
-    assert_eq!(removed, ["8080:80/tcp"]);
-    let added: Vec<_> = applied.publishes_added.iter().map(|p| format!("{} {}", p.pod, p.publish)).collect();
-    assert_eq!(added, ["red 8081:80/tcp", "green 8080:80/tcp"]);
+    let words =
+        |views: &[PublishView]| -> Vec<String> { views.iter().map(|p| format!("{} {}", p.pod, p.publish)).collect() };
+    assert_eq!(words(&applied.publishes_removed), Vec::<String>::new());
+    assert_eq!(words(&applied.publishes_changed), ["green 8080:80/tcp"], "from red, in place");
+    assert_eq!(words(&applied.publishes_added), ["red 8081:80/tcp"]);
     let state = w.state().unwrap();
     assert!(state.pod("mine").is_some_and(|p| p.origin == Origin::Verb), "what a verb added stays");
     assert!(state.publishes.iter().any(|q| q.publish.to_string() == "7000:7000/tcp"));

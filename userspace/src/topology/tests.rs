@@ -326,11 +326,13 @@ fn topology() -> impl Strategy<Value = Topology> {
                     })
                     .collect();
                 if fixed4 {
-                    let backends = t.pods.iter().map(|p| &p.name).chain([&format!("pod{i}-{k}")]).enumerate();
+                    let own = format!("pod{i}-{k}");
+                    let backends = t.pods.iter().map(|p| &p.name).chain([&own]).enumerate();
                     let port = format!("{}:80", 30_000 + i * 100 + k).parse().unwrap();
                     // Of one network: the pods of another may have other families.
                     let backends = backends.filter(|(_, name)| name.starts_with(&format!("pod{i}-")));
-                    let backends = backends.map(|(n, name)| Backend { pod: name.clone(), weight: n as u32 + 1 }).collect();
+                    let backends =
+                        backends.map(|(n, name)| Backend { pod: name.clone(), weight: n as u32 + 1 }).collect();
                     let affinity = if fixed6 { Affinity::Client } else { Affinity::None };
                     let allow = if fixed6 { Allow::Anyone } else { Allow::Only(vec![]) };
                     t.publishes.push(SharedPublish { port, backends, affinity, allow });
@@ -429,7 +431,10 @@ fn publishes_say_who_may_come_in_and_where_they_lead() {
     let shared = &t.publishes[0];
     assert_eq!(shared.port.to_string(), "443:8443/tcp");
     assert_eq!(shared.backends, Backend::list("red:3,blue").unwrap());
-    assert_eq!((shared.affinity, shared.allow.to_string().as_str()), (Affinity::Client, "10.0.0.0/8,2001:db8::/32,192.0.2.7/32"));
+    assert_eq!(
+        (shared.affinity, shared.allow.to_string().as_str()),
+        (Affinity::Client, "10.0.0.0/8,2001:db8::/32,192.0.2.7/32")
+    );
     let fields: Vec<_> = t.declared().into_iter().map(|d| d.field).collect();
     assert_eq!(fields, ["pod[0].publish[0]", "pod[0].publish[1]", "pod[0].publish[2]", "publish[0].port"]);
     let bare = check(&format!("{GOOD}[[publish]]\nport = \"1:1\"\nbackends = [{{ pod = \"red\" }}]")).unwrap();
@@ -449,7 +454,13 @@ fn a_bad_shared_publish_is_shown_with_its_place() {
         ("\"blue\"", "\"red\"", "publish[0].backends[1].pod", "twice", 3),
         ("pod = \"blue\"", "", "publish[0].backends[1].pod", "missing", 3),
         ("{ pod = \"red\", weight = 3 }, { pod = \"blue\" }", "", "publish[0].backends", "at least one", 3),
-        ("backends = [{ pod = \"red\", weight = 3 }, { pod = \"blue\" }]\n", "", "publish[0].backends", "at least one", 1),
+        (
+            "backends = [{ pod = \"red\", weight = 3 }, { pod = \"blue\" }]\n",
+            "",
+            "publish[0].backends",
+            "at least one",
+            1,
+        ),
         ("\"client\"", "\"cookie\"", "publish[0].affinity", "\"none\" or \"client\"", 4),
         ("10.0.0.0/8", "10.0.0.1/8", "publish[0].allow[0]", "write 10.0.0.0/8", 5),
         ("2001:db8::/32", "everyone", "publish[0].allow[1]", "not a prefix", 5),
@@ -470,7 +481,11 @@ fn a_bad_shared_publish_is_shown_with_its_place() {
     let entry = GOOD.replace("\"8080:80/tcp\"", "{ allow = [] }");
     assert_eq!(check(&entry).unwrap_err().field, "pod[0].publish[0].port");
     let entry = GOOD.replace("\"8080:80/tcp\"", "80");
-    assert!(check(&entry).unwrap_err().to_string().contains("a publish string or a table"), "{}", check(&entry).unwrap_err());
+    assert!(
+        check(&entry).unwrap_err().to_string().contains("a publish string or a table"),
+        "{}",
+        check(&entry).unwrap_err()
+    );
 }
 
 #[test]

@@ -209,8 +209,8 @@ fn publishes(topology: &Topology, facts: &HostFacts, ports: &dyn PortProbe, take
             if backends[..k].iter().any(|b| b.pod == backend.pod) {
                 return Err(problem(Problem::BackendTwice(backend.pod.clone())));
             }
-            let network = network_behind(topology, taken, &backend.pod)
-                .ok_or_else(|| problem(Problem::UnknownBackend))?;
+            let network =
+                network_behind(topology, taken, &backend.pod).ok_or_else(|| problem(Problem::UnknownBackend))?;
             let families = network.families();
             check_families(publish, families, &backend.pod).map_err(error)?;
             // The ports are entered once for all pods: they must have the same families.

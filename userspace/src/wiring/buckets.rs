@@ -107,6 +107,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn every_backend_gets_its_share(weights in proptest::collection::vec(1u32..=100, 1..64)) {
             let of = named(&weights);

@@ -29,7 +29,10 @@ fn publishes_are_moved_and_drained_in_place() {
     assert_eq!((applied.changed, applied.publishes_changed[0].pod.as_str()), (true, "blue"));
     assert_eq!(row(&w), PublishRow { backends: vec![one(blue.id)], ..before.clone() });
     assert_eq!(backend(&w), Some(vec![blue.slot]));
-    assert!(!w.verb(async |i| i.move_publish(&by_spec, &to("blue")).await).unwrap().changed, "repeating it changes nothing");
+    assert!(
+        !w.verb(async |i| i.move_publish(&by_spec, &to("blue")).await).unwrap().changed,
+        "repeating it changes nothing"
+    );
 
     let by_id = [PublishRef::Id(before.id), by_spec];
     assert_eq!(w.verb(async |i| i.drain(&by_id, true, None).await).unwrap().publishes_changed.len(), 1);
@@ -57,7 +60,9 @@ fn a_move_killed_or_failed_at_any_step_is_finished_by_the_next_verb() {
             w.up(FILE).unwrap();
             let publish = w.state().unwrap().publishes[0].clone();
             let blue = w.state().unwrap().pod("blue").unwrap().clone();
-            let moved = async |i: &mut Instance<Model>| i.move_publish(&PublishRef::Id(publish.id), &[Backend::only("blue")]).await;
+            let moved = async |i: &mut Instance<Model>| {
+                i.move_publish(&PublishRef::Id(publish.id), &[Backend::only("blue")]).await
+            };
             if matches!(w.faulty(at, fault, moved), Some(Ok(_))) {
                 assert!(at > 0);
                 break;
@@ -102,7 +107,8 @@ fn shared_file() -> String {
 fn a_shared_publish_is_made_and_changed_in_place_by_its_file() {
     let w = World::new();
     let applied = w.up(&shared_file()).unwrap();
-    let words: Vec<_> = applied.publishes_added.iter().map(|p| format!("{} {} {}", p.publish, p.pod, p.allow)).collect();
+    let words: Vec<_> =
+        applied.publishes_added.iter().map(|p| format!("{} {} {}", p.publish, p.pod, p.allow)).collect();
     assert_eq!(
         words,
         ["8080:80/tcp red 10.0.0.0/8", "5000-5003:5000-5003/udp red any", "443:8443/tcp red:3,blue none"]
@@ -136,7 +142,10 @@ fn a_shared_publish_is_made_and_changed_in_place_by_its_file() {
     let text = format!("{FILE}\n[[publish]]\nport = \"9000:90\"\nbackends = [{{ pod = \"blue\" }}]\n");
     let applied = w.up(&text).unwrap();
     assert_eq!(applied.publishes_removed[0].publish, "443:8443/tcp");
-    assert_eq!((applied.publishes_added[0].pod.as_str(), applied.publishes_changed[0].allow.is_anyone()), ("blue", true));
+    assert_eq!(
+        (applied.publishes_added[0].pod.as_str(), applied.publishes_changed[0].allow.is_anyone()),
+        ("blue", true)
+    );
     w.verb(async |i| i.down().await).unwrap();
     w.assert_nothing_left();
 }
