@@ -1,7 +1,7 @@
 //! Names, numbers and capacities both sides of the kernel line agree on.
 
 /// Raised whenever a map's key or value layout or a program's meaning changes; the pins carry it.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// The zone of the host's own side in flow keys; network ids start at 1.
 pub const ZONE_HOST: u16 = 0;
@@ -98,6 +98,10 @@ pub mod map {
     pub const NO_MASQ4: &str = "NO_MASQ4";
     /// LPM trie, IPv6.
     pub const NO_MASQ6: &str = "NO_MASQ6";
+    /// Hash: network id (`u32`) to [`crate::network::SnatPool`]`<Addr4>`; absent: the uplink's address.
+    pub const SNAT_POOLS4: &str = "SNAT_POOLS4";
+    /// Hash, IPv6.
+    pub const SNAT_POOLS6: &str = "SNAT_POOLS6";
     /// Hash: [`crate::publish::PublishKey`]`<Addr4>` to [`crate::publish::PublishedPort`].
     pub const PUBLISHED4: &str = "PUBLISHED4";
     /// Hash, IPv6.

@@ -17,7 +17,7 @@ use netns_ebpf_common::flow::{FlowEntry, FlowKey, TimeoutClass};
 use netns_ebpf_common::fragment::{FragmentKey, FragmentPorts};
 use netns_ebpf_common::host::{HostConfig, Uplink};
 use netns_ebpf_common::host_socket::{HostPeer, HostPeerKey};
-use netns_ebpf_common::network::{Network, NoMasqueradeKey};
+use netns_ebpf_common::network::{Network, NoMasqueradeKey, SnatPool};
 use netns_ebpf_common::parse::Parsed;
 use netns_ebpf_common::publish::{Publish, PublishKey, PublishedPort};
 use netns_ebpf_common::verdict::{DROP_COUNTERS, DropReason};
@@ -25,6 +25,7 @@ use netns_ebpf_common::{Addr4, Addr6};
 
 pub use self::flow::{FlowRef, InsertError};
 use crate::stage::flow::Plan;
+use crate::stage::port::Search;
 use crate::stage::related::Quoted;
 
 #[map]
@@ -49,6 +50,10 @@ static NO_MASQ4: LpmTrie<NoMasqueradeKey<Addr4>, u32> =
 #[map]
 static NO_MASQ6: LpmTrie<NoMasqueradeKey<Addr6>, u32> =
     LpmTrie::with_max_entries(abi::MAX_NO_MASQUERADE, BPF_F_NO_PREALLOC);
+#[map]
+static SNAT_POOLS4: HashMap<u32, SnatPool<Addr4>> = HashMap::with_max_entries(abi::MAX_NETWORKS, 0);
+#[map]
+static SNAT_POOLS6: HashMap<u32, SnatPool<Addr6>> = HashMap::with_max_entries(abi::MAX_NETWORKS, 0);
 #[map]
 static PUBLISHED4: HashMap<PublishKey<Addr4>, PublishedPort> =
     HashMap::with_max_entries(abi::MAX_PUBLISHED_PORTS, BPF_F_NO_PREALLOC);
@@ -122,6 +127,8 @@ pub struct OpeningFlow<A> {
     pub peer_key: FlowKey<A>,
     /// Its entry.
     pub peer_entry: FlowEntry<A>,
+    /// The search for its source port.
+    pub search: Search,
 }
 
 /// The maps of a family.
@@ -129,6 +136,7 @@ pub trait FamilyMaps: Family {
     fn addrs() -> &'static HashMap<EndpointKey<Self::Addr>, u32>;
     fn host_addrs() -> &'static HashMap<Self::Addr, u32>;
     fn no_masquerade() -> &'static LpmTrie<NoMasqueradeKey<Self::Addr>, u32>;
+    fn snat_pools() -> &'static HashMap<u32, SnatPool<Self::Addr>>;
     fn published() -> &'static HashMap<PublishKey<Self::Addr>, PublishedPort>;
     fn flows() -> &'static HashMap<FlowKey<Self::Addr>, FlowEntry<Self::Addr>>;
     fn fragments() -> &'static LruHashMap<FragmentKey<Self::Addr>, FragmentPorts>;
@@ -137,7 +145,7 @@ pub trait FamilyMaps: Family {
 }
 
 macro_rules! family_maps {
-    ($family:ty, $addr:ty, $addrs:ident, $host:ident, $no_masq:ident, $published:ident, $flows:ident, $fragments:ident, $scratch:ident, $peers:ident) => {
+    ($family:ty, $addr:ty, $addrs:ident, $host:ident, $no_masq:ident, $pools:ident, $published:ident, $flows:ident, $fragments:ident, $scratch:ident, $peers:ident) => {
         impl FamilyMaps for $family {
             #[inline(always)]
             fn addrs() -> &'static HashMap<EndpointKey<$addr>, u32> {
@@ -150,6 +158,10 @@ macro_rules! family_maps {
             #[inline(always)]
             fn no_masquerade() -> &'static LpmTrie<NoMasqueradeKey<$addr>, u32> {
                 &$no_masq
+            }
+            #[inline(always)]
+            fn snat_pools() -> &'static HashMap<u32, SnatPool<$addr>> {
+                &$pools
             }
             #[inline(always)]
             fn published() -> &'static HashMap<PublishKey<$addr>, PublishedPort> {
@@ -174,8 +186,32 @@ macro_rules! family_maps {
         }
     };
 }
-family_maps!(V4, Addr4, ENDPOINT_ADDR4, HOST_ADDRS4, NO_MASQ4, PUBLISHED4, FLOWS4, FRAGMENTS4, SCRATCH4, HOST_PEERS4);
-family_maps!(V6, Addr6, ENDPOINT_ADDR6, HOST_ADDRS6, NO_MASQ6, PUBLISHED6, FLOWS6, FRAGMENTS6, SCRATCH6, HOST_PEERS6);
+family_maps!(
+    V4,
+    Addr4,
+    ENDPOINT_ADDR4,
+    HOST_ADDRS4,
+    NO_MASQ4,
+    SNAT_POOLS4,
+    PUBLISHED4,
+    FLOWS4,
+    FRAGMENTS4,
+    SCRATCH4,
+    HOST_PEERS4
+);
+family_maps!(
+    V6,
+    Addr6,
+    ENDPOINT_ADDR6,
+    HOST_ADDRS6,
+    NO_MASQ6,
+    SNAT_POOLS6,
+    PUBLISHED6,
+    FLOWS6,
+    FRAGMENTS6,
+    SCRATCH6,
+    HOST_PEERS6
+);
 
 /// The host-wide settings.
 #[inline(always)]
@@ -267,6 +303,13 @@ extern "C" fn addr_step<F: Family, S: AddrSteps<F>>(
 pub fn is_no_masquerade<F: FamilyMaps>(network: u32, addr: F::Addr) -> bool {
     let bits = 32 + 32 * <F::Addr as netns_ebpf_common::family::Address>::WORDS as u32;
     F::no_masquerade().get(Key::new(bits, NoMasqueradeKey { network_be: network.to_be_bytes(), addr })).is_some()
+}
+
+/// The addresses a network's pods leave with; `None`: the uplink's.
+#[inline(always)]
+pub fn snat_pool<F: FamilyMaps>(network: u32) -> Option<&'static SnatPool<F::Addr>> {
+    // SAFETY: as in `uplink`.
+    unsafe { F::snat_pools().get(network) }
 }
 
 /// The entry for a host port at exactly this address (unspecified: any).

@@ -22,6 +22,7 @@ mod host;
 mod host_socket;
 mod load;
 mod publishes;
+mod snat;
 #[cfg(feature = "trace")]
 mod trace;
 
