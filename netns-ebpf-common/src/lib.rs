@@ -43,6 +43,7 @@ pub mod network;
 pub mod parse;
 mod pod;
 pub mod port;
+pub mod prefix;
 pub mod publish;
 pub mod verdict;
 

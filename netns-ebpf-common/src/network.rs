@@ -39,16 +39,6 @@ impl Network {
     pub const ENDPOINT_INDEPENDENT: u32 = 1 << 2;
 }
 
-/// The data of an LPM key over `(network, destination prefix)`; the prefix length counts the network's 32 bits as well.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct NoMasqueradeKey<A> {
-    /// Network id, big-endian, so that all of its 32 bits come before the address in trie order.
-    pub network_be: [u8; 4],
-    /// Destination.
-    pub addr: A,
-}
-
 /// Most addresses a network's pool has of one family.
 pub const MAX_SNAT_ADDRS: usize = 8;
 
@@ -79,8 +69,6 @@ impl<A: Copy> SnatPool<A> {
 pod!(Network: size 60, align 4);
 pod!(SnatPool<Addr4>: size 36, align 4);
 pod!(SnatPool<Addr6>: size 132, align 4);
-pod!(NoMasqueradeKey<Addr4>: size 8, align 4);
-pod!(NoMasqueradeKey<Addr6>: size 20, align 4);
 
 #[cfg(test)]
 mod tests {

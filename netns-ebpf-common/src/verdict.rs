@@ -229,6 +229,8 @@ drop_reasons! {
     Internal = 30, "internal";
     /// IPv4 options that route (source routing): refused.
     SourceRoute = 31, "source-route";
+    /// The publish's `allow` list does not have the client's address.
+    NotAllowed = 32, "not-allowed";
 }
 
 /// Elements of the drop counters.

@@ -197,7 +197,7 @@ fn to_published<F: FromPod>(
     p: &Parsed<F::Addr>,
     found: &publish::Match,
 ) -> Result<Verdict, DropReason> {
-    let endpoint = publish::backend::<F>(p, found)?;
+    let publish::Backend { slot, endpoint } = publish::backend::<F>(p, found)?;
     if let Some(problem) = deliver::problem(pkt, p, endpoint.mtu_bytes) {
         return Ok(reject::<F>(pkt, sender, p, problem));
     }
@@ -209,7 +209,7 @@ fn to_published<F: FromPod>(
     o.plan = Plan {
         zone: sender.zone,
         peer_zone: endpoint.network as u16,
-        target: found.publish.slot,
+        target: slot,
         peer_target: sender.slot,
         owner_slot: sender.slot,
         publish: found.id,

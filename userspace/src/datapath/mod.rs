@@ -21,6 +21,7 @@ mod flows;
 mod host;
 mod host_socket;
 mod load;
+mod prefixes;
 mod publishes;
 mod snat;
 #[cfg(feature = "trace")]

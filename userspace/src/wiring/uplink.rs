@@ -103,8 +103,9 @@ impl Host {
         Ok(())
     }
 
-    /// Tells the programs the host's addresses: all of them but link-local ones, loopback ones included.
-    pub async fn sync_host_addresses(&self) -> Result<(), WiringError> {
+    /// Tells the programs the host's addresses: all of them but link-local ones, loopback ones included. Says whether one
+    /// went.
+    pub async fn sync_host_addresses(&self) -> Result<bool, WiringError> {
         let addresses: Vec<(IpAddr, u32)> = self
             .netlink
             .addresses(None)

@@ -182,6 +182,8 @@ impl Bench {
             addresses.iter().flat_map(|p| [(p.v4.into(), self.uplink), (p.v6.into(), self.uplink)]).collect();
         d.sync_host_addresses(&addresses).expect("host addresses");
         for (id, publish, ports) in publishes() {
+            d.set_backends(id, None).expect("backends");
+            d.sync_allowed(id, &[]).expect("prefixes");
             for ports in ports {
                 d.put_publish(id, &publish, &ports).expect("publish");
             }
