@@ -46,8 +46,10 @@ pub struct NetworkView {
     pub gateways: Vec<IpAddr>,
     /// MTU in bytes.
     pub mtu: u32,
-    /// Pods leave for the LAN with the uplink's address.
+    /// Pods leave for the LAN with an address of the host.
     pub masquerade: bool,
+    /// Which ones, as declared; a family that is not here: the uplink's.
+    pub snat_address: Vec<IpAddr>,
     /// Destinations reached untranslated all the same.
     pub no_masquerade: Vec<ipnet::IpNet>,
     /// Whether host and pods reach each other.
@@ -80,7 +82,7 @@ pub struct PodView {
 pub struct PublishView {
     /// Never used twice; names it to `move` and `drain`.
     pub id: u64,
-    /// The pods it leads to, as `POD[:WEIGHT]` with commas between.
+    /// The pods it leads to: one's name, or several as `POD[:WEIGHT]` with commas between.
     pub pod: String,
     /// The same, one by one.
     pub backends: Vec<BackendView>,
@@ -130,6 +132,7 @@ impl State {
                 gateways: n.network.subnets.iter().map(|s| crate::topology::gateway(*s)).collect(),
                 mtu: n.mtu_bytes,
                 masquerade: n.network.masquerade,
+                snat_address: n.network.snat_address.clone(),
                 no_masquerade: n.network.no_masquerade.clone(),
                 host_access: n.host_access,
                 pods: self.pods.iter().filter(|p| p.network == n.id).count(),
@@ -166,7 +169,11 @@ impl State {
     pub(super) fn publish_view(&self, row: &PublishRow) -> PublishView {
         let publish = &row.publish;
         let backends = self.backends(row);
-        let words: Vec<_> = backends.iter().map(Backend::to_string).collect();
+        // One alone has all there is, whatever its weight.
+        let words = match backends.as_slice() {
+            [only] => vec![only.pod.clone()],
+            several => several.iter().map(Backend::to_string).collect(),
+        };
         let draining = row.backends.iter().map(|b| b.draining);
         PublishView {
             id: row.id,

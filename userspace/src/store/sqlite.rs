@@ -45,8 +45,9 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ALTER TABLE instance ADD COLUMN icmp_s INTEGER NOT NULL DEFAULT 60;
     ALTER TABLE publish ADD COLUMN draining INTEGER NOT NULL DEFAULT 0;
 ",
-    // A publish had one pod. The column goes with the table, as SQLite drops none that refers to another table.
+    // A publish had one pod; that column goes with the table, as SQLite drops none that refers to another table.
     "
+    ALTER TABLE network ADD COLUMN snat_address TEXT NOT NULL DEFAULT '';
     ALTER TABLE publish RENAME TO publish_2;
     CREATE TABLE publish (
         id INTEGER PRIMARY KEY, slot INTEGER NOT NULL UNIQUE, publish TEXT NOT NULL, affinity TEXT NOT NULL, allow TEXT,
@@ -229,9 +230,9 @@ fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
             r.nat.timeouts.icmp.get(),
         ]),
         Change::PutNetwork(r) => tx.prepare_cached(
-            "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (id) DO UPDATE
-             SET name = ?2, subnets = ?3, masquerade = ?4, no_masquerade = ?5, mtu = ?6, mtu_bytes = ?7,
-             host_access = ?8, last4 = ?9, last6 = ?10, origin = ?11, phase = ?12",
+            "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT (id) DO
+             UPDATE SET name = ?2, subnets = ?3, masquerade = ?4, no_masquerade = ?5, mtu = ?6, mtu_bytes = ?7,
+             host_access = ?8, last4 = ?9, last6 = ?10, origin = ?11, phase = ?12, snat_address = ?13",
         )?.execute(params![
             r.id,
             r.network.name,
@@ -245,6 +246,7 @@ fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
             r.last6.map(|a| a.to_string()),
             r.origin.as_str(),
             r.phase.as_str(),
+            words(&r.network.snat_address),
         ]),
         Change::PutPod(r) => tx.prepare_cached(
             "INSERT INTO pod VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO UPDATE SET slot = ?2,
@@ -325,6 +327,7 @@ fn network(r: &Row<'_>) -> rusqlite::Result<NetworkRow> {
             name: r.get("name")?,
             subnets: list(r, "subnets")?,
             masquerade: r.get("masquerade")?,
+            snat_address: list(r, "snat_address")?,
             no_masquerade: list(r, "no_masquerade")?,
             mtu: r.get("mtu")?,
         },

@@ -21,6 +21,7 @@ fn rows() -> (InstanceRow, NetworkRow, PodRow, PublishRow) {
                 name: "pods".into(),
                 subnets: vec!["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()],
                 masquerade: true,
+                snat_address: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
                 no_masquerade: vec![],
                 mtu: None,
             },
@@ -161,6 +162,7 @@ fn an_older_versions_file_is_brought_up_to_date() {
     let publish = &state.publishes[0];
     assert_eq!((publish.draining, &publish.allow, publish.affinity), (false, &Allow::Anyone, Affinity::None));
     assert_eq!(publish.backends, [BackendRow { pod: 1, weight: 1, draining: false }]);
+    assert!(state.networks[0].network.snat_address.is_empty());
     SqliteStore::open(&path).unwrap();
 }
 

@@ -94,6 +94,8 @@ struct RawNetwork {
     subnets: Option<Spanned<Vec<Spanned<String>>>>,
     masquerade: Option<bool>,
     #[serde(default)]
+    snat_address: Vec<Spanned<String>>,
+    #[serde(default)]
     no_masquerade: Vec<Spanned<String>>,
     mtu: Option<Spanned<i64>>,
 }
@@ -300,8 +302,10 @@ impl Reader<'_> {
             let prefix = subnet(s)?;
             if prefix == prefix.trunc() { Ok(prefix) } else { Err(Problem::SubnetHostBits(prefix.trunc().to_string())) }
         })?;
+        let snat_address = self.list(&format!("{table}.snat_address"), raw.snat_address, address)?;
         let mtu = self.mtu(&format!("{table}.mtu"), raw.mtu)?;
-        Ok(Network { name, subnets, masquerade: raw.masquerade.unwrap_or(true), no_masquerade, mtu })
+        let masquerade = raw.masquerade.unwrap_or(true);
+        Ok(Network { name, subnets, masquerade, snat_address, no_masquerade, mtu })
     }
 
     fn pod(&mut self, i: usize, raw: Spanned<RawPod>, networks: &[Network]) -> Result<Pod, InputError> {
@@ -323,15 +327,7 @@ impl Reader<'_> {
                 return Err(InputError::new(field, "", problem).at(self.positions.get(&table).copied()));
             }
         };
-        let address = self.list(&format!("{table}.address"), raw.address, |s| {
-            s.parse::<IpAddr>().map_err(|_| {
-                Problem::Address(if s.contains('/') {
-                    "write it without a prefix length".to_owned()
-                } else {
-                    "write 10.244.0.10 or fd00:244::10".to_owned()
-                })
-            })
-        })?;
+        let address = self.list(&format!("{table}.address"), raw.address, address)?;
         let mut publish = Vec::with_capacity(raw.publish.len());
         for (k, entry) in raw.publish.into_iter().enumerate() {
             publish.push(self.pod_publish(&format!("{table}.publish[{k}]"), entry)?);
@@ -397,6 +393,16 @@ impl Reader<'_> {
         };
         Ok(SharedPublish { port, backends, affinity, allow: self.allow(&table, raw.allow)? })
     }
+}
+
+fn address(s: &str) -> Result<IpAddr, Problem> {
+    s.parse::<IpAddr>().map_err(|_| {
+        Problem::Address(if s.contains('/') {
+            "write it without a prefix length".to_owned()
+        } else {
+            "write 10.244.0.10 or fd00:244::10".to_owned()
+        })
+    })
 }
 
 fn subnet(s: &str) -> Result<IpNet, Problem> {

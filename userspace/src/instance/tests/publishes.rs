@@ -125,7 +125,7 @@ fn a_shared_publish_is_made_and_changed_in_place_by_its_file() {
         ("weight = 3", "weight = 4", "443:8443/tcp red:4,blue none"),
         ("allow = []", "allow = [\"::/0\"]", "443:8443/tcp red:3,blue ::/0"),
         ("affinity = \"client\"", "affinity = \"none\"", "443:8443/tcp red:3,blue none"),
-        (", { pod = \"blue\" }", "", "443:8443/tcp red:3 none"),
+        (", { pod = \"blue\" }", "", "443:8443/tcp red none"),
         ("10.0.0.0/8", "10.0.0.0/9", "8080:80/tcp red 10.0.0.0/9"),
     ] {
         let text = shared_file().replace(from, to);
