@@ -101,6 +101,10 @@ pub mod map {
     pub const NO_MASQ4: &str = "NO_MASQ4";
     /// LPM trie, IPv6.
     pub const NO_MASQ6: &str = "NO_MASQ6";
+    /// Hash: network id (`u32`) to [`crate::network::SnatPool`]`<Addr4>`; absent: the uplink's address.
+    pub const SNAT_POOLS4: &str = "SNAT_POOLS4";
+    /// Hash, IPv6.
+    pub const SNAT_POOLS6: &str = "SNAT_POOLS6";
     /// Hash: [`crate::publish::PublishKey`]`<Addr4>` to [`crate::publish::PublishedPort`].
     pub const PUBLISHED4: &str = "PUBLISHED4";
     /// Hash, IPv6.

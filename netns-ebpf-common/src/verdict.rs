@@ -201,7 +201,7 @@ drop_reasons! {
     NoRoute = 16, "no-route";
     /// The network's pods do not reach the host: its subnet belongs to another network too.
     NoHostAccess = 17, "no-host-access";
-    /// The uplink has no address of this family to translate to.
+    /// The uplink has no address of this family to translate to, or the host has none of the network's `snat_address`.
     NoUplinkAddress = 18, "no-uplink-address";
     /// Every SNAT port towards this destination is in use; the sender got administratively-prohibited.
     PortsExhausted = 19, "ports-exhausted";

@@ -44,6 +44,7 @@ fn network() -> NetworkSpec {
         gateway6: Some("fd00:244::1/64".parse().expect("net")),
         mtu_bytes: 1400,
         masquerade: true,
+        snat_addresses: Vec::new(),
         endpoint_independent: false,
         host_access: true,
         no_masquerade: vec!["192.168.1.0/24".parse().expect("net"), "fd00:1::/32".parse().expect("net")],

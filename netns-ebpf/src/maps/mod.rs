@@ -17,7 +17,7 @@ use netns_ebpf_common::flow::{FlowEntry, FlowKey, TimeoutClass};
 use netns_ebpf_common::fragment::{FragmentKey, FragmentPorts};
 use netns_ebpf_common::host::{HostConfig, Uplink};
 use netns_ebpf_common::host_socket::{HostPeer, HostPeerKey};
-use netns_ebpf_common::network::Network;
+use netns_ebpf_common::network::{Network, SnatPool};
 use netns_ebpf_common::parse::Parsed;
 use netns_ebpf_common::prefix::PrefixKey;
 use netns_ebpf_common::publish::{Backends, Publish, PublishKey, PublishedPort};
@@ -26,6 +26,7 @@ use netns_ebpf_common::{Addr4, Addr6};
 
 pub use self::flow::{FlowRef, InsertError};
 use crate::stage::flow::Plan;
+use crate::stage::port::Search;
 use crate::stage::related::Quoted;
 
 #[map]
@@ -48,6 +49,10 @@ static HOST_ADDRS6: HashMap<Addr6, u32> = HashMap::with_max_entries(abi::MAX_HOS
 static NO_MASQ4: LpmTrie<PrefixKey<Addr4>, u32> = LpmTrie::with_max_entries(abi::MAX_NO_MASQUERADE, BPF_F_NO_PREALLOC);
 #[map]
 static NO_MASQ6: LpmTrie<PrefixKey<Addr6>, u32> = LpmTrie::with_max_entries(abi::MAX_NO_MASQUERADE, BPF_F_NO_PREALLOC);
+#[map]
+static SNAT_POOLS4: HashMap<u32, SnatPool<Addr4>> = HashMap::with_max_entries(abi::MAX_NETWORKS, 0);
+#[map]
+static SNAT_POOLS6: HashMap<u32, SnatPool<Addr6>> = HashMap::with_max_entries(abi::MAX_NETWORKS, 0);
 #[map]
 static PUBLISHED4: HashMap<PublishKey<Addr4>, PublishedPort> =
     HashMap::with_max_entries(abi::MAX_PUBLISHED_PORTS, BPF_F_NO_PREALLOC);
@@ -127,6 +132,8 @@ pub struct OpeningFlow<A> {
     pub peer_key: FlowKey<A>,
     /// Its entry.
     pub peer_entry: FlowEntry<A>,
+    /// The search for its source port.
+    pub search: Search,
 }
 
 /// The maps of a family.
@@ -134,6 +141,7 @@ pub trait FamilyMaps: Family {
     fn addrs() -> &'static HashMap<EndpointKey<Self::Addr>, u32>;
     fn host_addrs() -> &'static HashMap<Self::Addr, u32>;
     fn no_masquerade() -> &'static LpmTrie<PrefixKey<Self::Addr>, u32>;
+    fn snat_pools() -> &'static HashMap<u32, SnatPool<Self::Addr>>;
     fn published() -> &'static HashMap<PublishKey<Self::Addr>, PublishedPort>;
     fn flows() -> &'static HashMap<FlowKey<Self::Addr>, FlowEntry<Self::Addr>>;
     fn fragments() -> &'static LruHashMap<FragmentKey<Self::Addr>, FragmentPorts>;
@@ -143,7 +151,7 @@ pub trait FamilyMaps: Family {
 }
 
 macro_rules! family_maps {
-    ($family:ty, $addr:ty, $addrs:ident, $host:ident, $no_masq:ident, $published:ident, $flows:ident, $fragments:ident, $scratch:ident, $peers:ident, $allow:ident) => {
+    ($family:ty, $addr:ty, $addrs:ident, $host:ident, $no_masq:ident, $pools:ident, $published:ident, $flows:ident, $fragments:ident, $scratch:ident, $peers:ident, $allow:ident) => {
         impl FamilyMaps for $family {
             #[inline(always)]
             fn addrs() -> &'static HashMap<EndpointKey<$addr>, u32> {
@@ -156,6 +164,10 @@ macro_rules! family_maps {
             #[inline(always)]
             fn no_masquerade() -> &'static LpmTrie<PrefixKey<$addr>, u32> {
                 &$no_masq
+            }
+            #[inline(always)]
+            fn snat_pools() -> &'static HashMap<u32, SnatPool<$addr>> {
+                &$pools
             }
             #[inline(always)]
             fn published() -> &'static HashMap<PublishKey<$addr>, PublishedPort> {
@@ -190,6 +202,7 @@ family_maps!(
     ENDPOINT_ADDR4,
     HOST_ADDRS4,
     NO_MASQ4,
+    SNAT_POOLS4,
     PUBLISHED4,
     FLOWS4,
     FRAGMENTS4,
@@ -203,6 +216,7 @@ family_maps!(
     ENDPOINT_ADDR6,
     HOST_ADDRS6,
     NO_MASQ6,
+    SNAT_POOLS6,
     PUBLISHED6,
     FLOWS6,
     FRAGMENTS6,
@@ -311,6 +325,13 @@ pub fn is_allowed<F: FamilyMaps>(publish: u32, addr: F::Addr) -> bool {
 #[inline(always)]
 fn prefix_key<A>(id: u32, addr: A) -> Key<PrefixKey<A>> {
     Key::new(PrefixKey::<A>::FULL_BITS, PrefixKey { id_be: id.to_be_bytes(), addr })
+}
+
+/// The addresses a network's pods leave with; `None`: the uplink's.
+#[inline(always)]
+pub fn snat_pool<F: FamilyMaps>(network: u32) -> Option<&'static SnatPool<F::Addr>> {
+    // SAFETY: as in `uplink`.
+    unsafe { F::snat_pools().get(network) }
 }
 
 /// The entry for a host port at exactly this address (unspecified: any).

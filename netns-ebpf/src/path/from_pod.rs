@@ -221,7 +221,8 @@ fn to_published<F: FromPod>(
     Ok(PLANNED)
 }
 
-/// To the LAN by the host's routes, with the uplink's address unless an exception keeps the pod's.
+/// To the LAN by the host's routes, with an address of the network's pool, or the uplink's, unless an exception keeps the
+/// pod's.
 #[inline(never)]
 fn to_lan<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) -> Verdict {
     settle(|| {
@@ -244,8 +245,16 @@ fn to_lan<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) ->
         if sender.network.flags & Network::MASQUERADE != 0
             && !maps::is_no_masquerade::<F>(sender.endpoint.network, p.tuple.dst)
         {
-            o.entry.to.src = *F::uplink_addr(uplink);
-            ports = Ports::HostRange;
+            match maps::snat_pool::<F>(sender.endpoint.network) {
+                Some(pool) => {
+                    o.entry.to.src = pool.addr(sender.slot).ok_or(DropReason::NoUplinkAddress)?;
+                    ports = Ports::Pool;
+                }
+                None => {
+                    o.entry.to.src = *F::uplink_addr(uplink);
+                    ports = Ports::HostRange;
+                }
+            }
         }
         if o.entry.to.src.is_unspecified() {
             return Err(DropReason::NoUplinkAddress);

@@ -86,9 +86,10 @@ impl Datapath {
             .map_err(|e| map_error(map::NETWORKS, format!("write network {id}"), e))
     }
 
-    /// Clears a network and its `no_masquerade` prefixes.
+    /// Clears a network, its SNAT addresses and its `no_masquerade` prefixes.
     pub fn remove_network(&self, id: u16) -> Result<(), DatapathError> {
         self.put_network(id, &Network::default())?;
+        self.put_snat_pools(id, &[], |_| false)?;
         self.sync_no_masquerade(id, &[])
     }
 

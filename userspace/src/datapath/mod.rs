@@ -23,6 +23,7 @@ mod host_socket;
 mod load;
 mod prefixes;
 mod publishes;
+mod snat;
 #[cfg(feature = "trace")]
 mod trace;
 

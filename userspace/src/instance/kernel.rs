@@ -346,6 +346,12 @@ impl Fabric for KernelFabric {
         Ok(uplinks)
     }
 
+    async fn refresh_snat_addresses(&mut self, networks: &[NetworkRow]) -> Result<(), FabricError> {
+        let pools: Vec<_> = networks.iter().map(|n| (id16(n.id), n.network.snat_address.as_slice())).collect();
+        let done = self.host.sync_snat_pools(&pools).await;
+        done.map_err(|e| FabricError::step("read the host's SNAT addresses", e))
+    }
+
     fn expire_flows(&self, limit: usize) -> Result<usize, FabricError> {
         self.host.datapath().expire_flows(limit).map_err(|e| FabricError::step("sweep the flow table", e))
     }
@@ -469,6 +475,7 @@ fn network_spec(row: &NetworkRow) -> NetworkSpec {
         gateway6: network.subnet6().and_then(net6),
         mtu_bytes: row.mtu_bytes,
         masquerade: network.masquerade,
+        snat_addresses: network.snat_address.clone(),
         endpoint_independent: false,
         host_access: row.host_access,
         no_masquerade: network.no_masquerade.clone(),

@@ -86,14 +86,32 @@ impl Surroundings<'_> {
     fn check_snat_ports(&self, wanted: &Topology, uplinks: &[&Interface]) -> Result<(), InputError> {
         let ports = wanted.host.snat_ports;
         for (name, state) in self.others {
-            let Some(other) = &state.instance else { continue };
-            let shared = uplinks.iter().any(|u| other.has_uplink(&u.name));
-            if shared && other.host.snat_ports.overlaps(ports) {
-                let problem = Problem::SnatPortsTaken(name.clone(), other.host.snat_ports.to_string());
+            let Some(other) = state.instance.as_ref().filter(|other| other.host.snat_ports.overlaps(ports)) else {
+                continue;
+            };
+            let theirs = other.host.snat_ports.to_string();
+            let pooled = |a: &ipnet::IpNet| state.networks.iter().any(|n| n.network.snat_address.contains(&a.addr()));
+            if uplinks.iter().any(|u| other.has_uplink(&u.name) || u.addresses.iter().any(pooled)) {
+                let problem = Problem::SnatPortsTaken(name.clone(), theirs);
                 return Err(InputError::new("host.snat_ports", ports, problem));
+            }
+            for (i, network) in wanted.networks.iter().enumerate() {
+                let mut addresses = network.snat_address.iter().enumerate();
+                if let Some((k, address)) = addresses.find(|(_, a)| self.translates_to(state, **a)) {
+                    let problem = Problem::SnatAddressShared(name.clone(), theirs);
+                    return Err(InputError::new(format!("network[{i}].snat_address[{k}]"), address, problem));
+                }
             }
         }
         Ok(())
+    }
+
+    /// Whether packets of another instance may leave with this address.
+    fn translates_to(&self, other: &State, address: IpAddr) -> bool {
+        let uplinks = other.instance.iter().flat_map(|row| &row.uplinks);
+        let mut uplinks = uplinks.filter_map(|u| self.facts.interface(&u.name));
+        other.networks.iter().any(|n| n.network.snat_address.contains(&address))
+            || uplinks.any(|u| u.addresses.iter().any(|a| a.addr() == address))
     }
 }
 
@@ -300,6 +318,14 @@ fn unchanged(state: &State, wanted: &Topology) -> Result<(), InputError> {
         };
         same(field("subnets"), &sorted(&new.subnets), &sorted(&now.subnets), words)?;
         same(field("masquerade"), &new.masquerade, &now.masquerade, ToString::to_string)?;
+        let list = |addresses: &Vec<IpAddr>| {
+            if addresses.is_empty() {
+                "the uplink's".to_owned()
+            } else {
+                addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            }
+        };
+        same(field("snat_address"), &new.snat_address, &now.snat_address, list)?;
         same(field("no_masquerade"), &sorted(&new.no_masquerade), &sorted(&now.no_masquerade), words)?;
         same(field("mtu"), &new.mtu, &now.mtu, mtu)?;
     }

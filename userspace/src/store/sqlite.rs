@@ -50,6 +50,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     UPDATE instance SET uplinks = uplink || ':' || uplink_ifindex WHERE uplink IS NOT NULL;
     ALTER TABLE instance DROP COLUMN uplink;
     ALTER TABLE instance DROP COLUMN uplink_ifindex;
+    ALTER TABLE network ADD COLUMN snat_address TEXT NOT NULL DEFAULT '';
 ",
 ];
 
@@ -209,9 +210,9 @@ fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
             r.nat.timeouts.icmp.get(),
         ]),
         Change::PutNetwork(r) => tx.prepare_cached(
-            "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (id) DO UPDATE
-             SET name = ?2, subnets = ?3, masquerade = ?4, no_masquerade = ?5, mtu = ?6, mtu_bytes = ?7,
-             host_access = ?8, last4 = ?9, last6 = ?10, origin = ?11, phase = ?12",
+            "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT (id) DO
+             UPDATE SET name = ?2, subnets = ?3, masquerade = ?4, no_masquerade = ?5, mtu = ?6, mtu_bytes = ?7,
+             host_access = ?8, last4 = ?9, last6 = ?10, origin = ?11, phase = ?12, snat_address = ?13",
         )?.execute(params![
             r.id,
             r.network.name,
@@ -225,6 +226,7 @@ fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
             r.last6.map(|a| a.to_string()),
             r.origin.as_str(),
             r.phase.as_str(),
+            words(&r.network.snat_address),
         ]),
         Change::PutPod(r) => tx.prepare_cached(
             "INSERT INTO pod VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO UPDATE SET slot = ?2,
@@ -291,6 +293,7 @@ fn network(r: &Row<'_>) -> rusqlite::Result<NetworkRow> {
             name: r.get("name")?,
             subnets: list(r, "subnets")?,
             masquerade: r.get("masquerade")?,
+            snat_address: list(r, "snat_address")?,
             no_masquerade: list(r, "no_masquerade")?,
             mtu: r.get("mtu")?,
         },
