@@ -9,7 +9,7 @@ use std::path::Path;
 
 use aya::maps::{Array, HashMap, Map, MapData};
 use common::pods::{BLUE, GATEWAY, GREEN, RED, TOPOLOGY, client, uplink};
-use common::talk::{PATIENCE, SILENCE, asked, connect, datagrams, serve, told};
+use common::who::{PATIENCE, SILENCE, asked, connect, datagrams, serve, told};
 use common::{Isolated, isolated};
 use netns::check::{Family, Site};
 use netns::datapath::Datapath;

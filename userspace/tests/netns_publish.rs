@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::pods::{BLUE, GREEN, RED, TOPOLOGY, client, uplink};
-use common::talk::{self, PATIENCE, SILENCE, asked, told};
+use common::who::{self, PATIENCE, SILENCE, asked, told};
 use common::{Isolated, isolated, wait_for, wait_until};
 use netns::check::{Family, Site};
 use netns::datapath::{Datapath, FlowRecord};
@@ -27,15 +27,15 @@ fn published(family: Family) -> SocketAddr {
 }
 
 fn serve(here: &Isolated, pod: Site) {
-    talk::serve(here, pod, POD_PORT);
+    who::serve(here, pod, POD_PORT);
 }
 
 fn datagrams(here: &Isolated, from: Site, family: Family) -> UdpSocket {
-    talk::datagrams(here, from, published(family))
+    who::datagrams(here, from, published(family))
 }
 
 fn connect(here: &Isolated, from: Site, family: Family, patience: Duration) -> std::io::Result<TcpStream> {
-    talk::connect(here, from, published(family), patience)
+    who::connect(here, from, published(family), patience)
 }
 
 /// Every family from the LAN and from another pod.

@@ -25,6 +25,7 @@ pub mod snapshot;
 pub mod talk;
 pub mod traffic;
 pub mod wait;
+pub mod who;
 
 use std::fs;
 use std::panic;

@@ -1,89 +1,95 @@
-//! Servers that say who they are, and clients that ask.
+//! Talks that go on while things change, in which the other side says by which address it sees us.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use netns::check::{Family, Site};
-use socket2::{Domain, Socket, Type};
+use netns::datapath::{Datapath, FlowRecord};
 
 use super::Isolated;
 
 /// How long an answer may take that takes microseconds.
 pub const PATIENCE: Duration = Duration::from_secs(3);
-/// How long to wait for an answer that must not come.
-pub const SILENCE: Duration = Duration::from_millis(300);
 
-/// Answers datagrams and connections in a pod with the pod's name, until the test's end.
-pub fn serve(here: &Isolated, pod: Site, port: u16) {
-    for family in Family::ALL {
-        let at = SocketAddr::new(pod.ip(family), port);
-        let (datagrams, connections) =
-            here.inside(pod.name, || (UdpSocket::bind(at).expect("bind UDP"), TcpListener::bind(at).expect("listen")));
-        thread::spawn(move || {
-            let mut block = [0; 64];
-            while let Ok((_, peer)) = datagrams.recv_from(&mut block) {
-                let _ = datagrams.send_to(pod.name.as_bytes(), peer);
-            }
-        });
-        thread::spawn(move || {
-            for stream in connections.incoming().map_while(Result::ok) {
-                thread::spawn(move || answer(stream, pod.name));
-            }
-        });
-    }
-}
-
-fn answer(mut stream: TcpStream, name: &str) {
-    let mut block = [0; 64];
-    while let Ok(1..) = stream.read(&mut block) {
-        if stream.write_all(name.as_bytes()).is_err() {
-            return;
+/// Answers datagrams and connections with the address they come from, until the test's end.
+pub fn serve(here: &Isolated, place: &str, at: SocketAddr) {
+    let (datagrams, connections) =
+        here.inside(place, || (UdpSocket::bind(at).expect("bind UDP"), TcpListener::bind(at).expect("listen")));
+    thread::spawn(move || {
+        let mut block = [0; 64];
+        while let Ok((_, peer)) = datagrams.recv_from(&mut block) {
+            let _ = datagrams.send_to(peer.ip().to_string().as_bytes(), peer);
         }
+    });
+    thread::spawn(move || {
+        for mut stream in connections.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                let peer = stream.peer_addr().map(|p| format!("{}\n", p.ip())).unwrap_or_default();
+                let mut block = [0; 64];
+                while let Ok(1..) = stream.read(&mut block) {
+                    let _ = stream.write_all(peer.as_bytes());
+                }
+            });
+        }
+    });
+}
+
+/// A talk that goes on: by which address the other side sees us.
+pub enum Talk {
+    /// A socket that is connected to the other side.
+    Datagrams(UdpSocket),
+    /// TCP.
+    Connection(TcpStream),
+}
+
+impl Talk {
+    /// Datagrams of a place to an address.
+    pub fn datagrams(here: &Isolated, from: Site, to: SocketAddr) -> Self {
+        let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
+        let socket = here.inside(from.place, || UdpSocket::bind(SocketAddr::new(from.ip(family), 0)).expect("bind"));
+        socket.connect(to).expect("connect");
+        Self::Datagrams(socket)
+    }
+
+    /// A connection of a place to an address.
+    #[track_caller]
+    pub fn connection(here: &Isolated, from: Site, to: SocketAddr) -> Self {
+        let stream = here.inside(from.place, || TcpStream::connect_timeout(&to, PATIENCE));
+        Self::Connection(stream.unwrap_or_else(|e| panic!("connect to {to}: {e}")))
+    }
+
+    /// The address the other side sees; `None` if it does not answer.
+    pub fn seen_as(&mut self, patience: Duration) -> Option<IpAddr> {
+        let mut block = [0; 64];
+        let length = match self {
+            Self::Datagrams(socket) => {
+                socket.set_read_timeout(Some(patience)).expect("set a time-out");
+                // An error that came for the datagram before is told by the next call.
+                let _ = socket.take_error();
+                socket.send(b"who").ok()?;
+                socket.recv(&mut block).ok()?
+            }
+            Self::Connection(stream) => {
+                stream.set_read_timeout(Some(patience)).expect("set a time-out");
+                stream.write_all(b"who").ok()?;
+                stream.read(&mut block).ok().filter(|n| *n > 0)?
+            }
+        };
+        // On a connection the answer to an earlier question may come first.
+        String::from_utf8_lossy(&block[..length]).lines().last()?.parse().ok()
     }
 }
 
-/// A UDP socket of a place, connected to a published port.
-pub fn datagrams(here: &Isolated, from: Site, to: SocketAddr) -> UdpSocket {
-    let own = from.ip(if to.is_ipv4() { Family::V4 } else { Family::V6 });
-    let socket = here.inside(from.place, || UdpSocket::bind(SocketAddr::new(own, 0)).expect("bind"));
-    socket.connect(to).expect("connect");
-    socket
+/// A port of a place.
+pub fn at(site: Site, family: Family, port: u16) -> SocketAddr {
+    SocketAddr::new(site.ip(family), port)
 }
 
-/// Who answers a datagram; `None` for nobody, or nobody there.
-pub fn asked(socket: &UdpSocket, patience: Duration) -> Option<String> {
-    socket.set_read_timeout(Some(patience)).expect("set a time-out");
-    let mut block = [0; 64];
-    // An error that came for the datagram before is told by the next call.
-    let _ = socket.take_error();
-    socket.send(b"who").ok()?;
-    let length = socket.recv(&mut block).ok()?;
-    Some(String::from_utf8_lossy(&block[..length]).into_owned())
-}
-
-/// A connection from a place's own address to a published port.
-pub fn connect(here: &Isolated, from: Site, to: SocketAddr, patience: Duration) -> std::io::Result<TcpStream> {
-    let (own, domain) =
-        if to.is_ipv4() { (from.ip(Family::V4), Domain::IPV4) } else { (from.ip(Family::V6), Domain::IPV6) };
-    let stream = here.inside(from.place, || {
-        let socket = Socket::new(domain, Type::STREAM, None)?;
-        socket.bind(&SocketAddr::new(own, 0).into())?;
-        socket.connect_timeout(&to.into(), patience)?;
-        Ok::<TcpStream, std::io::Error>(socket.into())
-    })?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-/// Who answers on a connection.
-pub fn told(stream: &mut TcpStream) -> std::io::Result<String> {
-    let mut block = [0; 64];
-    stream.write_all(b"who")?;
-    match stream.read(&mut block)? {
-        0 => Err(ErrorKind::UnexpectedEof.into()),
-        length => Ok(String::from_utf8_lossy(&block[..length]).into_owned()),
-    }
+/// The flow entries of the instance `default`.
+pub fn flows() -> Vec<FlowRecord> {
+    let datapath = Datapath::open(Path::new("/sys/fs/bpf/netns-ebpf/default")).expect("open the data path");
+    datapath.flows().expect("list flows")
 }
