@@ -82,7 +82,7 @@ fn provoke(b: &Bench, v: Version, reason: DropReason) -> Option<()> {
             }
         }
         DropReason::NoFlow => send(&red(SERVER, tcp(1000, 80, flag::ACK))),
-        DropReason::UnknownProtocol => send(&red(SERVER, L4::Raw { proto: 132, bytes: vec![0; 12] })),
+        DropReason::UnknownProtocol => send(&red(SERVER, L4::Raw { proto: 47, bytes: vec![0; 12] })),
         DropReason::Fragment => send(&red(SERVER, udp(1000, 53)).in_two(1, 8)[1]),
         DropReason::ExtensionHeader => {
             let mut p = from_pod(RED, BLUE.ip(V6), udp(1000, 53));
