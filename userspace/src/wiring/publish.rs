@@ -134,21 +134,21 @@ impl Host {
     }
 
     /// Changes a declaration between what it needs and what it leaves behind: clients and backends are there before it asks
-    /// for them, and go when it does no more.
+    /// for them, and go when it does no more. A new one leaves nothing: whoever was killed making or changing another of its
+    /// index has an heir that cleared up.
     fn around(&self, spec: &PublishSpec, change: impl FnOnce() -> Result<(), WiringError>) -> Result<(), WiringError> {
-        let table = spec.table();
+        let (table, prefixes) = (spec.table(), spec.allow.prefixes().unwrap_or_default());
+        let is_new = self.datapath.publish(spec.id)?.is_none();
         if table.is_some() {
             self.datapath.set_backends(spec.id, table.as_ref())?;
         }
-        if let Some(prefixes) = spec.allow.prefixes() {
-            self.datapath.sync_allowed(spec.id, prefixes)?;
-        }
+        self.datapath.add_allowed(spec.id, prefixes)?;
         change()?;
-        if table.is_none() {
-            self.datapath.set_backends(spec.id, None)?;
-        }
-        if spec.allow.is_anyone() {
-            self.datapath.sync_allowed(spec.id, &[])?;
+        if !is_new {
+            if table.is_none() {
+                self.datapath.set_backends(spec.id, None)?;
+            }
+            self.datapath.sync_allowed(spec.id, prefixes)?;
         }
         Ok(())
     }
