@@ -138,13 +138,17 @@ impl Host {
     /// index has an heir that cleared up.
     fn around(&self, spec: &PublishSpec, change: impl FnOnce() -> Result<(), WiringError>) -> Result<(), WiringError> {
         let (table, prefixes) = (spec.table(), spec.allow.prefixes().unwrap_or_default());
-        let is_new = self.datapath.publish(spec.id)?.is_none();
+        let live = self.datapath.publish(spec.id)?;
+        if live.is_some_and(|live| live.owner != spec.owner) {
+            // Refused there, and what belongs to the other is left alone.
+            return change();
+        }
         if table.is_some() {
             self.datapath.set_backends(spec.id, table.as_ref())?;
         }
         self.datapath.add_allowed(spec.id, prefixes)?;
         change()?;
-        if !is_new {
+        if live.is_some() {
             if table.is_none() {
                 self.datapath.set_backends(spec.id, None)?;
             }
