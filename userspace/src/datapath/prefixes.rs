@@ -46,12 +46,7 @@ impl Datapath {
     }
 
     /// Removes the prefixes of `id` that are not wanted, by a walk over all there are.
-    fn remove_others<A>(
-        &self,
-        name: &'static str,
-        id: u32,
-        wanted: &[(u32, PrefixKey<A>)],
-    ) -> Result<(), DatapathError>
+    fn remove_others<A>(&self, name: &'static str, id: u32, wanted: &[(u32, PrefixKey<A>)]) -> Result<(), DatapathError>
     where
         A: Copy + PartialEq,
         PrefixKey<A>: Pod,
