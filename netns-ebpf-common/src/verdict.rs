@@ -229,6 +229,8 @@ drop_reasons! {
     Internal = 30, "internal";
     /// IPv4 options that route (source routing): refused.
     SourceRoute = 31, "source-route";
+    /// The pod has all the flows it may have (`netns status` counts them); if it opened the flow it got administratively-prohibited.
+    FlowLimit = 32, "flow-limit";
 }
 
 /// Elements of the drop counters.

@@ -59,7 +59,9 @@ impl<F: FamilyMaps> Steps for Search<F> {
         }
         self.next = self.next.wrapping_add(1);
         match insert::<F>(&s.peer_key, s) {
-            Ok(()) if self.ask_host && host_has::<F>(pkt, &s.peer_key) => FlowRef::<F>::remove(&s.peer_key),
+            Ok(()) if self.ask_host && host_has::<F>(pkt, &s.peer_key) => {
+                FlowRef::<F>::remove(&s.peer_key);
+            }
             Ok(()) => self.outcome = Outcome::Claimed,
             Err(InsertError::Full) => self.outcome = Outcome::Full,
             Err(InsertError::Exists) => {}
@@ -75,7 +77,8 @@ const OWN: u32 = u32::MAX;
 ///
 /// Every port of the range is tried, so the last free one is found; the time is bounded by the range.
 #[inline(never)]
-pub fn claim<F: FamilyMaps>(pkt: &Packet, s: &mut OpeningFlow<F::Addr>, ports: Ports) -> Result<(), DropReason> {
+pub fn claim<F: FamilyMaps>(pkt: &Packet, s: &mut OpeningFlow<F::Addr>) -> Result<(), DropReason> {
+    let ports = s.plan.ports;
     let own = u32::from(s.peer_key.tuple.dport.get());
     let config = maps::host_config()?;
     let (min, max) = (u32::from(config.snat_port_min), u32::from(config.snat_port_max));

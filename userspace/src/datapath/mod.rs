@@ -11,17 +11,18 @@
 //! <pins>/links/cgroup-<name>
 //! ```
 
+mod accounts;
 mod attach;
 mod bpffs;
 mod call;
 mod counters;
 mod endpoints;
-mod expire;
 mod flows;
 mod host;
 mod host_socket;
 mod load;
 mod publishes;
+mod sweep;
 #[cfg(feature = "trace")]
 mod trace;
 
@@ -31,6 +32,7 @@ use std::path::{Path, PathBuf};
 use aya::Pod;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 
+pub use accounts::ExhaustedPorts;
 pub use bpffs::{BPFFS, ensure_bpffs, unmount_bpffs};
 pub use counters::{DropCount, VerdictCount};
 pub use flows::FlowRecord;

@@ -58,7 +58,7 @@ pub trait Fabric: PortProbe {
     /// Undoes [`Self::add_uplink`].
     async fn remove_uplink(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
 
-    /// Brings the data path's timers and its view of the host's addresses and uplink up to date; returns the uplink's present index,
+    /// Brings the data path's timers, its limits and its view of the host's addresses and uplink up to date; returns the uplink's present index,
     /// which is another one after the interface was made anew, and 0 while it is away.
     async fn refresh(&mut self, instance: &InstanceRow) -> Result<u32, FabricError>;
 

@@ -9,7 +9,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
 
 use super::{Change, InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, Store, StoreError};
-use crate::topology::{Host, Nat, Network, Seconds, Timeouts, Uplink};
+use crate::topology::{Flows, Host, Nat, Network, Seconds, Timeouts, Uplink};
 
 /// Schema changes in order: the file's `user_version` is how many of them it has seen. Append only.
 pub(super) const MIGRATIONS: &[&str] = &[
@@ -44,6 +44,10 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ALTER TABLE instance ADD COLUMN udp_s INTEGER NOT NULL DEFAULT 300;
     ALTER TABLE instance ADD COLUMN icmp_s INTEGER NOT NULL DEFAULT 60;
     ALTER TABLE publish ADD COLUMN draining INTEGER NOT NULL DEFAULT 0;
+",
+    "
+    ALTER TABLE instance ADD COLUMN flows INTEGER NOT NULL DEFAULT 131072;
+    ALTER TABLE instance ADD COLUMN flows_per_pod INTEGER;
 ",
 ];
 
@@ -181,10 +185,12 @@ fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
     // An update in place, not a replacement: rows that refer to the old one stay.
     match change {
         Change::PutInstance(r) => tx.prepare_cached(
-            "INSERT INTO instance VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+            "INSERT INTO instance VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15,
+             ?16)
              ON CONFLICT (id) DO UPDATE SET host_netns = ?1, uplink_word = ?2, snat_ports = ?3, mtu = ?4, uplink = ?5,
              uplink_ifindex = ?6, reserved_ports = ?7, phase = ?8, host_id = ?9, nat_profile = ?10,
-             tcp_established_s = ?11, tcp_transitory_s = ?12, udp_s = ?13, icmp_s = ?14",
+             tcp_established_s = ?11, tcp_transitory_s = ?12, udp_s = ?13, icmp_s = ?14, flows = ?15,
+             flows_per_pod = ?16",
         )?.execute(params![
             r.host_netns,
             r.host.uplink.as_str(),
@@ -200,6 +206,8 @@ fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
             r.nat.timeouts.tcp_transitory.get(),
             r.nat.timeouts.udp.get(),
             r.nat.timeouts.icmp.get(),
+            r.nat.flows.get(),
+            r.nat.flows_per_pod.map(Flows::get),
         ]),
         Change::PutNetwork(r) => tx.prepare_cached(
             "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (id) DO UPDATE
@@ -274,6 +282,8 @@ fn instance(r: &Row<'_>) -> rusqlite::Result<InstanceRow> {
                 udp: seconds(r, "udp_s")?,
                 icmp: seconds(r, "icmp_s")?,
             },
+            flows: flows("flows", r.get("flows")?)?,
+            flows_per_pod: r.get::<_, Option<u32>>("flows_per_pod")?.map(|n| flows("flows_per_pod", n)).transpose()?,
         },
         uplink: r.get("uplink")?,
         uplink_ifindex: r.get("uplink_ifindex")?,
@@ -340,6 +350,10 @@ fn parsed<T: FromStr<Err: std::fmt::Display>>(r: &Row<'_>, column: &str) -> rusq
 fn seconds(r: &Row<'_>, column: &str) -> rusqlite::Result<Seconds> {
     let number: u32 = r.get(column)?;
     Seconds::new(number).map_err(|e| conversion(column, &number.to_string(), e))
+}
+
+fn flows(column: &str, number: u32) -> rusqlite::Result<Flows> {
+    Flows::new(number).map_err(|e| conversion(column, &number.to_string(), e))
 }
 
 fn optional<T: FromStr<Err: std::fmt::Display>>(r: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>> {
