@@ -201,7 +201,7 @@ drop_reasons! {
     NoRoute = 16, "no-route";
     /// The network's pods do not reach the host: its subnet belongs to another network too.
     NoHostAccess = 17, "no-host-access";
-    /// The uplink has no address of this family to translate to.
+    /// The uplink has no address of this family to translate to, or the host has none of the network's `snat_address`.
     NoUplinkAddress = 18, "no-uplink-address";
     /// Every SNAT port towards this destination is in use; the sender got administratively-prohibited.
     PortsExhausted = 19, "ports-exhausted";
@@ -229,8 +229,10 @@ drop_reasons! {
     Internal = 30, "internal";
     /// IPv4 options that route (source routing): refused.
     SourceRoute = 31, "source-route";
+    /// The publish's `allow` list does not have the client's address.
+    NotAllowed = 32, "not-allowed";
     /// The pod has all the flows it may have (`netns status` counts them); if it opened the flow it got administratively-prohibited.
-    FlowLimit = 32, "flow-limit";
+    FlowLimit = 33, "flow-limit";
 }
 
 /// Elements of the drop counters.

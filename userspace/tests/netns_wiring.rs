@@ -16,7 +16,7 @@ use netns::probe::{self, PortProto, port_listener};
 use netns::wiring::{Host, NetworkSpec, PodSpec, PublishSpec, WiringError, endpoint_ifindex, host_ifname};
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple};
 use netns_ebpf_common::host::HostConfig;
-use netns_ebpf_common::network::NoMasqueradeKey;
+use netns_ebpf_common::prefix::PrefixKey;
 use netns_ebpf_common::{Addr4, Addr6, Port};
 
 const PINS: &str = "/sys/fs/bpf/netns-ebpf/test";
@@ -44,6 +44,7 @@ fn network() -> NetworkSpec {
         gateway6: Some("fd00:244::1/64".parse().expect("net")),
         mtu_bytes: 1400,
         masquerade: true,
+        snat_addresses: Vec::new(),
         endpoint_independent: false,
         host_access: true,
         no_masquerade: vec!["192.168.1.0/24".parse().expect("net"), "fd00:1::/32".parse().expect("net")],
@@ -398,9 +399,9 @@ fn host_addresses_and_prefixes_become_exactly_what_is_asked() {
 
         let prefixes = || {
             let data = MapData::from_pin(format!("{PINS}/maps/NO_MASQ4")).expect("pin");
-            let trie = LpmTrie::<_, NoMasqueradeKey<Addr4>, u32>::try_from(Map::LpmTrie(data)).expect("map");
+            let trie = LpmTrie::<_, PrefixKey<Addr4>, u32>::try_from(Map::LpmTrie(data)).expect("map");
             let mut found: Vec<_> =
-                trie.keys().map(|k| k.expect("key")).map(|k| (k.data().network_be[3], k.prefix_len())).collect();
+                trie.keys().map(|k| k.expect("key")).map(|k| (k.data().id_be[3], k.prefix_len())).collect();
             found.sort_unstable();
             found
         };

@@ -207,8 +207,10 @@ fn insert<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Resul
     s.peer_entry.peer_zone = s.plan.zone;
     s.peer_entry.flags = s.plan.peer_flags | FlowEntry::<F::Addr>::TRANSLATED;
     set_common(&mut s.peer_entry, &s.plan, now);
-    port::claim::<F>(pkt, s)?;
+    port::claim::<F>(pkt)?;
 
+    let s = maps::opening_flow::<F>()?;
+    s.entry.to.src = s.peer_key.tuple.dst;
     s.entry.to.sport = s.peer_key.tuple.dport;
     s.entry.target = s.plan.target;
     s.entry.peer_zone = s.plan.peer_zone;

@@ -8,7 +8,7 @@ use netns_ebpf_common::flow::proto;
 use super::open::open;
 use super::table::{bytes, list, table};
 use super::{CliError, Global};
-use crate::instance::{PodRefusals, Status, choose};
+use crate::instance::{NetworkStatus, PodRefusals, Status, choose};
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -57,11 +57,7 @@ fn networks(s: &Status) -> String {
         .networks
         .iter()
         .map(|n| {
-            let masquerade = match (n.masquerade, n.no_masquerade.is_empty()) {
-                (false, _) => "no".to_owned(),
-                (true, true) => "yes".to_owned(),
-                (true, false) => format!("not to {}", list(&n.no_masquerade)),
-            };
+            let (n, masquerade) = (&n.network, masquerade(n));
             [
                 n.name.clone(),
                 list(&n.subnets),
@@ -74,6 +70,21 @@ fn networks(s: &Status) -> String {
         })
         .collect();
     section(["NETWORK", "SUBNETS", "GATEWAYS", "MTU", "MASQUERADE", "HOST", "PODS"], &rows)
+}
+
+/// Whether a network masquerades, with which addresses, and where it does not.
+fn masquerade(n: &NetworkStatus) -> String {
+    let live = &n.snat_address_live;
+    let n = &n.network;
+    let named = |a| if live.contains(a) { a.to_string() } else { format!("{a} (away)") };
+    let addresses: Vec<_> = n.snat_address.iter().map(named).collect();
+    match (n.masquerade, addresses.is_empty(), n.no_masquerade.is_empty()) {
+        (false, ..) => "no".to_owned(),
+        (true, true, true) => "yes".to_owned(),
+        (true, false, true) => format!("as {}", list(&addresses)),
+        (true, true, false) => format!("not to {}", list(&n.no_masquerade)),
+        (true, false, false) => format!("as {}, not to {}", list(&addresses), list(&n.no_masquerade)),
+    }
 }
 
 /// The pods and their counters.

@@ -174,6 +174,24 @@ impl KernelFabric {
         self.host.datapath().set_host_config(&wanted).map_err(fail)
     }
 
+    /// Brings what the programs know of the uplink up to date; its present index, 0 while it is away.
+    async fn refresh_uplink(&self, instance: &InstanceRow) -> Result<u32, FabricError> {
+        let Some(name) = &instance.uplink else { return Ok(0) };
+        let forget = |e| FabricError::step(format!("forget the former uplink {name:?}"), e);
+        let present = self.host.netlink().link_by_name(name).await;
+        if present.map_err(|e| FabricError::step(format!("find uplink {name:?}"), e))?.is_none() {
+            tracing::warn!("uplink {name:?} is gone: pods do not reach the LAN until it is back");
+            self.host.unwire_uplink(instance.uplink_ifindex).map_err(forget)?;
+            return Ok(0);
+        }
+        let state = self.host.wire_uplink(name).await;
+        let state = state.map_err(|e| FabricError::step(format!("attach to uplink {name:?}"), e))?;
+        if state.ifindex != instance.uplink_ifindex && instance.uplink_ifindex != 0 {
+            self.host.unwire_uplink(instance.uplink_ifindex).map_err(forget)?;
+        }
+        Ok(state.ifindex)
+    }
+
     /// Deletes a device of ours without the data path's help, for when its pins are lost.
     async fn delete_device(&self, index: u32, name: &str, mac: netns_ebpf_common::Mac) -> Result<(), FabricError> {
         let fail = |e| FabricError::step(format!("delete interface {name:?}"), e);
@@ -306,21 +324,26 @@ impl Fabric for KernelFabric {
 
     async fn refresh(&mut self, instance: &InstanceRow) -> Result<u32, FabricError> {
         self.sync_nat(instance)?;
-        let fail = |e| FabricError::step("read the host's addresses", e);
-        self.host.sync_host_addresses().await.map_err(fail)?;
-        let Some(name) = &instance.uplink else { return Ok(0) };
-        let present = self.host.netlink().link_by_name(name).await;
-        if present.map_err(|e| FabricError::step(format!("find uplink {name:?}"), e))?.is_none() {
-            tracing::warn!("uplink {name:?} is gone: pods do not reach the LAN until it is back");
-            return Ok(0);
+        let stale = |e| FabricError::step("end flows of former addresses", e);
+        let before = self.host.datapath().uplinks().map_err(stale)?;
+        let went = self.host.sync_host_addresses().await;
+        let went = went.map_err(|e| FabricError::step("read the host's addresses", e))?;
+        let index = self.refresh_uplink(instance).await?;
+        // A program that runs now may still make a flow of what was before.
+        if went || self.host.datapath().uplinks().map_err(stale)? != before {
+            self.host.datapath().wait_for_programs();
         }
-        let state = self.host.wire_uplink(name).await;
-        let state = state.map_err(|e| FabricError::step(format!("attach to uplink {name:?}"), e))?;
-        if state.ifindex != instance.uplink_ifindex && instance.uplink_ifindex != 0 {
-            let old = self.host.unwire_uplink(instance.uplink_ifindex);
-            old.map_err(|e| FabricError::step(format!("forget the former uplink {name:?}"), e))?;
+        let ended = self.host.datapath().end_stale_flows().map_err(stale)?;
+        if ended > 0 {
+            tracing::debug!("ended {ended} flow entries of former addresses");
         }
-        Ok(state.ifindex)
+        Ok(index)
+    }
+
+    async fn refresh_snat_addresses(&mut self, networks: &[NetworkRow]) -> Result<(), FabricError> {
+        let pools: Vec<_> = networks.iter().map(|n| (id16(n.id), n.network.snat_address.as_slice())).collect();
+        let done = self.host.sync_snat_pools(&pools).await;
+        done.map_err(|e| FabricError::step("read the host's SNAT addresses", e))
     }
 
     fn expire_flows(&self, limit: usize) -> Result<usize, FabricError> {
@@ -456,6 +479,7 @@ fn network_spec(row: &NetworkRow) -> NetworkSpec {
         gateway6: network.subnet6().and_then(net6),
         mtu_bytes: row.mtu_bytes,
         masquerade: network.masquerade,
+        snat_addresses: network.snat_address.clone(),
         endpoint_independent: false,
         host_access: row.host_access,
         no_masquerade: network.no_masquerade.clone(),

@@ -24,8 +24,8 @@ pub use fabric::{Ending, Fabric};
 pub use kernel::KernelFabric;
 pub use plan::{Plan, PodRequest};
 pub use status::{
-    DropStatus, ExhaustedStatus, FlowTotals, HookStatus, PodCounters, PodFlows, PodRefusals, PodStatus, PublishStatus,
-    Status, Talker, UplinkStatus,
+    DropStatus, ExhaustedStatus, FlowTotals, HookStatus, NetworkStatus, PodCounters, PodFlows, PodRefusals, PodStatus,
+    PublishStatus, Status, Talker, UplinkStatus,
 };
 pub use verbs::PublishRef;
 pub use view::{Applied, NetworkView, PodView, PublishView};

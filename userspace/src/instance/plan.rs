@@ -7,7 +7,7 @@ use super::InstanceError;
 use super::grants::Grants;
 use crate::store::{InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, StoreError};
 use crate::topology::{
-    self, Document, HostFacts, InputError, Pod, PortProbe, Problem, Publish, Taken, TakenPod, Topology,
+    self, Document, HostFacts, InputError, Interface, Pod, PortProbe, Problem, Publish, Taken, TakenPod, Topology,
 };
 
 /// MTU where neither file nor uplink name one, in bytes.
@@ -83,16 +83,34 @@ impl Surroundings<'_> {
     }
 
     /// Two instances that translate to the same address must not hand out the same ports.
-    fn check_snat_ports(&self, wanted: &Topology, uplink: Option<&str>) -> Result<(), InputError> {
+    fn check_snat_ports(&self, wanted: &Topology, uplink: Option<&Interface>) -> Result<(), InputError> {
         let ports = wanted.host.snat_ports;
         for (name, state) in self.others {
-            let Some(other) = &state.instance else { continue };
-            if uplink.is_some() && other.uplink.as_deref() == uplink && other.host.snat_ports.overlaps(ports) {
-                let problem = Problem::SnatPortsTaken(name.clone(), other.host.snat_ports.to_string());
+            let Some(other) = state.instance.as_ref().filter(|other| other.host.snat_ports.overlaps(ports)) else {
+                continue;
+            };
+            let theirs = other.host.snat_ports.to_string();
+            let pooled = |a: &ipnet::IpNet| state.networks.iter().any(|n| n.network.snat_address.contains(&a.addr()));
+            if uplink.is_some_and(|u| other.uplink.as_ref() == Some(&u.name) || u.addresses.iter().any(pooled)) {
+                let problem = Problem::SnatPortsTaken(name.clone(), theirs);
                 return Err(InputError::new("host.snat_ports", ports, problem));
+            }
+            for (i, network) in wanted.networks.iter().enumerate() {
+                let mut addresses = network.snat_address.iter().enumerate();
+                if let Some((k, address)) = addresses.find(|(_, a)| self.translates_to(state, **a)) {
+                    let problem = Problem::SnatAddressShared(name.clone(), theirs);
+                    return Err(InputError::new(format!("network[{i}].snat_address[{k}]"), address, problem));
+                }
             }
         }
         Ok(())
+    }
+
+    /// Whether packets of another instance may leave with this address.
+    fn translates_to(&self, other: &State, address: IpAddr) -> bool {
+        let uplink = other.instance.as_ref().and_then(|row| self.facts.interface(row.uplink.as_deref()?));
+        other.networks.iter().any(|n| n.network.snat_address.contains(&address))
+            || uplink.is_some_and(|u| u.addresses.iter().any(|a| a.addr() == address))
     }
 }
 
@@ -129,7 +147,7 @@ pub(super) fn up(
             live.uplink.as_deref().and_then(|name| facts.interface(name))
         }
     };
-    host.check_snat_ports(wanted, uplink.map(|u| u.name.as_str())).map_err(located)?;
+    host.check_snat_ports(wanted, uplink).map_err(located)?;
     if state.instance.is_none() {
         plan.instance = Some(InstanceRow {
             host_netns: host_netns.map(str::to_owned),
@@ -300,6 +318,14 @@ fn unchanged(state: &State, wanted: &Topology) -> Result<(), InputError> {
         };
         same(field("subnets"), &sorted(&new.subnets), &sorted(&now.subnets), words)?;
         same(field("masquerade"), &new.masquerade, &now.masquerade, ToString::to_string)?;
+        let list = |addresses: &Vec<IpAddr>| {
+            if addresses.is_empty() {
+                "the uplink's".to_owned()
+            } else {
+                addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            }
+        };
+        same(field("snat_address"), &new.snat_address, &now.snat_address, list)?;
         same(field("no_masquerade"), &sorted(&new.no_masquerade), &sorted(&now.no_masquerade), words)?;
         same(field("mtu"), &new.mtu, &now.mtu, mtu)?;
     }

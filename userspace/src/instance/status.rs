@@ -32,8 +32,8 @@ pub struct Status {
     pub flows: FlowTotals,
     /// Whether processes of the host reach published ports by its own and loopback addresses, and cannot bind them.
     pub host_sockets: bool,
-    /// Networks.
-    pub networks: Vec<NetworkView>,
+    /// Networks, by id.
+    pub networks: Vec<NetworkStatus>,
     /// Pods, in the order they were made.
     pub pods: Vec<PodStatus>,
     /// Published ports.
@@ -123,6 +123,16 @@ pub struct UplinkStatus {
     pub mtu: u32,
     /// Whether the data path knows it: false while the interface is away.
     pub attached: bool,
+}
+
+/// A network and the host's side of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NetworkStatus {
+    /// The network.
+    #[serde(flatten)]
+    pub network: NetworkView,
+    /// Those of its SNAT addresses the host has at present.
+    pub snat_address_live: Vec<IpAddr>,
 }
 
 /// A pod with its counters.
@@ -266,6 +276,11 @@ impl Instance<KernelFabric> {
             let PublishCounters { flows, packets, bytes } = datapath.publish_counters(publish.index)?;
             Ok(PublishStatus { publish, flows, packets, bytes })
         });
+        let networks = state.network_views().into_iter().map(|network| {
+            let snat_address_live = datapath.snat_addresses(u16::try_from(network.id).unwrap_or(0))?;
+            Ok(NetworkStatus { network, snat_address_live })
+        });
+        let networks = networks.collect::<Result<_, _>>();
         let (pods, publishes) = (pods.collect::<Result<_, _>>(), publishes.collect::<Result<_, _>>());
         let drops = datapath.drops().map_err(read)?.into_iter().filter(|d| d.packets > 0).map(|d| DropStatus {
             number: d.reason as u8,
@@ -281,7 +296,7 @@ impl Instance<KernelFabric> {
             nat: row.nat,
             flows: FlowTotals { ipv4, ipv6 },
             host_sockets: datapath.has_socket_hooks(),
-            networks: state.network_views(),
+            networks: networks.map_err(read)?,
             pods: pods.map_err(read)?,
             publishes: publishes.map_err(read)?,
             drops: drops.collect(),

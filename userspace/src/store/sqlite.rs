@@ -48,6 +48,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     "
     ALTER TABLE instance ADD COLUMN flows INTEGER NOT NULL DEFAULT 131072;
     ALTER TABLE instance ADD COLUMN flows_per_pod INTEGER;
+    ALTER TABLE network ADD COLUMN snat_address TEXT NOT NULL DEFAULT '';
 ",
 ];
 
@@ -210,9 +211,9 @@ fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
             r.nat.flows_per_pod.map(Flows::get),
         ]),
         Change::PutNetwork(r) => tx.prepare_cached(
-            "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT (id) DO UPDATE
-             SET name = ?2, subnets = ?3, masquerade = ?4, no_masquerade = ?5, mtu = ?6, mtu_bytes = ?7,
-             host_access = ?8, last4 = ?9, last6 = ?10, origin = ?11, phase = ?12",
+            "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT (id) DO
+             UPDATE SET name = ?2, subnets = ?3, masquerade = ?4, no_masquerade = ?5, mtu = ?6, mtu_bytes = ?7,
+             host_access = ?8, last4 = ?9, last6 = ?10, origin = ?11, phase = ?12, snat_address = ?13",
         )?.execute(params![
             r.id,
             r.network.name,
@@ -226,6 +227,7 @@ fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
             r.last6.map(|a| a.to_string()),
             r.origin.as_str(),
             r.phase.as_str(),
+            words(&r.network.snat_address),
         ]),
         Change::PutPod(r) => tx.prepare_cached(
             "INSERT INTO pod VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO UPDATE SET slot = ?2,
@@ -299,6 +301,7 @@ fn network(r: &Row<'_>) -> rusqlite::Result<NetworkRow> {
             name: r.get("name")?,
             subnets: list(r, "subnets")?,
             masquerade: r.get("masquerade")?,
+            snat_address: list(r, "snat_address")?,
             no_masquerade: list(r, "no_masquerade")?,
             mtu: r.get("mtu")?,
         },

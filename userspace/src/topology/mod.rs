@@ -21,6 +21,7 @@
 //! name = "pods"
 //! subnets = ["10.244.0.0/24", "fd00:244::/64"]   # at most one per family; gateway: first address
 //! masquerade = true
+//! snat_address = ["203.0.113.7"]   # addresses of the host; default: the uplink's
 //! no_masquerade = ["192.168.1.0/24"]
 //! [[pod]]
 //! name = "red"
@@ -41,6 +42,8 @@ mod problem;
 mod publish;
 mod subnet;
 mod validate;
+
+pub use netns_ebpf_common::network::MAX_SNAT_ADDRS;
 
 pub use facts::{HostFacts, HostRoute, Interface, PortProbe};
 pub use model::{Host, Network, Pod, Topology, Uplink};

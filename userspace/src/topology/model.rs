@@ -93,8 +93,11 @@ pub struct Network {
     pub name: String,
     /// At most one per family, at least one.
     pub subnets: Vec<IpNet>,
-    /// Pods leave for the LAN with the uplink's address.
+    /// Pods leave for the LAN with an address of the host.
     pub masquerade: bool,
+    /// Which ones; those of a family are a pool. A family that is not here: the uplink's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub snat_address: Vec<IpAddr>,
     /// Destinations that pods reach with their own address all the same. Empty: none.
     pub no_masquerade: Vec<IpNet>,
     /// MTU in bytes; `None`: the host's.

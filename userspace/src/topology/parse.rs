@@ -92,6 +92,8 @@ struct RawNetwork {
     subnets: Option<Spanned<Vec<Spanned<String>>>>,
     masquerade: Option<bool>,
     #[serde(default)]
+    snat_address: Vec<Spanned<String>>,
+    #[serde(default)]
     no_masquerade: Vec<Spanned<String>>,
     mtu: Option<Spanned<i64>>,
 }
@@ -255,8 +257,10 @@ impl Reader<'_> {
             let prefix = subnet(s)?;
             if prefix == prefix.trunc() { Ok(prefix) } else { Err(Problem::SubnetHostBits(prefix.trunc().to_string())) }
         })?;
+        let snat_address = self.list(&format!("{table}.snat_address"), raw.snat_address, address)?;
         let mtu = self.mtu(&format!("{table}.mtu"), raw.mtu)?;
-        Ok(Network { name, subnets, masquerade: raw.masquerade.unwrap_or(true), no_masquerade, mtu })
+        let masquerade = raw.masquerade.unwrap_or(true);
+        Ok(Network { name, subnets, masquerade, snat_address, no_masquerade, mtu })
     }
 
     fn pod(&mut self, i: usize, raw: Spanned<RawPod>, networks: &[Network]) -> Result<Pod, InputError> {
@@ -278,18 +282,20 @@ impl Reader<'_> {
                 return Err(InputError::new(field, "", problem).at(self.positions.get(&table).copied()));
             }
         };
-        let address = self.list(&format!("{table}.address"), raw.address, |s| {
-            s.parse::<IpAddr>().map_err(|_| {
-                Problem::Address(if s.contains('/') {
-                    "write it without a prefix length".to_owned()
-                } else {
-                    "write 10.244.0.10 or fd00:244::10".to_owned()
-                })
-            })
-        })?;
+        let address = self.list(&format!("{table}.address"), raw.address, address)?;
         let publish = self.list(&format!("{table}.publish"), raw.publish, |s| s.parse::<Publish>())?;
         Ok(Pod { name, network, address, publish })
     }
+}
+
+fn address(s: &str) -> Result<IpAddr, Problem> {
+    s.parse::<IpAddr>().map_err(|_| {
+        Problem::Address(if s.contains('/') {
+            "write it without a prefix length".to_owned()
+        } else {
+            "write 10.244.0.10 or fd00:244::10".to_owned()
+        })
+    })
 }
 
 fn subnet(s: &str) -> Result<IpNet, Problem> {

@@ -193,6 +193,22 @@ pub enum Problem {
     SnatPortsTaken(String, String),
     #[error("an interface of this instance; the uplink leads to the LAN")]
     UplinkOurs,
+    #[error("not an address packets can leave for the LAN with ({0}); choose another address of the host")]
+    SnatAddressKind(&'static str),
+    #[error("the host has no address {0}; add it to an interface of the host first (`ip addr add`)")]
+    SnatAddressMissing(String),
+    #[error("listed twice; an address is in a pool once")]
+    SnatAddressTwice,
+    #[error("more than {max} {family} addresses; a pool holds no more", max = super::MAX_SNAT_ADDRS)]
+    SnatAddressTooMany { family: &'static str },
+    #[error("the network has no {family} subnet; remove the address, or give the network an {family} subnet")]
+    SnatAddressFamily { family: &'static str },
+    #[error("pods of a network that does not masquerade keep their addresses; remove this, or `masquerade = false`")]
+    SnatAddressUnused,
+    #[error(
+        "instance {0:?} translates to it too, with ports of the same range ({1}); choose another address, or ports of its own"
+    )]
+    SnatAddressShared(String, String),
     #[error("out of range; an MTU is 1280 to 65535 bytes")]
     Mtu,
     #[error("no such profile; write \"rfc\" or \"fast\"")]

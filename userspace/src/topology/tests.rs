@@ -34,7 +34,11 @@ fn facts() -> HostFacts {
                 index: 7,
                 name: "eth7".into(),
                 mtu: 1500,
-                addresses: vec![net("192.0.2.1/24"), net("10.77.0.9/32")],
+                addresses: ["192.0.2.1/24", "2001:db8::1/64"]
+                    .map(net)
+                    .into_iter()
+                    .chain((1..=9).map(|i| net(&format!("10.77.0.{i}/32"))))
+                    .collect(),
             },
         ],
         routes: vec![
@@ -82,6 +86,10 @@ fn an_empty_file_is_a_host_without_pods() {
 fn each_bad_input_names_field_value_and_place() {
     let long = "n".repeat(MAX_NAME_BYTES + 1);
     let long = format!("name = \"{long}\"");
+    // Before a key of the first network.
+    const NAME: &str = "name = \"pods\"";
+    let snat = |addresses: &str| format!("snat_address = [{addresses}]\n{NAME}");
+    let nine = (1..=9).map(|i| format!("\"10.77.0.{i}\"")).collect::<Vec<_>>().join(", ");
     let rows: &[(&str, &str, &str, &str)] = &[
         ("[host]", "[host]\ncolour = 1", "host.colour", "unknown key"),
         ("[host]", "[hots]", "hots", "unknown key"),
@@ -155,6 +163,28 @@ fn each_bad_input_names_field_value_and_place() {
         ("\"20000-32767\"", "\"many\"", "host.snat_ports", "write 20000-32767"),
         ("[host]", "[host]\nmtu = 100", "host.mtu", "1280 to 65535"),
         ("\"192.168.1.0/24\"", "\"192.168.1.1/24\"", "network[0].no_masquerade[0]", "write 192.168.1.0/24"),
+        (NAME, &snat("\"192.0.2.300\""), "network[0].snat_address[0]", "not an IP address"),
+        (NAME, &snat("\"192.0.2.1/24\""), "network[0].snat_address[0]", "without a prefix length"),
+        (
+            NAME,
+            &snat("\"192.0.2.1\", \"192.0.2.9\""),
+            "network[0].snat_address[1]",
+            "the host has no address 192.0.2.9",
+        ),
+        (NAME, &snat("\"192.0.2.1\", \"192.0.2.1\""), "network[0].snat_address[1]", "listed twice"),
+        (NAME, &snat("\"127.0.0.1\""), "network[0].snat_address[0]", "loopback"),
+        (NAME, &snat("\"::1\""), "network[0].snat_address[0]", "loopback"),
+        (NAME, &snat("\"fe80::1\""), "network[0].snat_address[0]", "link-local"),
+        (NAME, &snat("\"::ffff:192.0.2.1\""), "network[0].snat_address[0]", "IPv4-mapped"),
+        (NAME, &snat("\"0.0.0.0\""), "network[0].snat_address[0]", "unspecified"),
+        (NAME, &snat("\"10.244.0.1\""), "network[0].snat_address[0]", "the host has no address"),
+        (
+            NAME,
+            &format!("masquerade = false\n{}", snat("\"192.0.2.1\"")),
+            "network[0].snat_address[0]",
+            "does not masquerade",
+        ),
+        (NAME, &snat(&nine), "network[0].snat_address[8]", "more than 8 IPv4 addresses"),
     ];
     for (from, to, field, word) in rows {
         assert!(GOOD.contains(from), "{from}");
@@ -302,7 +332,8 @@ fn topology() -> impl Strategy<Value = Topology> {
                 subnets.push(format!("fd00:{i}::/64").parse().unwrap());
             }
             let no_masquerade = if exempt { vec!["192.168.0.0/16".parse().unwrap()] } else { vec![] };
-            t.networks.push(Network { name: format!("net{i}"), subnets, masquerade, no_masquerade, mtu });
+            let snat_address = if masquerade { vec!["10.77.0.9".parse().unwrap()] } else { vec![] };
+            t.networks.push(Network { name: format!("net{i}"), subnets, masquerade, snat_address, no_masquerade, mtu });
             for (k, (fixed4, fixed6, publishes)) in pods.into_iter().enumerate() {
                 let mut address = vec![];
                 if fixed4 {
@@ -404,4 +435,24 @@ fn a_bad_idle_timer_is_shown_with_its_place() {
     }
     let (field, _, place, _) = at("[nat.timeouts]\nudp = 300");
     assert_eq!((field.as_str(), place), ("nat.timeouts.udp", Some((2, 7))));
+}
+
+#[test]
+fn a_pool_has_addresses_of_the_host_and_of_the_networks_families() {
+    let with = |addresses: &str, subnets: &str| {
+        let text = GOOD.replacen("name = \"pods\"", &format!("name = \"pods\"\nsnat_address = [{addresses}]"), 1);
+        check(&text.replacen("\"10.244.0.0/24\", \"fd00:244::/64\"", subnets, 1))
+    };
+    let both = "\"10.244.0.0/24\", \"fd00:244::/64\"";
+    let t = with("\"10.77.0.1\", \"2001:db8::1\", \"192.0.2.1\"", both).unwrap();
+    let read: Vec<IpAddr> = ["10.77.0.1", "2001:db8::1", "192.0.2.1"].map(|a| a.parse().unwrap()).to_vec();
+    assert_eq!(t.networks[0].snat_address, read, "any interface's, in the file's order");
+    assert!(with("", both).unwrap().networks[0].snat_address.is_empty());
+    let error = with("\"2001:db8::1\"", "\"10.244.0.0/24\"").unwrap_err();
+    assert_eq!(error.problem, Problem::SnatAddressFamily { family: "IPv6" });
+    // A live network's address may be away for a moment.
+    let text = GOOD.replacen("name = \"pods\"", "name = \"pods\"\nsnat_address = [\"192.0.2.9\"]", 1);
+    let taken = Taken { networks: vec!["pods".into()], ..Taken::default() };
+    check_with(&text, &facts(), &taken).unwrap();
+    assert_eq!(check(&text).unwrap_err().problem, Problem::SnatAddressMissing("192.0.2.9".into()));
 }

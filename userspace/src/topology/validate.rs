@@ -8,8 +8,8 @@ use netns_ebpf_common::abi;
 
 use super::subnet::{check_subnet, overlap};
 use super::{
-    HostFacts, InputError, Interface, Network, Pod, PortProbe, Problem, Publish, Topology, Uplink, check_name, gateway,
-    is_assignable, same_family,
+    HostFacts, InputError, Interface, MAX_SNAT_ADDRS, Network, Pod, PortProbe, Problem, Publish, Topology, Uplink,
+    check_name, gateway, is_assignable, same_family,
 };
 
 /// What the instance holds beside the topology that is checked.
@@ -87,6 +87,7 @@ fn networks(topology: &Topology, facts: &HostFacts, taken: &Taken) -> Result<(),
         unique_name(&field, &network.name, &mut seen)?;
         let live = taken.networks.contains(&network.name);
         subnets(&field, network, facts, live)?;
+        snat_addresses(&field, network, facts, live)?;
     }
     let all = topology.networks.iter().map(|n| n.name.as_str()).chain(taken.networks.iter().map(String::as_str));
     let limit = abi::MAX_NETWORKS - 1;
@@ -132,6 +133,50 @@ fn subnets(field: &str, network: &Network, facts: &HostFacts, live: bool) -> Res
         }
     }
     Ok(())
+}
+
+fn snat_addresses(field: &str, network: &Network, facts: &HostFacts, live: bool) -> Result<(), InputError> {
+    for (k, address) in network.snat_address.iter().enumerate() {
+        let error = |problem| InputError::new(format!("{field}.snat_address[{k}]"), address, problem);
+        if !network.masquerade {
+            return Err(error(Problem::SnatAddressUnused));
+        }
+        if let Some(kind) = unfit_source(*address) {
+            return Err(error(Problem::SnatAddressKind(kind)));
+        }
+        let family = family(*address);
+        let earlier = &network.snat_address[..k];
+        if earlier.contains(address) {
+            return Err(error(Problem::SnatAddressTwice));
+        }
+        if earlier.iter().filter(|a| a.is_ipv4() == address.is_ipv4()).count() == MAX_SNAT_ADDRS {
+            return Err(error(Problem::SnatAddressTooMany { family }));
+        }
+        if !network.subnets.iter().any(|n| same_family(*n, *address)) {
+            return Err(error(Problem::SnatAddressFamily { family }));
+        }
+        // A live network does without for a moment: its flows to the LAN are refused until the address is back.
+        if !live && facts.holder(*address).is_none() {
+            return Err(error(Problem::SnatAddressMissing(address.to_string())));
+        }
+    }
+    Ok(())
+}
+
+/// Why nothing leaves with this address as its source, though the host may have it.
+fn unfit_source(address: IpAddr) -> Option<&'static str> {
+    let link_local = match address {
+        IpAddr::V4(a) => a.is_link_local(),
+        IpAddr::V6(a) => a.is_unicast_link_local(),
+    };
+    match address {
+        a if a.is_unspecified() => Some("the unspecified address"),
+        a if a.is_loopback() => Some("loopback"),
+        a if a.is_multicast() => Some("multicast"),
+        _ if link_local => Some("link-local"),
+        IpAddr::V6(a) if a.to_ipv4_mapped().is_some() => Some("IPv4-mapped"),
+        _ => None,
+    }
 }
 
 fn pods(topology: &Topology, facts: &HostFacts, taken: &Taken) -> Result<(), InputError> {

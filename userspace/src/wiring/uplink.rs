@@ -88,8 +88,24 @@ impl Host {
         errors.done()
     }
 
-    /// Tells the programs the host's addresses: all of them but link-local ones, loopback ones included.
-    pub async fn sync_host_addresses(&self) -> Result<(), WiringError> {
+    /// Tells the programs which of networks' SNAT addresses the host has at present. A family without any in the list is
+    /// the uplink's to give.
+    pub async fn sync_snat_pools(&self, pools: &[(u16, &[IpAddr])]) -> Result<(), WiringError> {
+        let found = if pools.iter().all(|(_, addresses)| addresses.is_empty()) {
+            Vec::new()
+        } else {
+            self.netlink.addresses(None).await?
+        };
+        let live = |address: IpAddr| found.iter().any(|a| a.usable && a.addr() == address);
+        for (id, addresses) in pools {
+            self.datapath.put_snat_pools(*id, addresses, live)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the programs the host's addresses: all of them but link-local ones, loopback ones included. Says whether one
+    /// went.
+    pub async fn sync_host_addresses(&self) -> Result<bool, WiringError> {
         let addresses: Vec<(IpAddr, u32)> = self
             .netlink
             .addresses(None)

@@ -157,6 +157,10 @@ impl Fabric for Model {
         self.0.step("refresh", || Ok(())).map(|()| row.uplink_ifindex)
     }
 
+    async fn refresh_snat_addresses(&mut self, _: &[NetworkRow]) -> Result<(), FabricError> {
+        self.0.step("refresh SNAT addresses", || Ok(()))
+    }
+
     fn expire_flows(&self, _: usize) -> Result<usize, FabricError> {
         Ok(0)
     }
