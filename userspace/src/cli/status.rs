@@ -8,7 +8,7 @@ use netns_ebpf_common::flow::proto;
 use super::open::open;
 use super::table::{bytes, list, table};
 use super::{CliError, Global};
-use crate::instance::{NetworkStatus, PodRefusals, Status, choose};
+use crate::instance::{NetworkStatus, PodRefusals, Status, UplinkStatus, choose};
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -30,16 +30,20 @@ pub(super) fn run(global: &Global, _: &StatusArgs) -> Result<u8, CliError> {
 
 fn head(s: &Status) -> String {
     let host = s.host_netns.as_deref().map_or_else(|| "this host".to_owned(), |n| format!("namespace {n}"));
-    let uplink = match &s.uplink {
-        Some(u) if u.attached => format!("{} ({}, MTU {})", u.name, list(&u.addresses), u.mtu),
-        Some(u) => format!("{} (away)", u.name),
-        None => "none".to_owned(),
+    let uplink = |u: &UplinkStatus| match u.attached {
+        true => format!("{} ({}, MTU {})", u.name, list(&u.addresses), u.mtu),
+        false => format!("{} (away)", u.name),
     };
+    let mut uplinks: Vec<_> = s.uplinks.iter().map(uplink).collect();
+    if uplinks.is_empty() {
+        uplinks.push("none".to_owned());
+    }
+    let uplinks = uplinks.join("\nuplink      ");
     let sockets = if s.host_sockets { "reach published ports" } else { "do not reach published ports" };
     format!(
         "instance    {}
 host        {host}
-uplink      {uplink}
+uplink      {uplinks}
 SNAT ports  {}
 idle flows  {}
 flows       {}

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{FabricError, Instance, InstanceError, KernelFabric, NetworkView, PodView, PublishView};
 use crate::datapath::DatapathError;
-use crate::store::State;
+use crate::store::{State, UplinkRow};
 use crate::topology::Nat;
 
 /// Pods named for a destination no port is left towards.
@@ -22,8 +22,8 @@ pub struct Status {
     pub instance: String,
     /// Named namespace that is its host; absent for the real one.
     pub host_netns: Option<String>,
-    /// The interface to the LAN; absent without one.
-    pub uplink: Option<UplinkStatus>,
+    /// The interfaces to the LAN.
+    pub uplinks: Vec<UplinkStatus>,
     /// Ports SNAT may hand out.
     pub snat_ports: String,
     /// Idle times after which flows are forgotten, and how many there may be.
@@ -112,7 +112,7 @@ pub struct Talker {
     pub flows: usize,
 }
 
-/// The uplink as the data path knows it.
+/// An uplink as the data path knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UplinkStatus {
     /// Name.
@@ -238,11 +238,11 @@ impl Instance<KernelFabric> {
         let read = |e: DatapathError| FabricError::step("read the data path", e);
         let known = datapath.uplinks().map_err(read)?;
         let [ipv4, ipv6] = datapath.flow_totals().map_err(read)?;
-        let uplink = row.uplink.clone().map(|name| {
-            let entry = known.iter().find(|(index, _)| *index == row.uplink_ifindex).map(|(_, uplink)| *uplink);
+        let uplinks = row.uplinks.iter().map(|UplinkRow { name, ifindex }| {
+            let entry = known.iter().find(|(index, _)| index == ifindex).map(|(_, uplink)| *uplink);
             let addresses = entry.into_iter().flat_map(|u| [IpAddr::from(u.addr4), IpAddr::from(u.addr6)]);
             UplinkStatus {
-                name,
+                name: name.clone(),
                 addresses: addresses.filter(|a| !a.is_unspecified()).collect(),
                 mtu: entry.map_or(0, |u| u.mtu_bytes),
                 attached: entry.is_some(),
@@ -291,7 +291,7 @@ impl Instance<KernelFabric> {
         Ok(Status {
             instance: self.dirs().name().to_owned(),
             host_netns: row.host_netns,
-            uplink,
+            uplinks: uplinks.collect(),
             snat_ports: row.host.snat_ports.to_string(),
             nat: row.nat,
             flows: FlowTotals { ipv4, ipv6 },
