@@ -24,7 +24,9 @@ pub mod pods;
 pub mod snapshot;
 pub mod talk;
 pub mod traffic;
+pub mod tun;
 pub mod wait;
+pub mod who;
 
 use std::fs;
 use std::panic;
