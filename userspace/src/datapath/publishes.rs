@@ -131,8 +131,7 @@ impl Datapath {
             return Ok(false);
         }
         if found.is_some() {
-            self.remove_ports(map::PUBLISHED4, id, ports.addr4(), ports)?;
-            self.remove_ports(map::PUBLISHED6, id, ports.addr6(), ports)?;
+            self.withdraw_ports(id, ports)?;
         }
         self.set_backends(id, None)?;
         if found.is_none_or(|found| found.flags & Publish::RESTRICTED != 0) {
@@ -142,6 +141,12 @@ impl Datapath {
             self.set_publish(id, &Publish::default())?;
         }
         Ok(found.is_some())
+    }
+
+    /// Removes the ports that lead to a declaration.
+    pub fn withdraw_ports(&self, id: u32, ports: &PublishPorts) -> Result<(), DatapathError> {
+        self.remove_ports(map::PUBLISHED4, id, ports.addr4(), ports)?;
+        self.remove_ports(map::PUBLISHED6, id, ports.addr6(), ports)
     }
 
     fn add_ports<A>(

@@ -122,9 +122,13 @@ impl Host {
         Ok(removed)
     }
 
-    /// Withdraws ports and nothing else, for when all flows go anyway.
+    /// Withdraws ports and nothing else, for when all flows, and the maps, go anyway.
     pub fn forget_publish(&self, spec: &PublishSpec) -> Result<bool, WiringError> {
-        Ok(self.datapath.remove_publish(spec.id, spec.owner, &spec.ports)?)
+        let ours = self.datapath.publish(spec.id)?.is_some_and(|live| live.owner == spec.owner);
+        if ours {
+            self.datapath.withdraw_ports(spec.id, &spec.ports)?;
+        }
+        Ok(ours)
     }
 
     /// Takes no new flows by a publish from now on, and ends the TCP connections it has with a RST.
