@@ -87,7 +87,7 @@ both!(
 
             // By another address of the host from the same port, the pod could not tell the two apart.
             let twin = from_lan(CLIENT.ip(v), HOST2.ip(v), sctp(40_000, PORT));
-            b.lan_sends(&twin, &Want::drop(DropReason::PortsExhausted));
+            b.lan_sends(&twin, &Want::drop(DropReason::PortsExhausted).rx_dropped(BLUE));
         });
         // What is published for TCP and UDP is not for SCTP.
         for port in [8443, 5353] {
