@@ -3,6 +3,7 @@
 //! The only place where a [`Verdict`] becomes an action of the kernel is [`act`] below.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(missing_docs, reason = "the program macro exports an undocumented twin of each function")]
 
 mod maps;
@@ -136,7 +137,8 @@ fn act(verdict: Verdict) -> i32 {
         Kind::Neigh => packet::redirect_neigh(ifindex),
         Kind::Host | Kind::RejectHost => packet::redirect(ifindex, BPF_F_INGRESS as u64),
         Kind::Out | Kind::Reject => packet::redirect(ifindex, 0),
-        Kind::Drop => TC_ACT_SHOT,
+        // What was put aside is a copy.
+        Kind::Drop | Kind::Held => TC_ACT_SHOT,
     }
 }
 

@@ -1,6 +1,8 @@
 //! Every map of the object, private, behind typed functions.
 #![expect(unsafe_code, reason = "map values are reached by pointers the verifier has checked")]
 
+mod atomic;
+mod datagram;
 mod flow;
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_fib_lookup};
@@ -14,7 +16,7 @@ use netns_ebpf_common::counters::{EndpointCounters, PublishCounters, VERDICT_COU
 use netns_ebpf_common::endpoint::{Endpoint, EndpointKey};
 use netns_ebpf_common::family::{Family, V4, V6};
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, TimeoutClass};
-use netns_ebpf_common::fragment::{FragmentKey, FragmentPorts};
+use netns_ebpf_common::fragment::{Datagram, DatagramSlot};
 use netns_ebpf_common::host::{HostConfig, Uplink};
 use netns_ebpf_common::host_socket::{HostPeer, HostPeerKey};
 use netns_ebpf_common::network::{Network, NoMasqueradeKey};
@@ -23,6 +25,7 @@ use netns_ebpf_common::publish::{Publish, PublishKey, PublishedPort};
 use netns_ebpf_common::verdict::{DROP_COUNTERS, DropReason};
 use netns_ebpf_common::{Addr4, Addr6};
 
+pub use self::datagram::{DatagramRef, held, held_scratch, hold, next_held, oldest_held};
 pub use self::flow::{FlowRef, InsertError};
 use crate::stage::flow::Plan;
 use crate::stage::related::Quoted;
@@ -62,9 +65,9 @@ static FLOWS4: HashMap<FlowKey<Addr4>, FlowEntry<Addr4>> = HashMap::with_max_ent
 #[map]
 static FLOWS6: HashMap<FlowKey<Addr6>, FlowEntry<Addr6>> = HashMap::with_max_entries(abi::DEFAULT_FLOW_ENTRIES, 0);
 #[map]
-static FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, FragmentPorts> = LruHashMap::with_max_entries(abi::MAX_FRAGMENTS, 0);
+static DATAGRAMS4: LruHashMap<DatagramSlot, Datagram<Addr4>> = LruHashMap::with_max_entries(abi::MAX_DATAGRAMS, 0);
 #[map]
-static FRAGMENTS6: LruHashMap<FragmentKey<Addr6>, FragmentPorts> = LruHashMap::with_max_entries(abi::MAX_FRAGMENTS, 0);
+static DATAGRAMS6: LruHashMap<DatagramSlot, Datagram<Addr6>> = LruHashMap::with_max_entries(abi::MAX_DATAGRAMS, 0);
 #[map]
 static HOST_NETNS: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
@@ -107,6 +110,8 @@ pub struct Scratch<A> {
     opening: OpeningFlow<A>,
     /// Key of the other direction of a flow at hand.
     peer_key: FlowKey<A>,
+    /// A datagram in pieces as it is put into the table: nothing of it has come.
+    datagram: Datagram<A>,
 }
 
 /// A flow being opened: both entries, and room for the key of whatever stands in its way.
@@ -131,13 +136,13 @@ pub trait FamilyMaps: Family {
     fn no_masquerade() -> &'static LpmTrie<NoMasqueradeKey<Self::Addr>, u32>;
     fn published() -> &'static HashMap<PublishKey<Self::Addr>, PublishedPort>;
     fn flows() -> &'static HashMap<FlowKey<Self::Addr>, FlowEntry<Self::Addr>>;
-    fn fragments() -> &'static LruHashMap<FragmentKey<Self::Addr>, FragmentPorts>;
+    fn datagrams() -> &'static LruHashMap<DatagramSlot, Datagram<Self::Addr>>;
     fn scratch_map() -> &'static PerCpuArray<Scratch<Self::Addr>>;
     fn host_peers() -> &'static LruHashMap<HostPeerKey<Self::Addr>, HostPeer<Self::Addr>>;
 }
 
 macro_rules! family_maps {
-    ($family:ty, $addr:ty, $addrs:ident, $host:ident, $no_masq:ident, $published:ident, $flows:ident, $fragments:ident, $scratch:ident, $peers:ident) => {
+    ($family:ty, $addr:ty, $addrs:ident, $host:ident, $no_masq:ident, $published:ident, $flows:ident, $datagrams:ident, $scratch:ident, $peers:ident) => {
         impl FamilyMaps for $family {
             #[inline(always)]
             fn addrs() -> &'static HashMap<EndpointKey<$addr>, u32> {
@@ -160,8 +165,8 @@ macro_rules! family_maps {
                 &$flows
             }
             #[inline(always)]
-            fn fragments() -> &'static LruHashMap<FragmentKey<$addr>, FragmentPorts> {
-                &$fragments
+            fn datagrams() -> &'static LruHashMap<DatagramSlot, Datagram<$addr>> {
+                &$datagrams
             }
             #[inline(always)]
             fn scratch_map() -> &'static PerCpuArray<Scratch<$addr>> {
@@ -174,8 +179,8 @@ macro_rules! family_maps {
         }
     };
 }
-family_maps!(V4, Addr4, ENDPOINT_ADDR4, HOST_ADDRS4, NO_MASQ4, PUBLISHED4, FLOWS4, FRAGMENTS4, SCRATCH4, HOST_PEERS4);
-family_maps!(V6, Addr6, ENDPOINT_ADDR6, HOST_ADDRS6, NO_MASQ6, PUBLISHED6, FLOWS6, FRAGMENTS6, SCRATCH6, HOST_PEERS6);
+family_maps!(V4, Addr4, ENDPOINT_ADDR4, HOST_ADDRS4, NO_MASQ4, PUBLISHED4, FLOWS4, DATAGRAMS4, SCRATCH4, HOST_PEERS4);
+family_maps!(V6, Addr6, ENDPOINT_ADDR6, HOST_ADDRS6, NO_MASQ6, PUBLISHED6, FLOWS6, DATAGRAMS6, SCRATCH6, HOST_PEERS6);
 
 /// The host-wide settings.
 #[inline(always)]
@@ -335,20 +340,6 @@ pub fn timeout_ns(class: TimeoutClass) -> u64 {
         },
         None => 0,
     }
-}
-
-/// The ports the first fragment of a datagram had.
-#[inline(always)]
-pub fn fragment<F: FamilyMaps>(key: &FragmentKey<F::Addr>) -> Option<FragmentPorts> {
-    // SAFETY: copied at once; an element reused meanwhile shows another datagram's ports, to which the flow look-up
-    // that follows does not belong, so the fragment is dropped.
-    unsafe { F::fragments().get(key) }.copied()
-}
-
-/// Notes the ports of a first fragment.
-#[inline(always)]
-pub fn remember_fragment<F: FamilyMaps>(key: &FragmentKey<F::Addr>, ports: &FragmentPorts) -> Result<(), DropReason> {
-    F::fragments().insert(key, ports, 0).map_err(|_| DropReason::FlowTableFull)
 }
 
 /// Cookie of the namespace whose sockets are the host's.
