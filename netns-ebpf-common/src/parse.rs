@@ -327,8 +327,17 @@ pub fn ipv6<T: Frame + ?Sized>(
     if p.piece_off_bytes as usize + len_bytes > 0xffff && !matches!(p.fragment, Fragment::Whole) {
         return Err(DropReason::Malformed);
     }
-    transport::<V6, T>(frame, p, l3_off, headers_len, len_bytes)
+    transport::<V6, T>(frame, p, l3_off, headers_len, len_bytes)?;
+    // Linux puts a jumbo option before a BIG TCP packet's TCP and takes it out again when it cuts the packet (kernel 5.19, commit
+    // 09f3d1a3a52c).
+    if ip.payload_len() == 0 && ip.next_header == next::HOP_BY_HOP {
+        p.headers_len_bytes = p.headers_len_bytes.wrapping_sub(JUMBO_LEN);
+    }
+    Ok(())
 }
+
+/// A hop-by-hop header with nothing but a jumbo option (RFC 2675 section 2).
+const JUMBO_LEN: u16 = 8;
 
 impl Parsed<Addr6> {
     #[inline(always)]

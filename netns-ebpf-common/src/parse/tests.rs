@@ -139,6 +139,23 @@ fn ipv6_golden() {
 }
 
 #[test]
+fn big_tcp() {
+    let big = [tcp(), vec![0; 70_000]].concat();
+    let jumbo = [&[6, 0, 0xc2, 4][..], &(big.len() as u32 + 8).to_be_bytes(), &big].concat();
+    for (what, first, body, l4_off) in [("without an option", 6, big, 54), ("with one", 0, jumbo, 62)] {
+        let mut frame = frame6(first, &body);
+        frame[18..20].copy_from_slice(&[0; 2]);
+        let p = parse6(&frame).expect(what);
+        // Segments have no such option, so none of them is larger for it.
+        assert_eq!((p.l4, p.l4_off(), p.headers_len_bytes(), ports(&p)), (L4::Tcp, l4_off, 60, (1000, 80)), "{what}");
+    }
+    let mut frame = frame4(&[], [0x40, 0], 6, &[tcp(), vec![0; 70_000]].concat());
+    frame[16..18].copy_from_slice(&[0; 2]);
+    let p = parse4(&frame).expect("IPv4");
+    assert_eq!((p.l4, p.headers_len_bytes(), ports(&p)), (L4::Tcp, 40, (1000, 80)));
+}
+
+#[test]
 fn ipv6_pieces() {
     let piece = |offset_and_more: u16, next: u8, rest: &[u8]| {
         let [high, low] = offset_and_more.to_be_bytes();
