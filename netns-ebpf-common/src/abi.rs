@@ -33,6 +33,9 @@ pub const MAX_PUBLISHED_PORTS: u32 = 65_536;
 /// Publish declarations (a range is one).
 pub const MAX_PUBLISHES: u32 = 16_384;
 
+/// Prefixes of one family that publishes let in, over all publishes.
+pub const MAX_ALLOWED_PREFIXES: u32 = 16_384;
+
 /// Default number of flow entries of one family; each flow takes two.
 pub const DEFAULT_FLOW_ENTRIES: u32 = 262_144;
 
@@ -109,16 +112,26 @@ pub mod map {
     pub const HOST_ADDRS4: &str = "HOST_ADDRS4";
     /// Hash: [`crate::Addr6`] to ifindex (`u32`).
     pub const HOST_ADDRS6: &str = "HOST_ADDRS6";
-    /// LPM trie: [`crate::network::NoMasqueradeKey`]`<Addr4>` data to `u32` (1).
+    /// LPM trie: [`crate::prefix::PrefixKey`]`<Addr4>` of a network id and a destination prefix to `u32` (1).
     pub const NO_MASQ4: &str = "NO_MASQ4";
     /// LPM trie, IPv6.
     pub const NO_MASQ6: &str = "NO_MASQ6";
+    /// Hash: network id (`u32`) to [`crate::network::SnatPool`]`<Addr4>`; absent: the uplink's address.
+    pub const SNAT_POOLS4: &str = "SNAT_POOLS4";
+    /// Hash, IPv6.
+    pub const SNAT_POOLS6: &str = "SNAT_POOLS6";
     /// Hash: [`crate::publish::PublishKey`]`<Addr4>` to [`crate::publish::PublishedPort`].
     pub const PUBLISHED4: &str = "PUBLISHED4";
     /// Hash, IPv6.
     pub const PUBLISHED6: &str = "PUBLISHED6";
     /// Array by publish id: [`crate::publish::Publish`].
     pub const PUBLISHES: &str = "PUBLISHES";
+    /// Hash by publish id: [`crate::publish::Backends`], for those that have several.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// LPM trie: [`crate::prefix::PrefixKey`]`<Addr4>` of a publish id and a client's prefix to `u32` (1).
+    pub const ALLOW4: &str = "ALLOW4";
+    /// LPM trie, IPv6.
+    pub const ALLOW6: &str = "ALLOW6";
     /// Hash: [`crate::flow::FlowKey`]`<Addr4>` to [`crate::flow::FlowEntry`]`<Addr4>`.
     pub const FLOWS4: &str = "FLOWS4";
     /// Hash, IPv6.

@@ -42,6 +42,8 @@ pub mod host_socket;
 pub mod network;
 pub mod parse;
 mod pod;
+pub mod port;
+pub mod prefix;
 pub mod publish;
 pub mod verdict;
 

@@ -28,7 +28,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Pods leave for the LAN with the uplink's address.
+    /// Pods leave for the LAN with an address of the network's [`SnatPool`], or the uplink's if it has none.
     pub const MASQUERADE: u32 = 1;
     /// The host's routes lead to this network: host and pods reach each other.
     ///
@@ -39,16 +39,48 @@ impl Network {
     pub const ENDPOINT_INDEPENDENT: u32 = 1 << 2;
 }
 
-/// The data of an LPM key over `(network, destination prefix)`; the prefix length counts the network's 32 bits as well.
+/// Most addresses a network's pool has of one family.
+pub const MAX_SNAT_ADDRS: usize = 8;
+
+/// The addresses a network's pods leave for the LAN with, in place of the uplink's.
+///
+/// An element is replaced as a whole. One without addresses is a pool none of whose addresses the host has at present.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct NoMasqueradeKey<A> {
-    /// Network id, big-endian, so that all of its 32 bits come before the address in trie order.
-    pub network_be: [u8; 4],
-    /// Destination.
-    pub addr: A,
+pub struct SnatPool<A> {
+    /// How many of [`Self::addrs`] there are.
+    pub count: u32,
+    /// Those the host has, in the order they were declared; unspecified from [`Self::count`] on.
+    pub addrs: [A; MAX_SNAT_ADDRS],
+}
+
+impl<A: Copy> SnatPool<A> {
+    /// The `n`th address, counted around the pool; `None` when it is empty.
+    ///
+    /// A pod's slot as `n` gives it the same address in all its flows (RFC 4787 REQ-2, "paired").
+    #[inline(always)]
+    pub fn addr(&self, n: u32) -> Option<A> {
+        // The mask is for the verifier, which does not see that a remainder is below its divisor.
+        let at = n.checked_rem(self.count)? as usize & (MAX_SNAT_ADDRS - 1);
+        Some(self.addrs[at])
+    }
 }
 
 pod!(Network: size 60, align 4);
-pod!(NoMasqueradeKey<Addr4>: size 8, align 4);
-pod!(NoMasqueradeKey<Addr6>: size 20, align 4);
+pod!(SnatPool<Addr4>: size 36, align 4);
+pod!(SnatPool<Addr6>: size 132, align 4);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_is_counted_around() {
+        let [a, b, c] = [Addr4([192, 0, 2, 1]), Addr4([192, 0, 2, 2]), Addr4([192, 0, 2, 3])];
+        let mut pool = SnatPool { count: 3, ..SnatPool::default() };
+        pool.addrs[..3].copy_from_slice(&[a, b, c]);
+        let seen: std::vec::Vec<_> = (0..7).map(|n| pool.addr(n)).collect();
+        assert_eq!(seen, [a, b, c, a, b, c, a].map(Some));
+        assert_eq!(SnatPool::<Addr4>::default().addr(3), None, "none that the host has");
+    }
+}

@@ -1,5 +1,6 @@
 //! Published ports.
 
+use crate::family::Address;
 use crate::pod::pod;
 use crate::{Addr4, Addr6, Port};
 
@@ -33,7 +34,7 @@ pub struct PublishedPort {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Publish {
-    /// Endpoint slot of the backend.
+    /// Endpoint slot of the backend; of [`Publish::SEVERAL`] the one that is taken if their table is not there.
     pub slot: u32,
     /// Bits of [`Publish::ACTIVE`] and the like.
     pub flags: u32,
@@ -46,9 +47,87 @@ impl Publish {
     pub const ACTIVE: u32 = 1;
     /// Reachable from the host itself only (published on a loopback address).
     pub const LOOPBACK: u32 = 1 << 1;
+    /// Only clients in a prefix of its list may come in; without a prefix nobody.
+    pub const RESTRICTED: u32 = 1 << 2;
+    /// There are several backends: [`Backends`] has them.
+    pub const SEVERAL: u32 = 1 << 3;
+    /// The client's address alone says which backend a new flow goes to.
+    pub const STICKY: u32 = 1 << 4;
+}
+
+/// Buckets a publish's new flows fall into.
+pub const BUCKETS: usize = 256;
+
+/// The backends of a publish that has several. Replaced as a whole, so that no flow sees half of a change.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backends {
+    /// Endpoint slot by bucket.
+    pub slots: [u16; BUCKETS],
+}
+
+impl Backends {
+    /// The backend of a hash all of whose bits are mixed.
+    #[inline(always)]
+    pub const fn slot(&self, hash: u32) -> u32 {
+        self.slots[hash as usize & (BUCKETS - 1)] as u32
+    }
+}
+
+/// Spreads client addresses over the buckets, the same way wherever it is asked.
+#[inline(always)]
+pub fn client_hash<A: Address>(addr: &A) -> u32 {
+    let mut hash = 0x9e37_79b9;
+    let mut i = 0;
+    while i < A::WORDS {
+        hash = mix(hash ^ u32::from_be_bytes(addr.word(i)));
+        i += 1;
+    }
+    hash
+}
+
+/// The finalizer of MurmurHash3: each bit of the input changes about half of the output's.
+#[inline(always)]
+pub const fn mix(mut hash: u32) -> u32 {
+    hash ^= hash >> 16;
+    hash = hash.wrapping_mul(0x85eb_ca6b);
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(0xc2b2_ae35);
+    hash ^ (hash >> 16)
 }
 
 pod!(PublishKey<Addr4>: size 8, align 4);
 pod!(PublishKey<Addr6>: size 20, align 4);
 pod!(PublishedPort: size 8, align 4);
 pod!(Publish: size 16, align 8);
+pod!(Backends: size 512, align 2);
+const _: () = assert!(crate::abi::MAX_ENDPOINTS <= u16::MAX as u32 && BUCKETS.is_power_of_two());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Neighbouring addresses, as a LAN has them, fall into buckets as evenly as random ones would.
+    #[test]
+    fn clients_spread_over_the_buckets() {
+        const CLIENTS: u32 = 65_536;
+        let v4 = |n: u32| client_hash(&Addr4((0x0a00_0000 + n).to_be_bytes()));
+        let v6 = |n: u32| {
+            let mut addr = [0; 16];
+            addr[..4].copy_from_slice(&[0x20, 1, 0x0d, 0xb8]);
+            addr[12..].copy_from_slice(&n.to_be_bytes());
+            client_hash(&Addr6(addr))
+        };
+        for (family, hashes) in [("IPv4", (0..CLIENTS).map(v4).collect()), ("IPv6", (0..CLIENTS).map(v6).collect())] {
+            let hashes: std::vec::Vec<u32> = hashes;
+            let mut counts = [0u32; BUCKETS];
+            for hash in hashes {
+                counts[hash as usize % BUCKETS] += 1;
+            }
+            // Binomial with mean 256 and standard deviation 16: five of them in either direction.
+            for (bucket, count) in counts.into_iter().enumerate() {
+                assert!((176..=336).contains(&count), "{family}: bucket {bucket} got {count}");
+            }
+        }
+    }
+}

@@ -216,7 +216,7 @@ drop_reasons! {
     NoRoute = 16, "no-route";
     /// The network's pods do not reach the host: its subnet belongs to another network too.
     NoHostAccess = 17, "no-host-access";
-    /// The uplink has no address of this family to translate to.
+    /// The uplink has no address of this family to translate to, or the host has none of the network's `snat_address`.
     NoUplinkAddress = 18, "no-uplink-address";
     /// Every SNAT port towards this destination is in use; the sender got administratively-prohibited.
     PortsExhausted = 19, "ports-exhausted";
@@ -244,8 +244,10 @@ drop_reasons! {
     Internal = 30, "internal";
     /// IPv4 options that route (source routing): refused.
     SourceRoute = 31, "source-route";
+    /// The publish's `allow` list does not have the client's address.
+    NotAllowed = 32, "not-allowed";
     /// A fragment that overlaps another of its datagram or repeats it; after an overlap the whole datagram is dropped.
-    FragmentOverlap = 32, "fragment-overlap";
+    FragmentOverlap = 33, "fragment-overlap";
 }
 
 /// Elements of the drop counters.

@@ -16,7 +16,7 @@ use netns::probe::{self, PortProto, port_listener};
 use netns::wiring::{Host, NetworkSpec, PodSpec, PublishSpec, WiringError, endpoint_ifindex, host_ifname};
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple};
 use netns_ebpf_common::host::HostConfig;
-use netns_ebpf_common::network::NoMasqueradeKey;
+use netns_ebpf_common::prefix::PrefixKey;
 use netns_ebpf_common::{Addr4, Addr6, Port};
 
 const PINS: &str = "/sys/fs/bpf/netns-ebpf/test";
@@ -44,6 +44,7 @@ fn network() -> NetworkSpec {
         gateway6: Some("fd00:244::1/64".parse().expect("net")),
         mtu_bytes: 1400,
         masquerade: true,
+        snat_addresses: Vec::new(),
         endpoint_independent: false,
         host_access: true,
         no_masquerade: vec!["192.168.1.0/24".parse().expect("net"), "fd00:1::/32".parse().expect("net")],
@@ -231,7 +232,7 @@ fn a_network_without_host_access_has_no_address_on_the_host() {
 #[test]
 fn the_uplink_is_found_and_followed() {
     on_host(async |here, host| {
-        assert_eq!(host.find_uplink().await.expect("none yet"), None);
+        assert_eq!(host.find_uplinks().await.expect("none yet"), Vec::<String>::new());
         assert!(matches!(host.wire_uplink("nope").await, Err(WiringError::NoUplink(_))));
         assert!(matches!(host.wire_uplink("lo").await, Err(WiringError::BadUplink(..))));
         here.ip("netns add lan");
@@ -243,7 +244,7 @@ fn the_uplink_is_found_and_followed() {
         here.ip("link set up0 up");
         here.ip("-n lan link set eth0 up");
         here.ip("route add default via 192.0.2.1");
-        assert_eq!(host.find_uplink().await.expect("found").as_deref(), Some("up0"));
+        assert_eq!(host.find_uplinks().await.expect("found"), ["up0"]);
         for _ in 0..2 {
             let state = host.wire_uplink("up0").await.expect("wire");
             assert_eq!(state.addr4, "192.0.2.2".parse().ok());
@@ -398,9 +399,9 @@ fn host_addresses_and_prefixes_become_exactly_what_is_asked() {
 
         let prefixes = || {
             let data = MapData::from_pin(format!("{PINS}/maps/NO_MASQ4")).expect("pin");
-            let trie = LpmTrie::<_, NoMasqueradeKey<Addr4>, u32>::try_from(Map::LpmTrie(data)).expect("map");
+            let trie = LpmTrie::<_, PrefixKey<Addr4>, u32>::try_from(Map::LpmTrie(data)).expect("map");
             let mut found: Vec<_> =
-                trie.keys().map(|k| k.expect("key")).map(|k| (k.data().network_be[3], k.prefix_len())).collect();
+                trie.keys().map(|k| k.expect("key")).map(|k| (k.data().id_be[3], k.prefix_len())).collect();
             found.sort_unstable();
             found
         };
@@ -581,9 +582,20 @@ fn routes_are_read_with_their_kind() {
             let blackhole = routes.iter().find(|r| r.destination.to_string() == "198.51.100.0/24").expect("there");
             assert_eq!(blackhole.kind, RouteKind::Refusing);
             assert!(routes.iter().any(|r| r.destination.to_string() == "192.0.2.0/24" && r.gateway.is_none()));
-            let default = netlink.default_route(Family::V4).await.expect("read").expect("there");
-            assert_eq!(default.gateway, Some([192, 0, 2, 253].into()));
-            assert_eq!(netlink.default_route(Family::V6).await.expect("read"), None);
+            let defaults = netlink.default_routes(Family::V4).await.expect("read");
+            let gateways: Vec<_> = defaults.iter().map(|r| r.gateway).collect();
+            assert_eq!(gateways, [253, 254].map(|last| Some([192, 0, 2, last].into())), "the best first");
+            assert_eq!(netlink.default_routes(Family::V6).await.expect("read"), []);
+            here.ip("link add a1 type veth peer name b1");
+            here.ip("addr add 198.51.100.1/24 dev a1");
+            here.ip("link set a1 up");
+            here.ip("route add default metric 1 nexthop via 192.0.2.254 nexthop via 198.51.100.254");
+            let both = netlink.default_routes(Family::V4).await.expect("read").remove(0);
+            let index = |name: &str| {
+                let line = here.ip(&format!("-o link show {name}"));
+                line.split(':').next().and_then(|n| n.trim().parse::<u32>().ok()).expect("an index")
+            };
+            assert_eq!((both.oif, both.more_oifs), (Some(index("a0")), vec![index("a1")]));
         });
     });
 }

@@ -5,6 +5,7 @@ mod common;
 mod prog;
 
 use netns::datapath::Hook;
+use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::DropReason;
 use prog::want::{counters, growth};
 use prog::*;
@@ -103,6 +104,10 @@ fn provoke(b: &Bench, v: Version, reason: DropReason) -> Option<()> {
         }
         DropReason::Draining => {
             b.configure_publish(DNS, |p| p.flags = 0);
+            from_client(HOST, udp(1000, 5353));
+        }
+        DropReason::NotAllowed => {
+            b.configure_publish(DNS, |p| p.flags |= Publish::RESTRICTED);
             from_client(HOST, udp(1000, 5353));
         }
         DropReason::BackendGone => {

@@ -19,15 +19,17 @@ use netns_ebpf_common::flow::{FlowEntry, FlowKey, TimeoutClass};
 use netns_ebpf_common::fragment::{Datagram, DatagramSlot};
 use netns_ebpf_common::host::{HostConfig, Uplink};
 use netns_ebpf_common::host_socket::{HostPeer, HostPeerKey};
-use netns_ebpf_common::network::{Network, NoMasqueradeKey};
+use netns_ebpf_common::network::{Network, SnatPool};
 use netns_ebpf_common::parse::Parsed;
-use netns_ebpf_common::publish::{Publish, PublishKey, PublishedPort};
+use netns_ebpf_common::prefix::PrefixKey;
+use netns_ebpf_common::publish::{Backends, Publish, PublishKey, PublishedPort};
 use netns_ebpf_common::verdict::{DROP_COUNTERS, DropReason};
 use netns_ebpf_common::{Addr4, Addr6};
 
 pub use self::datagram::{DatagramRef, held, held_scratch, hold, next_held, oldest_held};
 pub use self::flow::{FlowRef, InsertError};
 use crate::stage::flow::Plan;
+use crate::stage::port::Search;
 use crate::stage::related::Quoted;
 
 #[map]
@@ -47,11 +49,13 @@ static HOST_ADDRS4: HashMap<Addr4, u32> = HashMap::with_max_entries(abi::MAX_HOS
 #[map]
 static HOST_ADDRS6: HashMap<Addr6, u32> = HashMap::with_max_entries(abi::MAX_HOST_ADDRS, 0);
 #[map]
-static NO_MASQ4: LpmTrie<NoMasqueradeKey<Addr4>, u32> =
-    LpmTrie::with_max_entries(abi::MAX_NO_MASQUERADE, BPF_F_NO_PREALLOC);
+static NO_MASQ4: LpmTrie<PrefixKey<Addr4>, u32> = LpmTrie::with_max_entries(abi::MAX_NO_MASQUERADE, BPF_F_NO_PREALLOC);
 #[map]
-static NO_MASQ6: LpmTrie<NoMasqueradeKey<Addr6>, u32> =
-    LpmTrie::with_max_entries(abi::MAX_NO_MASQUERADE, BPF_F_NO_PREALLOC);
+static NO_MASQ6: LpmTrie<PrefixKey<Addr6>, u32> = LpmTrie::with_max_entries(abi::MAX_NO_MASQUERADE, BPF_F_NO_PREALLOC);
+#[map]
+static SNAT_POOLS4: HashMap<u32, SnatPool<Addr4>> = HashMap::with_max_entries(abi::MAX_NETWORKS, 0);
+#[map]
+static SNAT_POOLS6: HashMap<u32, SnatPool<Addr6>> = HashMap::with_max_entries(abi::MAX_NETWORKS, 0);
 #[map]
 static PUBLISHED4: HashMap<PublishKey<Addr4>, PublishedPort> =
     HashMap::with_max_entries(abi::MAX_PUBLISHED_PORTS, BPF_F_NO_PREALLOC);
@@ -60,6 +64,12 @@ static PUBLISHED6: HashMap<PublishKey<Addr6>, PublishedPort> =
     HashMap::with_max_entries(abi::MAX_PUBLISHED_PORTS, BPF_F_NO_PREALLOC);
 #[map]
 static PUBLISHES: Array<Publish> = Array::with_max_entries(abi::MAX_PUBLISHES, 0);
+#[map]
+static BACKENDS: HashMap<u32, Backends> = HashMap::with_max_entries(abi::MAX_PUBLISHES, BPF_F_NO_PREALLOC);
+#[map]
+static ALLOW4: LpmTrie<PrefixKey<Addr4>, u32> = LpmTrie::with_max_entries(abi::MAX_ALLOWED_PREFIXES, BPF_F_NO_PREALLOC);
+#[map]
+static ALLOW6: LpmTrie<PrefixKey<Addr6>, u32> = LpmTrie::with_max_entries(abi::MAX_ALLOWED_PREFIXES, BPF_F_NO_PREALLOC);
 #[map]
 static FLOWS4: HashMap<FlowKey<Addr4>, FlowEntry<Addr4>> = HashMap::with_max_entries(abi::DEFAULT_FLOW_ENTRIES, 0);
 #[map]
@@ -127,22 +137,26 @@ pub struct OpeningFlow<A> {
     pub peer_key: FlowKey<A>,
     /// Its entry.
     pub peer_entry: FlowEntry<A>,
+    /// The search for its source port.
+    pub search: Search,
 }
 
 /// The maps of a family.
 pub trait FamilyMaps: Family {
     fn addrs() -> &'static HashMap<EndpointKey<Self::Addr>, u32>;
     fn host_addrs() -> &'static HashMap<Self::Addr, u32>;
-    fn no_masquerade() -> &'static LpmTrie<NoMasqueradeKey<Self::Addr>, u32>;
+    fn no_masquerade() -> &'static LpmTrie<PrefixKey<Self::Addr>, u32>;
+    fn snat_pools() -> &'static HashMap<u32, SnatPool<Self::Addr>>;
     fn published() -> &'static HashMap<PublishKey<Self::Addr>, PublishedPort>;
     fn flows() -> &'static HashMap<FlowKey<Self::Addr>, FlowEntry<Self::Addr>>;
     fn datagrams() -> &'static LruHashMap<DatagramSlot, Datagram<Self::Addr>>;
     fn scratch_map() -> &'static PerCpuArray<Scratch<Self::Addr>>;
     fn host_peers() -> &'static LruHashMap<HostPeerKey<Self::Addr>, HostPeer<Self::Addr>>;
+    fn allowed() -> &'static LpmTrie<PrefixKey<Self::Addr>, u32>;
 }
 
 macro_rules! family_maps {
-    ($family:ty, $addr:ty, $addrs:ident, $host:ident, $no_masq:ident, $published:ident, $flows:ident, $datagrams:ident, $scratch:ident, $peers:ident) => {
+    ($family:ty, $addr:ty, $addrs:ident, $host:ident, $no_masq:ident, $pools:ident, $published:ident, $flows:ident, $datagrams:ident, $scratch:ident, $peers:ident, $allow:ident) => {
         impl FamilyMaps for $family {
             #[inline(always)]
             fn addrs() -> &'static HashMap<EndpointKey<$addr>, u32> {
@@ -153,8 +167,12 @@ macro_rules! family_maps {
                 &$host
             }
             #[inline(always)]
-            fn no_masquerade() -> &'static LpmTrie<NoMasqueradeKey<$addr>, u32> {
+            fn no_masquerade() -> &'static LpmTrie<PrefixKey<$addr>, u32> {
                 &$no_masq
+            }
+            #[inline(always)]
+            fn snat_pools() -> &'static HashMap<u32, SnatPool<$addr>> {
+                &$pools
             }
             #[inline(always)]
             fn published() -> &'static HashMap<PublishKey<$addr>, PublishedPort> {
@@ -176,11 +194,41 @@ macro_rules! family_maps {
             fn host_peers() -> &'static LruHashMap<HostPeerKey<$addr>, HostPeer<$addr>> {
                 &$peers
             }
+            #[inline(always)]
+            fn allowed() -> &'static LpmTrie<PrefixKey<$addr>, u32> {
+                &$allow
+            }
         }
     };
 }
-family_maps!(V4, Addr4, ENDPOINT_ADDR4, HOST_ADDRS4, NO_MASQ4, PUBLISHED4, FLOWS4, DATAGRAMS4, SCRATCH4, HOST_PEERS4);
-family_maps!(V6, Addr6, ENDPOINT_ADDR6, HOST_ADDRS6, NO_MASQ6, PUBLISHED6, FLOWS6, DATAGRAMS6, SCRATCH6, HOST_PEERS6);
+family_maps!(
+    V4,
+    Addr4,
+    ENDPOINT_ADDR4,
+    HOST_ADDRS4,
+    NO_MASQ4,
+    SNAT_POOLS4,
+    PUBLISHED4,
+    FLOWS4,
+    DATAGRAMS4,
+    SCRATCH4,
+    HOST_PEERS4,
+    ALLOW4
+);
+family_maps!(
+    V6,
+    Addr6,
+    ENDPOINT_ADDR6,
+    HOST_ADDRS6,
+    NO_MASQ6,
+    SNAT_POOLS6,
+    PUBLISHED6,
+    FLOWS6,
+    DATAGRAMS6,
+    SCRATCH6,
+    HOST_PEERS6,
+    ALLOW6
+);
 
 /// The host-wide settings.
 #[inline(always)]
@@ -270,8 +318,25 @@ extern "C" fn addr_step<F: Family, S: AddrSteps<F>>(
 /// Whether packets of a network to `addr` keep their source.
 #[inline(always)]
 pub fn is_no_masquerade<F: FamilyMaps>(network: u32, addr: F::Addr) -> bool {
-    let bits = 32 + 32 * <F::Addr as netns_ebpf_common::family::Address>::WORDS as u32;
-    F::no_masquerade().get(Key::new(bits, NoMasqueradeKey { network_be: network.to_be_bytes(), addr })).is_some()
+    F::no_masquerade().get(prefix_key(network, addr)).is_some()
+}
+
+/// Whether a client's address is in the list of a publish.
+#[inline(always)]
+pub fn is_allowed<F: FamilyMaps>(publish: u32, addr: F::Addr) -> bool {
+    F::allowed().get(prefix_key(publish, addr)).is_some()
+}
+
+#[inline(always)]
+fn prefix_key<A>(id: u32, addr: A) -> Key<PrefixKey<A>> {
+    Key::new(PrefixKey::<A>::FULL_BITS, PrefixKey { id_be: id.to_be_bytes(), addr })
+}
+
+/// The addresses a network's pods leave with; `None`: the uplink's.
+#[inline(always)]
+pub fn snat_pool<F: FamilyMaps>(network: u32) -> Option<&'static SnatPool<F::Addr>> {
+    // SAFETY: as in `uplink`.
+    unsafe { F::snat_pools().get(network) }
 }
 
 /// The entry for a host port at exactly this address (unspecified: any).
@@ -285,6 +350,13 @@ pub fn published<F: FamilyMaps>(key: &PublishKey<F::Addr>) -> Option<PublishedPo
 #[inline(always)]
 pub fn publish(id: u32) -> Option<&'static Publish> {
     PUBLISHES.get(id)
+}
+
+/// The backend a hash picks among those of a publish that has several.
+#[inline(always)]
+pub fn backend_slot(publish: u32, hash: u32) -> Option<u32> {
+    // SAFETY: an element is replaced as a whole and freed only after a grace period.
+    unsafe { BACKENDS.get(publish) }.map(|backends| backends.slot(hash))
 }
 
 /// This CPU's working memory.

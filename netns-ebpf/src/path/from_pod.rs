@@ -202,7 +202,7 @@ fn to_published<F: FromPod>(
     p: &Parsed<F::Addr>,
     found: &publish::Match,
 ) -> Result<Verdict, DropReason> {
-    let endpoint = publish::backend::<F>(p, found)?;
+    let publish::Backend { slot, endpoint } = publish::backend::<F>(p, found)?;
     if let Some(problem) = deliver::problem(pkt, p, endpoint.mtu_bytes) {
         return Ok(reject::<F>(pkt, sender, p, problem));
     }
@@ -214,7 +214,7 @@ fn to_published<F: FromPod>(
     o.plan = Plan {
         zone: sender.zone,
         peer_zone: endpoint.network as u16,
-        target: found.publish.slot,
+        target: slot,
         peer_target: sender.slot,
         owner_slot: sender.slot,
         publish: found.id,
@@ -226,7 +226,8 @@ fn to_published<F: FromPod>(
     Ok(PLANNED)
 }
 
-/// To the LAN by the host's routes, with the uplink's address unless an exception keeps the pod's.
+/// To the LAN by the host's routes, with an address of the network's pool, or the uplink's, unless an exception keeps the
+/// pod's.
 #[inline(never)]
 fn to_lan<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) -> Verdict {
     settle(|| {
@@ -249,8 +250,16 @@ fn to_lan<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) ->
         if sender.network.flags & Network::MASQUERADE != 0
             && !maps::is_no_masquerade::<F>(sender.endpoint.network, p.tuple.dst)
         {
-            o.entry.to.src = *F::uplink_addr(uplink);
-            ports = Ports::HostRange;
+            match maps::snat_pool::<F>(sender.endpoint.network) {
+                Some(pool) => {
+                    o.entry.to.src = pool.addr(sender.slot).ok_or(DropReason::NoUplinkAddress)?;
+                    ports = Ports::Pool;
+                }
+                None => {
+                    o.entry.to.src = *F::uplink_addr(uplink);
+                    ports = Ports::HostRange;
+                }
+            }
         }
         if o.entry.to.src.is_unspecified() {
             return Err(DropReason::NoUplinkAddress);

@@ -94,8 +94,7 @@ fn internet<F: FamilyMaps + ErrorFormat>(pkt: &mut Packet, eth: EthHdr) -> Verdi
         if found.publish.flags & Publish::LOOPBACK != 0 || !flow::may_open(p) {
             return Ok(Verdict::PASS);
         }
-        let slot = found.publish.slot;
-        let endpoint = publish::backend::<F>(p, &found)?;
+        let publish::Backend { slot, endpoint } = publish::backend::<F>(p, &found)?;
         if let Some(problem) = deliver::problem(pkt, p, endpoint.mtu_bytes) {
             report::count_endpoint_rx_drop(slot);
             return Ok(reject::<F>(pkt, p, eth, problem));

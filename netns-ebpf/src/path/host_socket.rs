@@ -15,7 +15,7 @@ use netns_ebpf_common::family::{Address, Family, Scope, V4, is_loopback};
 use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::host_socket::{HostPeer, HostPeerKey};
 use netns_ebpf_common::network::Network;
-use netns_ebpf_common::publish::{Publish, PublishKey};
+use netns_ebpf_common::publish::{Publish, PublishKey, mix};
 use netns_ebpf_common::{Addr4, Port};
 
 use crate::maps::{self, AddrSteps, FamilyMaps};
@@ -36,6 +36,8 @@ const FAIL: i32 = 0;
 #[derive(Clone, Copy)]
 #[repr(i32)]
 enum Refusal {
+    /// EPERM.
+    NotAllowed = 1,
     /// EADDRINUSE.
     Taken = 98,
     /// ECONNREFUSED.
@@ -112,16 +114,24 @@ fn to_published<S: Form>(socket: &Socket) -> Result<(), Refusal> {
     let found = publish::at::<S::Family>(&mut key.0);
     let Some(found) = found.filter(|found| found.publish.owner != 0) else { return Ok(()) };
 
-    // 4. Its pod, if the host has a way there: without one the packets would reach the pod of another network that has the
+    // 4. Who may come in: the kernel would give the process the address it aims at for its own.
+    if !found.admits::<S::Family>(&asked.0.addr) {
+        return Err(Refusal::NotAllowed);
+    }
+
+    // 5. Its pod, if the host has a way there: without one the packets would reach the pod of another network that has the
     // same address.
-    let endpoint = maps::endpoint(found.publish.slot).ok_or(Refusal::Unreachable)?;
+    // An unconnected socket asks for each of its datagrams, and shall stay with one pod.
+    let [a, b, c, d, ..] = socket.cookie();
+    let slot = found.slot::<S::Family>(&asked.0.addr, || mix(u32::from_ne_bytes([a, b, c, d])));
+    let endpoint = maps::endpoint(slot).ok_or(Refusal::Unreachable)?;
     let network = maps::network(endpoint.network).ok_or(Refusal::Unreachable)?;
     let addr = *<S::Family as Family>::endpoint_addr(endpoint);
     if addr.is_unspecified() || network.flags & Network::HOST_ACCESS == 0 {
         return Err(Refusal::Unreachable);
     }
 
-    // 5. Remembered for the hooks that name the peer; while it drains, only who is known may go on.
+    // 6. Remembered for the hooks that name the peer; while it drains, only who is known may go on.
     let key = Aligned(HostPeerKey { socket: socket.cookie(), addr, port: found.port.pod_port, _pad: 0 });
     let known = maps::host_peer::<S::Family>(&key.0);
     if known.is_none() && found.publish.flags & Publish::ACTIVE == 0 {
@@ -131,7 +141,7 @@ fn to_published<S: Form>(socket: &Socket) -> Result<(), Refusal> {
         maps::remember_host_peer::<S::Family>(&key.0, &asked.0);
     }
 
-    // 6. To the pod.
+    // 7. To the pod.
     S::set_addr(socket, addr);
     socket.set_port(found.port.pod_port);
     Ok(())

@@ -174,8 +174,10 @@ pub fn open<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Res
     s.peer_entry.peer_zone = plan.zone;
     s.peer_entry.flags = plan.peer_flags | FlowEntry::<F::Addr>::TRANSLATED;
     set_common(&mut s.peer_entry, &plan, now);
-    port::claim::<F>(pkt, s, plan.ports)?;
+    port::claim::<F>(pkt, plan.ports)?;
 
+    let s = maps::opening_flow::<F>()?;
+    s.entry.to.src = s.peer_key.tuple.dst;
     s.entry.to.sport = s.peer_key.tuple.dport;
     s.entry.target = plan.target;
     s.entry.peer_zone = plan.peer_zone;

@@ -4,6 +4,7 @@ use core::marker::PhantomData;
 
 use netns_ebpf_common::Port;
 use netns_ebpf_common::flow::{FlowKey, proto};
+use netns_ebpf_common::port::candidate;
 use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, FamilyMaps, FlowRef, InsertError, OpeningFlow};
@@ -19,26 +20,40 @@ pub enum Ports {
     Prefer,
     /// One of the range, as it is if it lies in it and is free: the address is the host's, so its sockets are asked too.
     HostRange,
+    /// The same, of the pool of the opener's network: its next address when one has no port left towards the destination.
+    Pool,
 }
 
-/// A search for a port, one candidate a step: the flow's own first if it is allowed, then the range from a random start.
-struct Search<F> {
-    /// First port of the range.
-    min: u32,
-    /// Ports in the range, not 0.
-    span: u32,
+/// A search for a port, one candidate a step: the flow's own first if it is allowed, then the range; with a pool, the same
+/// again for each further address.
+#[repr(C)]
+pub struct Search {
     /// Where the search starts in the range.
     start: u32,
-    /// The next candidate.
+    /// The next candidate: 0 is the flow's own, then the range's.
     next: u32,
+    /// The first candidate of an address: 1 if the flow's own port is not allowed.
+    first: u32,
+    /// The last one: ports in the range.
+    last: u32,
+    /// Addresses left to search, the present one included.
+    addrs: u32,
+    /// How far the present address is in the pool from the opener's own.
+    addr: u32,
+    /// First port of the range.
+    min: u16,
+    /// Last port of the range.
+    max: u16,
+    /// The flow's own port.
+    own: u16,
     /// Ask the host's sockets too.
     ask_host: bool,
     outcome: Outcome,
-    family: PhantomData<F>,
 }
 
 /// How a search ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 enum Outcome {
     /// It has not found a free port.
     None,
@@ -48,56 +63,82 @@ enum Outcome {
     Full,
 }
 
-impl<F: FamilyMaps> Steps for Search<F> {
+/// The search in working memory.
+struct Candidates<F>(PhantomData<F>);
+
+impl<F: FamilyMaps> Steps for Candidates<F> {
     #[inline(always)]
     fn step(&mut self, pkt: &Packet) -> bool {
         let Ok(s) = maps::opening_flow::<F>() else { return true };
-        if self.next != OWN {
-            // `claim` never asks with an empty range; the check keeps a division's panic out of the object.
-            let Some(at) = self.start.wrapping_add(self.next).checked_rem(self.span) else { return true };
-            s.peer_key.tuple.dport = Port::new(self.min.wrapping_add(at) as u16);
+        if s.search.next > s.search.last {
+            s.search.addrs = s.search.addrs.wrapping_sub(1);
+            s.search.addr = s.search.addr.wrapping_add(1);
+            if s.search.addrs == 0 {
+                return true;
+            }
+            let Some(pool) = maps::snat_pool::<F>(u32::from(s.plan.zone)) else { return true };
+            let Some(addr) = pool.addr(s.plan.owner_slot.wrapping_add(s.search.addr)) else { return true };
+            s.peer_key.tuple.dst = addr;
+            s.search.next = s.search.first;
         }
-        self.next = self.next.wrapping_add(1);
+        let port = match s.search.next.checked_sub(1) {
+            None => s.search.own,
+            Some(i) => match candidate(s.search.min, s.search.max, s.search.own, s.search.start, i) {
+                Some(port) => port,
+                None => return true,
+            },
+        };
+        s.peer_key.tuple.dport = Port::new(port);
+        s.search.next = s.search.next.wrapping_add(1);
         match insert::<F>(&s.peer_key, s) {
-            Ok(()) if self.ask_host && host_has::<F>(pkt, &s.peer_key) => FlowRef::<F>::remove(&s.peer_key),
-            Ok(()) => self.outcome = Outcome::Claimed,
-            Err(InsertError::Full) => self.outcome = Outcome::Full,
+            Ok(()) if s.search.ask_host && host_has::<F>(pkt, &s.peer_key) => FlowRef::<F>::remove(&s.peer_key),
+            Ok(()) => s.search.outcome = Outcome::Claimed,
+            Err(InsertError::Full) => s.search.outcome = Outcome::Full,
             Err(InsertError::Exists) => {}
         }
-        self.outcome != Outcome::None
+        s.search.outcome != Outcome::None
     }
 }
 
-/// Candidate before the range: the port the reply's key already has. Counting on from it gives 0.
-const OWN: u32 = u32::MAX;
-
-/// Claims the reply's key for a source port, which it leaves in that key; `s.peer_key` and `s.peer_entry` are filled but for it.
+/// Claims the reply's key of [`maps::opening_flow`] for a source port, which it leaves in that key; the key and its entry are
+/// filled but for it.
 ///
-/// Every port of the range is tried, so the last free one is found; the time is bounded by the range.
+/// Every port of the range is tried, with every address of a pool, so the last free one is found; the time is bounded by both.
 #[inline(never)]
-pub fn claim<F: FamilyMaps>(pkt: &Packet, s: &mut OpeningFlow<F::Addr>, ports: Ports) -> Result<(), DropReason> {
-    let own = u32::from(s.peer_key.tuple.dport.get());
+pub fn claim<F: FamilyMaps>(pkt: &Packet, ports: Ports) -> Result<(), DropReason> {
+    let s = maps::opening_flow::<F>()?;
+    let own = s.peer_key.tuple.dport.get();
     let config = maps::host_config()?;
-    let (min, max) = (u32::from(config.snat_port_min), u32::from(config.snat_port_max));
-    let span = max.wrapping_sub(min).wrapping_add(1).clamp(1, 0x1_0000);
-    let ask_host = matches!(ports, Ports::HostRange);
+    let (min, max) = (config.snat_port_min, config.snat_port_max);
+    let ask_host = matches!(ports, Ports::HostRange | Ports::Pool);
     let try_own = !ask_host || (min..=max).contains(&own);
-    let steps = match ports {
+    let last = match ports {
         // Without translation there is nothing to tell two flows with one tuple apart by.
-        Ports::Keep => 1,
-        Ports::Prefer | Ports::HostRange => span + 1,
+        Ports::Keep => 0,
+        Ports::Prefer | Ports::HostRange | Ports::Pool => u32::from(max).wrapping_sub(u32::from(min)).wrapping_add(1),
     };
-    let mut search = Search::<F> {
-        min,
-        span,
+    let addrs = match ports {
+        Ports::Pool => maps::snat_pool::<F>(u32::from(s.plan.zone)).map_or(1, |pool| pool.count),
+        Ports::Keep | Ports::Prefer | Ports::HostRange => 1,
+    };
+    let first = u32::from(!try_own);
+    s.search = Search {
         start: packet::random() & 0xffff,
-        next: if try_own { OWN } else { 0 },
+        next: first,
+        first,
+        last,
+        addrs,
+        addr: 0,
+        min,
+        max,
+        own,
         ask_host,
         outcome: Outcome::None,
-        family: PhantomData,
     };
-    pkt.repeat(steps, &mut search);
-    match search.outcome {
+    let steps = last.wrapping_add(1).wrapping_mul(addrs);
+    pkt.repeat(steps, &mut Candidates::<F>(PhantomData));
+    // Asked for again: the steps have changed it.
+    match maps::opening_flow::<F>()?.search.outcome {
         Outcome::Claimed => Ok(()),
         Outcome::Full => Err(DropReason::FlowTableFull),
         Outcome::None => Err(DropReason::PortsExhausted),

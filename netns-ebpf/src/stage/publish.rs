@@ -5,10 +5,11 @@ use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::family::{Address, Family};
 use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::parse::Parsed;
-use netns_ebpf_common::publish::{Publish, PublishKey, PublishedPort};
+use netns_ebpf_common::publish::{Publish, PublishKey, PublishedPort, client_hash};
 use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, FamilyMaps};
+use crate::packet;
 use crate::stage::flow;
 
 /// A publish that matches a packet.
@@ -56,18 +57,58 @@ fn entry<F: FamilyMaps>(key: &mut PublishKey<<F as Family>::Addr>) -> Option<Pub
     maps::published::<F>(key)
 }
 
-/// The live endpoint a new flow of this packet goes to.
+/// Whether a client may come in by a publish: judged on its address before any translation.
+///
+/// Out of line: the key of the look-up lies on the stack.
+#[inline(never)]
+fn is_allowed<F: FamilyMaps>(id: u32, client: &<F as Family>::Addr) -> bool {
+    maps::is_allowed::<F>(id, *client)
+}
+
+impl Match {
+    /// Whether this client may come in.
+    #[inline(always)]
+    pub fn admits<F: FamilyMaps>(&self, client: &<F as Family>::Addr) -> bool {
+        self.publish.flags & Publish::RESTRICTED == 0 || is_allowed::<F>(self.id, client)
+    }
+
+    /// Slot of the backend for a new flow of a client: what its address picks, if the publish asks for that, else what
+    /// `spread` does.
+    #[inline(always)]
+    pub fn slot<F: Family>(&self, client: &F::Addr, spread: impl FnOnce() -> u32) -> u32 {
+        let flags = self.publish.flags;
+        if flags & Publish::SEVERAL == 0 {
+            return self.publish.slot;
+        }
+        let hash = if flags & Publish::STICKY != 0 { client_hash(client) } else { spread() };
+        maps::backend_slot(self.id, hash).unwrap_or(self.publish.slot)
+    }
+}
+
+/// Where a new flow goes.
+pub struct Backend {
+    /// The pod's slot.
+    pub slot: u32,
+    /// The live pod in it.
+    pub endpoint: &'static Endpoint,
+}
+
+/// The pod a new flow of this packet goes to.
 #[inline(always)]
-pub fn backend<F: Family>(p: &Parsed<F::Addr>, found: &Match) -> Result<&'static Endpoint, DropReason> {
+pub fn backend<F: FamilyMaps>(p: &Parsed<<F as Family>::Addr>, found: &Match) -> Result<Backend, DropReason> {
+    if !found.admits::<F>(&p.tuple.src) {
+        return Err(DropReason::NotAllowed);
+    }
     if found.publish.flags & Publish::ACTIVE == 0 {
         return Err(DropReason::Draining);
     }
     if !flow::may_open(p) {
         return Err(DropReason::NoFlow);
     }
-    let endpoint = maps::endpoint(found.publish.slot).ok_or(DropReason::BackendGone)?;
+    let slot = found.slot::<F>(&p.tuple.src, packet::random);
+    let endpoint = maps::endpoint(slot).ok_or(DropReason::BackendGone)?;
     if F::endpoint_addr(endpoint).is_unspecified() {
         return Err(DropReason::BackendGone);
     }
-    Ok(endpoint)
+    Ok(Backend { slot, endpoint })
 }

@@ -5,7 +5,7 @@ use clap::Args;
 use super::open::open;
 use super::table::{bytes, list, table};
 use super::{CliError, Global};
-use crate::instance::{Status, choose};
+use crate::instance::{NetworkStatus, Status, UplinkStatus, choose};
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -27,16 +27,20 @@ pub(super) fn run(global: &Global, _: &StatusArgs) -> Result<u8, CliError> {
 
 fn head(s: &Status) -> String {
     let host = s.host_netns.as_deref().map_or_else(|| "this host".to_owned(), |n| format!("namespace {n}"));
-    let uplink = match &s.uplink {
-        Some(u) if u.attached => format!("{} ({}, MTU {})", u.name, list(&u.addresses), u.mtu),
-        Some(u) => format!("{} (away)", u.name),
-        None => "none".to_owned(),
+    let uplink = |u: &UplinkStatus| match u.attached {
+        true => format!("{} ({}, MTU {})", u.name, list(&u.addresses), u.mtu),
+        false => format!("{} (away)", u.name),
     };
+    let mut uplinks: Vec<_> = s.uplinks.iter().map(uplink).collect();
+    if uplinks.is_empty() {
+        uplinks.push("none".to_owned());
+    }
+    let uplinks = uplinks.join("\nuplink      ");
     let sockets = if s.host_sockets { "reach published ports" } else { "do not reach published ports" };
     format!(
         "instance    {}
 host        {host}
-uplink      {uplink}
+uplink      {uplinks}
 SNAT ports  {}
 idle flows  {}
 processes   {sockets}
@@ -50,11 +54,7 @@ fn networks(s: &Status) -> String {
         .networks
         .iter()
         .map(|n| {
-            let masquerade = match (n.masquerade, n.no_masquerade.is_empty()) {
-                (false, _) => "no".to_owned(),
-                (true, true) => "yes".to_owned(),
-                (true, false) => format!("not to {}", list(&n.no_masquerade)),
-            };
+            let (n, masquerade) = (&n.network, masquerade(n));
             [
                 n.name.clone(),
                 list(&n.subnets),
@@ -67,6 +67,21 @@ fn networks(s: &Status) -> String {
         })
         .collect();
     section(["NETWORK", "SUBNETS", "GATEWAYS", "MTU", "MASQUERADE", "HOST", "PODS"], &rows)
+}
+
+/// Whether a network masquerades, with which addresses, and where it does not.
+fn masquerade(n: &NetworkStatus) -> String {
+    let live = &n.snat_address_live;
+    let n = &n.network;
+    let named = |a| if live.contains(a) { a.to_string() } else { format!("{a} (away)") };
+    let addresses: Vec<_> = n.snat_address.iter().map(named).collect();
+    match (n.masquerade, addresses.is_empty(), n.no_masquerade.is_empty()) {
+        (false, ..) => "no".to_owned(),
+        (true, true, true) => "yes".to_owned(),
+        (true, false, true) => format!("as {}", list(&addresses)),
+        (true, true, false) => format!("not to {}", list(&n.no_masquerade)),
+        (true, false, false) => format!("as {}, not to {}", list(&addresses), list(&n.no_masquerade)),
+    }
 }
 
 /// The pods and their counters.

@@ -1,13 +1,12 @@
 //! Endpoints and networks.
 
 use aya::Pod;
-use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, MapData};
 use ipnet::IpNet;
 use netns_ebpf_common::abi::{ZONE_HOST, map};
 use netns_ebpf_common::counters::EndpointCounters;
 use netns_ebpf_common::endpoint::{Endpoint, EndpointKey};
-use netns_ebpf_common::network::{Network, NoMasqueradeKey};
+use netns_ebpf_common::network::Network;
 use netns_ebpf_common::{Addr4, Addr6};
 
 use super::{Datapath, DatapathError, errno, map_error, or_absent};
@@ -87,53 +86,16 @@ impl Datapath {
             .map_err(|e| map_error(map::NETWORKS, format!("write network {id}"), e))
     }
 
-    /// Clears a network and its `no_masquerade` prefixes.
+    /// Clears a network, its SNAT addresses and its `no_masquerade` prefixes.
     pub fn remove_network(&self, id: u16) -> Result<(), DatapathError> {
         self.put_network(id, &Network::default())?;
+        self.put_snat_pools(id, &[], |_| false)?;
         self.sync_no_masquerade(id, &[])
     }
 
     /// Makes a network's `no_masquerade` prefixes exactly these. An empty list means none.
     pub fn sync_no_masquerade(&self, id: u16, prefixes: &[IpNet]) -> Result<(), DatapathError> {
-        let network_be = u32::from(id).to_be_bytes();
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for prefix in prefixes {
-            let bits = 32 + u32::from(prefix.prefix_len());
-            match prefix {
-                IpNet::V4(p) => v4.push((bits, NoMasqueradeKey { network_be, addr: Addr4::from(p.network()) })),
-                IpNet::V6(p) => v6.push((bits, NoMasqueradeKey { network_be, addr: Addr6::from(p.network()) })),
-            }
-        }
-        self.sync_trie(map::NO_MASQ4, network_be, &v4)?;
-        self.sync_trie(map::NO_MASQ6, network_be, &v6)
-    }
-
-    fn sync_trie<A>(
-        &self,
-        name: &'static str,
-        network_be: [u8; 4],
-        wanted: &[(u32, NoMasqueradeKey<A>)],
-    ) -> Result<(), DatapathError>
-    where
-        A: Copy + PartialEq,
-        NoMasqueradeKey<A>: Pod,
-    {
-        let mut trie = self.trie::<NoMasqueradeKey<A>, u32>(name)?;
-        for (bits, key) in wanted {
-            trie.insert(&Key::new(*bits, *key), 1, 0).map_err(|e| map_error(name, "add a prefix", e))?;
-        }
-        let mut stale = Vec::new();
-        for key in trie.keys() {
-            let key = key.map_err(|e| map_error(name, "list prefixes", e))?;
-            let (bits, data) = (key.prefix_len(), key.data());
-            if data.network_be == network_be && !wanted.iter().any(|(b, d)| *b == bits && *d == data) {
-                stale.push(key);
-            }
-        }
-        for key in &stale {
-            or_absent(name, "remove a prefix", trie.remove(key))?;
-        }
-        Ok(())
+        self.sync_prefixes([map::NO_MASQ4, map::NO_MASQ6], id.into(), prefixes)
     }
 
     fn set_endpoint(&self, slot: u32, endpoint: &Endpoint) -> Result<(), DatapathError> {

@@ -1,6 +1,6 @@
 //! What the programs know of the host.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use aya::Pod;
 use netns_ebpf_common::abi::map;
 use netns_ebpf_common::host::{HostConfig, Uplink};
-use netns_ebpf_common::{Addr4, Addr6};
+use netns_ebpf_common::{Addr4, Addr6, abi};
 
 use super::{Datapath, DatapathError, map_error, or_absent};
 
@@ -49,8 +49,8 @@ impl Datapath {
     }
 
     /// Makes the host's addresses exactly these, each with its interface's index: new ones are added before old ones
-    /// go, and those that stay are not touched.
-    pub fn sync_host_addresses(&self, addresses: &[(IpAddr, u32)]) -> Result<(), DatapathError> {
+    /// go, and those that stay are not touched. Says whether one went.
+    pub fn sync_host_addresses(&self, addresses: &[(IpAddr, u32)]) -> Result<bool, DatapathError> {
         let (mut v4, mut v6) = (HashMap::new(), HashMap::new());
         for (address, ifindex) in addresses {
             match address {
@@ -58,24 +58,51 @@ impl Datapath {
                 IpAddr::V6(a) => v6.insert(Addr6::from(*a), *ifindex),
             };
         }
-        self.sync_hash(map::HOST_ADDRS4, &v4)?;
-        self.sync_hash(map::HOST_ADDRS6, &v6)
+        let (went4, went6) = (self.sync_hash(map::HOST_ADDRS4, &v4)?, self.sync_hash(map::HOST_ADDRS6, &v6)?);
+        Ok(went4 || went6)
+    }
+
+    /// Deletes the flows that would leave with a source the host no longer has, or by an uplink it no longer has, by what
+    /// the maps say of both; says how many entries went.
+    ///
+    /// Both directions of each: of source NAT, of published ports, and of pods that reach one another by them.
+    pub fn end_stale_flows(&self) -> Result<usize, DatapathError> {
+        let mut sources = self.addresses::<Addr4>(map::HOST_ADDRS4)?;
+        sources.extend(self.addresses::<Addr6>(map::HOST_ADDRS6)?);
+        // A network the host has no way to has its gateway in the programs only.
+        for id in 1..abi::MAX_NETWORKS {
+            if let Some(network) = u16::try_from(id).ok().map(|id| self.network(id)).transpose()?.flatten() {
+                sources.extend([IpAddr::from(network.gateway4), IpAddr::from(network.gateway6)]);
+            }
+        }
+        let uplinks: HashSet<u32> = self.uplinks()?.into_iter().map(|(index, _)| index).collect();
+        self.delete_flows(|flow| {
+            flow.target_uplink.is_some_and(|index| !uplinks.contains(&index))
+                || (flow.src != flow.to_src && !sources.contains(&flow.to_src))
+        })
+    }
+
+    fn addresses<A: Pod + Into<IpAddr>>(&self, name: &'static str) -> Result<HashSet<IpAddr>, DatapathError> {
+        let keys = self.hash::<A, u32>(name)?.keys().map(|key| key.map(Into::into)).collect::<Result<_, _>>();
+        keys.map_err(|e| map_error(name, "list addresses", e))
     }
 
     fn sync_hash<K: Pod + Eq + Hash + Debug>(
         &self,
         name: &'static str,
         wanted: &HashMap<K, u32>,
-    ) -> Result<(), DatapathError> {
+    ) -> Result<bool, DatapathError> {
         let mut hash = self.hash::<K, u32>(name)?;
         let found: HashMap<K, u32> =
             hash.iter().collect::<Result<_, _>>().map_err(|e| map_error(name, "list addresses", e))?;
         for (key, value) in wanted.iter().filter(|(k, v)| found.get(k) != Some(v)) {
             hash.insert(key, value, 0).map_err(|e| map_error(name, format!("add address {key:?}"), e))?;
         }
+        let mut went = false;
         for key in found.keys().filter(|k| !wanted.contains_key(k)) {
             or_absent(name, format!("remove address {key:?}"), hash.remove(key))?;
+            went = true;
         }
-        Ok(())
+        Ok(went)
     }
 }

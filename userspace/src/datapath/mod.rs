@@ -21,7 +21,9 @@ mod flows;
 mod host;
 mod host_socket;
 mod load;
+mod prefixes;
 mod publishes;
+mod snat;
 #[cfg(feature = "trace")]
 mod trace;
 

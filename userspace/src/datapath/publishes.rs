@@ -4,9 +4,10 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use aya::Pod;
+use ipnet::IpNet;
 use netns_ebpf_common::abi::map;
 use netns_ebpf_common::counters::PublishCounters;
-use netns_ebpf_common::publish::{Publish, PublishKey, PublishedPort};
+use netns_ebpf_common::publish::{Backends, Publish, PublishKey, PublishedPort};
 use netns_ebpf_common::{Addr4, Addr6, Port};
 
 use super::{Datapath, DatapathError, errno, map_error, or_absent};
@@ -99,17 +100,40 @@ impl Datapath {
             .map_err(|e| map_error(map::PUBLISHES, format!("write publish {id}"), e))
     }
 
-    /// Removes a declaration's ports, then the declaration.
+    /// Sets the backends of a publish that has several, or removes them.
+    pub fn set_backends(&self, id: u32, backends: Option<&Backends>) -> Result<(), DatapathError> {
+        let mut map = self.hash::<u32, Backends>(map::BACKENDS)?;
+        match backends {
+            Some(backends) => map
+                .insert(id, backends, 0)
+                .map_err(|e| map_error(map::BACKENDS, format!("write the backends of publish {id}"), e)),
+            None => or_absent(map::BACKENDS, format!("remove the backends of publish {id}"), map.remove(&id)),
+        }
+    }
+
+    /// Makes the prefixes clients of a restricted publish may come from exactly these. An empty list means nobody.
+    pub fn sync_allowed(&self, id: u32, prefixes: &[IpNet]) -> Result<(), DatapathError> {
+        self.sync_prefixes([map::ALLOW4, map::ALLOW6], id, prefixes)
+    }
+
+    /// Removes a declaration's ports, then the declaration and what belongs to it.
     ///
-    /// `false`: the index is free or another owner's, and left as it is.
+    /// `false`: the index is free or another owner's. What a killed maker left at a free index goes all the same.
     pub fn remove_publish(&self, id: u32, owner: u64, ports: &PublishPorts) -> Result<bool, DatapathError> {
-        if self.publish(id)?.is_none_or(|p| p.owner != owner) {
+        let found = self.publish(id)?.map(|p| p.owner);
+        if found.is_some_and(|found| found != owner) {
             return Ok(false);
         }
-        self.remove_ports(map::PUBLISHED4, id, ports.addr4(), ports)?;
-        self.remove_ports(map::PUBLISHED6, id, ports.addr6(), ports)?;
-        self.set_publish(id, &Publish::default())?;
-        Ok(true)
+        if found.is_some() {
+            self.remove_ports(map::PUBLISHED4, id, ports.addr4(), ports)?;
+            self.remove_ports(map::PUBLISHED6, id, ports.addr6(), ports)?;
+        }
+        self.set_backends(id, None)?;
+        self.sync_allowed(id, &[])?;
+        if found.is_some() {
+            self.set_publish(id, &Publish::default())?;
+        }
+        Ok(found.is_some())
     }
 
     fn add_ports<A>(

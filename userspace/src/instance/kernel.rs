@@ -18,7 +18,7 @@ use crate::datapath::{Datapath, PublishPorts, Sizes, ensure_bpffs, unmount_bpffs
 use crate::netlink::RouteKind;
 use crate::netns::{Netns, NetnsName, delete_named, list_named};
 use crate::probe::{self, Listener, PortProto};
-use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State};
+use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
 use crate::sysctl::{self, PortSet};
 use crate::topology::{HostFacts, HostRoute, Interface, PortProbe, Proto, gateway};
 use crate::wiring::{
@@ -143,11 +143,11 @@ impl KernelFabric {
                 ours: r.oif.is_some_and(|i| ours.contains(&i)),
             })
             .collect();
-        let default_uplink =
-            self.host.find_uplink().await.map_err(|e| FabricError::step("find the default route", e))?;
+        let default_uplinks =
+            self.host.find_uplinks().await.map_err(|e| FabricError::step("find the default routes", e))?;
         let namespaces = list_named().map_err(|e| FabricError::step("list network namespaces", e))?;
         let namespaces = namespaces.iter().map(|n| n.as_str().to_owned()).collect();
-        Ok(HostFacts { interfaces, routes, default_uplink, namespaces, ours })
+        Ok(HostFacts { interfaces, routes, default_uplinks, namespaces, ours })
     }
 
     /// Whether any socket at all has the port: rules out nearly all of a range at one reading of the socket tables.
@@ -172,6 +172,24 @@ impl KernelFabric {
             return Ok(());
         }
         self.host.datapath().set_host_config(&HostConfig { timeout_ns, ..config }).map_err(fail)
+    }
+
+    /// Brings what the programs know of an uplink up to date; its index, the former one while it is away.
+    async fn refresh_uplink(&self, uplink: &UplinkRow) -> Result<u32, FabricError> {
+        let UplinkRow { name, ifindex } = uplink;
+        let forget = |e| FabricError::step(format!("forget the former uplink {name:?}"), e);
+        let present = self.host.netlink().link_by_name(name).await;
+        if present.map_err(|e| FabricError::step(format!("find uplink {name:?}"), e))?.is_none() {
+            tracing::warn!("uplink {name:?} is gone: no pod reaches the LAN by it until it is back");
+            self.host.unwire_uplink(*ifindex).map_err(forget)?;
+            return Ok(*ifindex);
+        }
+        let state = self.host.wire_uplink(name).await;
+        let state = state.map_err(|e| FabricError::step(format!("attach to uplink {name:?}"), e))?;
+        if state.ifindex != *ifindex {
+            self.host.unwire_uplink(*ifindex).map_err(forget)?;
+        }
+        Ok(state.ifindex)
     }
 
     /// Deletes a device of ours without the data path's help, for when its pins are lost.
@@ -288,38 +306,50 @@ impl Fabric for KernelFabric {
         self.unmount_bpffs()
     }
 
-    async fn add_uplink(&mut self, instance: &InstanceRow) -> Result<(), FabricError> {
-        let Some(name) = &instance.uplink else { return Ok(()) };
-        let done = self.host.wire_uplink(name).await;
-        done.map(|_| ()).map_err(|e| FabricError::step(format!("attach to uplink {name:?}"), e))
+    async fn add_uplinks(&mut self, instance: &InstanceRow) -> Result<(), FabricError> {
+        for UplinkRow { name, .. } in &instance.uplinks {
+            let done = self.host.wire_uplink(name).await;
+            done.map_err(|e| FabricError::step(format!("attach to uplink {name:?}"), e))?;
+        }
+        Ok(())
     }
 
-    async fn remove_uplink(&mut self, instance: &InstanceRow) -> Result<(), FabricError> {
-        let Some(name) = &instance.uplink else { return Ok(()) };
+    async fn remove_uplinks(&mut self, instance: &InstanceRow) -> Result<(), FabricError> {
         if !self.is_loaded() {
             return Ok(());
         }
-        let done = self.host.unwire_uplink(instance.uplink_ifindex);
-        done.map_err(|e| FabricError::step(format!("detach from uplink {name:?}"), e))
+        for UplinkRow { name, ifindex } in &instance.uplinks {
+            let done = self.host.unwire_uplink(*ifindex);
+            done.map_err(|e| FabricError::step(format!("detach from uplink {name:?}"), e))?;
+        }
+        Ok(())
     }
 
-    async fn refresh(&mut self, instance: &InstanceRow) -> Result<u32, FabricError> {
+    async fn refresh(&mut self, instance: &InstanceRow) -> Result<Vec<UplinkRow>, FabricError> {
         self.sync_timers(instance)?;
-        let fail = |e| FabricError::step("read the host's addresses", e);
-        self.host.sync_host_addresses().await.map_err(fail)?;
-        let Some(name) = &instance.uplink else { return Ok(0) };
-        let present = self.host.netlink().link_by_name(name).await;
-        if present.map_err(|e| FabricError::step(format!("find uplink {name:?}"), e))?.is_none() {
-            tracing::warn!("uplink {name:?} is gone: pods do not reach the LAN until it is back");
-            return Ok(0);
+        let stale = |e| FabricError::step("end flows of former addresses", e);
+        let before = self.host.datapath().uplinks().map_err(stale)?;
+        let went = self.host.sync_host_addresses().await;
+        let went = went.map_err(|e| FabricError::step("read the host's addresses", e))?;
+        let mut uplinks = instance.uplinks.clone();
+        for uplink in &mut uplinks {
+            uplink.ifindex = self.refresh_uplink(uplink).await?;
         }
-        let state = self.host.wire_uplink(name).await;
-        let state = state.map_err(|e| FabricError::step(format!("attach to uplink {name:?}"), e))?;
-        if state.ifindex != instance.uplink_ifindex && instance.uplink_ifindex != 0 {
-            let old = self.host.unwire_uplink(instance.uplink_ifindex);
-            old.map_err(|e| FabricError::step(format!("forget the former uplink {name:?}"), e))?;
+        // A program that runs now may still make a flow of what was before.
+        if went || self.host.datapath().uplinks().map_err(stale)? != before {
+            self.host.datapath().wait_for_programs();
         }
-        Ok(state.ifindex)
+        let ended = self.host.datapath().end_stale_flows().map_err(stale)?;
+        if ended > 0 {
+            tracing::debug!("ended {ended} flow entries of former addresses");
+        }
+        Ok(uplinks)
+    }
+
+    async fn refresh_snat_addresses(&mut self, networks: &[NetworkRow]) -> Result<(), FabricError> {
+        let pools: Vec<_> = networks.iter().map(|n| (id16(n.id), n.network.snat_address.as_slice())).collect();
+        let done = self.host.sync_snat_pools(&pools).await;
+        done.map_err(|e| FabricError::step("read the host's SNAT addresses", e))
     }
 
     fn expire_flows(&self, limit: usize) -> Result<usize, FabricError> {
@@ -445,6 +475,7 @@ fn network_spec(row: &NetworkRow) -> NetworkSpec {
         gateway6: network.subnet6().and_then(net6),
         mtu_bytes: row.mtu_bytes,
         masquerade: network.masquerade,
+        snat_addresses: network.snat_address.clone(),
         endpoint_independent: false,
         host_access: row.host_access,
         no_masquerade: network.no_masquerade.clone(),

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use super::InstanceError;
 use super::grants::Grants;
-use crate::store::{InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, StoreError};
+use crate::store::{InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, StoreError, UplinkRow};
 use crate::topology::{
-    self, Document, HostFacts, InputError, Pod, PortProbe, Problem, Publish, Taken, TakenPod, Topology,
+    self, Document, HostFacts, InputError, Interface, Pod, PortProbe, Problem, Publish, Taken, TakenPod, Topology,
 };
 
 /// MTU where neither file nor uplink name one, in bytes.
@@ -83,16 +83,35 @@ impl Surroundings<'_> {
     }
 
     /// Two instances that translate to the same address must not hand out the same ports.
-    fn check_snat_ports(&self, wanted: &Topology, uplink: Option<&str>) -> Result<(), InputError> {
+    fn check_snat_ports(&self, wanted: &Topology, uplinks: &[&Interface]) -> Result<(), InputError> {
         let ports = wanted.host.snat_ports;
         for (name, state) in self.others {
-            let Some(other) = &state.instance else { continue };
-            if uplink.is_some() && other.uplink.as_deref() == uplink && other.host.snat_ports.overlaps(ports) {
-                let problem = Problem::SnatPortsTaken(name.clone(), other.host.snat_ports.to_string());
+            let Some(other) = state.instance.as_ref().filter(|other| other.host.snat_ports.overlaps(ports)) else {
+                continue;
+            };
+            let theirs = other.host.snat_ports.to_string();
+            let pooled = |a: &ipnet::IpNet| state.networks.iter().any(|n| n.network.snat_address.contains(&a.addr()));
+            if uplinks.iter().any(|u| other.has_uplink(&u.name) || u.addresses.iter().any(pooled)) {
+                let problem = Problem::SnatPortsTaken(name.clone(), theirs);
                 return Err(InputError::new("host.snat_ports", ports, problem));
+            }
+            for (i, network) in wanted.networks.iter().enumerate() {
+                let mut addresses = network.snat_address.iter().enumerate();
+                if let Some((k, address)) = addresses.find(|(_, a)| self.translates_to(state, **a)) {
+                    let problem = Problem::SnatAddressShared(name.clone(), theirs);
+                    return Err(InputError::new(format!("network[{i}].snat_address[{k}]"), address, problem));
+                }
             }
         }
         Ok(())
+    }
+
+    /// Whether packets of another instance may leave with this address.
+    fn translates_to(&self, other: &State, address: IpAddr) -> bool {
+        let uplinks = other.instance.iter().flat_map(|row| &row.uplinks);
+        let mut uplinks = uplinks.filter_map(|u| self.facts.interface(&u.name));
+        other.networks.iter().any(|n| n.network.snat_address.contains(&address))
+            || uplinks.any(|u| u.addresses.iter().any(|a| a.addr() == address))
     }
 }
 
@@ -116,28 +135,27 @@ pub(super) fn up(
     unchanged(state, wanted).map_err(located)?;
     let (mut taken, mut plan) = divide(state, wanted);
     taken.publishes.extend(host.publishes());
-    let uplink = match &state.instance {
+    let uplinks = match &state.instance {
         None => {
             topology::validate(wanted, facts, host.ports, &taken).map_err(located)?;
-            topology::resolve_uplink(&wanted.host.uplink, facts).map_err(located)?
+            topology::resolve_uplinks(&wanted.host.uplink, facts).map_err(located)?
         }
         Some(live) => {
             // The uplink was judged when the instance came up, and is the same; it may be away for a moment now.
             let mut wanted = wanted.clone();
             wanted.host.uplink = topology::Uplink::None;
             topology::validate(&wanted, facts, host.ports, &taken).map_err(located)?;
-            live.uplink.as_deref().and_then(|name| facts.interface(name))
+            live.uplinks.iter().filter_map(|u| facts.interface(&u.name)).collect()
         }
     };
-    host.check_snat_ports(wanted, uplink.map(|u| u.name.as_str())).map_err(located)?;
+    host.check_snat_ports(wanted, &uplinks).map_err(located)?;
     if state.instance.is_none() {
         plan.instance = Some(InstanceRow {
             host_netns: host_netns.map(str::to_owned),
             host_id: host.host_id.clone(),
             host: wanted.host.clone(),
             nat: wanted.nat,
-            uplink: uplink.map(|u| u.name.clone()),
-            uplink_ifindex: uplink.map_or(0, |u| u.index),
+            uplinks: uplinks.iter().map(|u| UplinkRow { name: u.name.clone(), ifindex: u.index }).collect(),
             reserved_ports: String::new(),
             phase: Phase::Creating,
         });
@@ -148,7 +166,7 @@ pub(super) fn up(
         .find(|live| live.nat != wanted.nat)
         .map(|live| InstanceRow { nat: wanted.nat, ..live.clone() });
     let mut grants = Grants::new(state, facts, &plan);
-    let host_mtu = wanted.host.mtu.or(uplink.map(|u| u.mtu)).unwrap_or(DEFAULT_MTU_BYTES);
+    let host_mtu = wanted.host.mtu.or(uplinks.iter().map(|u| u.mtu).min()).unwrap_or(DEFAULT_MTU_BYTES);
     for (i, network) in wanted.networks.iter().enumerate() {
         if state.network_named(&network.name).is_none() {
             let field = format!("network[{i}]");
@@ -279,7 +297,7 @@ fn unchanged(state: &State, wanted: &Topology) -> Result<(), InputError> {
     let mtu = |m: &Option<u32>| m.map_or_else(|| "the uplink's".to_owned(), |m| m.to_string());
     if let Some(instance) = &state.instance {
         let (new, now) = (&wanted.host, &instance.host);
-        same("host.uplink".into(), &new.uplink, &now.uplink, |u| u.as_str().to_owned())?;
+        same("host.uplink".into(), &new.uplink, &now.uplink, ToString::to_string)?;
         same("host.snat_ports".into(), &new.snat_ports, &now.snat_ports, ToString::to_string)?;
         same("host.mtu".into(), &new.mtu, &now.mtu, mtu)?;
     }
@@ -300,6 +318,14 @@ fn unchanged(state: &State, wanted: &Topology) -> Result<(), InputError> {
         };
         same(field("subnets"), &sorted(&new.subnets), &sorted(&now.subnets), words)?;
         same(field("masquerade"), &new.masquerade, &now.masquerade, ToString::to_string)?;
+        let list = |addresses: &Vec<IpAddr>| {
+            if addresses.is_empty() {
+                "the uplink's".to_owned()
+            } else {
+                addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            }
+        };
+        same(field("snat_address"), &new.snat_address, &now.snat_address, list)?;
         same(field("no_masquerade"), &sorted(&new.no_masquerade), &sorted(&now.no_masquerade), words)?;
         same(field("mtu"), &new.mtu, &now.mtu, mtu)?;
     }

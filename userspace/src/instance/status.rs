@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{FabricError, Instance, InstanceError, KernelFabric, NetworkView, PodView, PublishView};
 use crate::datapath::DatapathError;
+use crate::store::UplinkRow;
 use crate::topology::Nat;
 
 /// What an instance is doing.
@@ -17,16 +18,16 @@ pub struct Status {
     pub instance: String,
     /// Named namespace that is its host; absent for the real one.
     pub host_netns: Option<String>,
-    /// The interface to the LAN; absent without one.
-    pub uplink: Option<UplinkStatus>,
+    /// The interfaces to the LAN.
+    pub uplinks: Vec<UplinkStatus>,
     /// Ports SNAT may hand out.
     pub snat_ports: String,
     /// Idle times after which flows are forgotten.
     pub nat: Nat,
     /// Whether processes of the host reach published ports by its own and loopback addresses, and cannot bind them.
     pub host_sockets: bool,
-    /// Networks.
-    pub networks: Vec<NetworkView>,
+    /// Networks, by id.
+    pub networks: Vec<NetworkStatus>,
     /// Pods, in the order they were made.
     pub pods: Vec<PodStatus>,
     /// Published ports.
@@ -37,7 +38,7 @@ pub struct Status {
     pub drops: Vec<DropStatus>,
 }
 
-/// The uplink as the data path knows it.
+/// An uplink as the data path knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UplinkStatus {
     /// Name.
@@ -48,6 +49,16 @@ pub struct UplinkStatus {
     pub mtu: u32,
     /// Whether the data path knows it: false while the interface is away.
     pub attached: bool,
+}
+
+/// A network and the host's side of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NetworkStatus {
+    /// The network.
+    #[serde(flatten)]
+    pub network: NetworkView,
+    /// Those of its SNAT addresses the host has at present.
+    pub snat_address_live: Vec<IpAddr>,
 }
 
 /// A pod with its counters.
@@ -138,11 +149,11 @@ impl Instance<KernelFabric> {
         let datapath = self.fabric().host().datapath();
         let read = |e: DatapathError| FabricError::step("read the data path", e);
         let known = datapath.uplinks().map_err(read)?;
-        let uplink = row.uplink.clone().map(|name| {
-            let entry = known.iter().find(|(index, _)| *index == row.uplink_ifindex).map(|(_, uplink)| *uplink);
+        let uplinks = row.uplinks.iter().map(|UplinkRow { name, ifindex }| {
+            let entry = known.iter().find(|(index, _)| index == ifindex).map(|(_, uplink)| *uplink);
             let addresses = entry.into_iter().flat_map(|u| [IpAddr::from(u.addr4), IpAddr::from(u.addr6)]);
             UplinkStatus {
-                name,
+                name: name.clone(),
                 addresses: addresses.filter(|a| !a.is_unspecified()).collect(),
                 mtu: entry.map_or(0, |u| u.mtu_bytes),
                 attached: entry.is_some(),
@@ -158,6 +169,11 @@ impl Instance<KernelFabric> {
             let PublishCounters { flows, packets, bytes } = datapath.publish_counters(publish.index)?;
             Ok(PublishStatus { publish, flows, packets, bytes })
         });
+        let networks = state.network_views().into_iter().map(|network| {
+            let snat_address_live = datapath.snat_addresses(u16::try_from(network.id).unwrap_or(0))?;
+            Ok(NetworkStatus { network, snat_address_live })
+        });
+        let networks = networks.collect::<Result<_, _>>();
         let (pods, publishes) = (pods.collect::<Result<_, _>>(), publishes.collect::<Result<_, _>>());
         let drops = datapath.drops().map_err(read)?.into_iter().filter(|d| d.packets > 0).map(|d| DropStatus {
             number: d.reason as u8,
@@ -168,11 +184,11 @@ impl Instance<KernelFabric> {
         Ok(Status {
             instance: self.dirs().name().to_owned(),
             host_netns: row.host_netns,
-            uplink,
+            uplinks: uplinks.collect(),
             snat_ports: row.host.snat_ports.to_string(),
             nat: row.nat,
             host_sockets: datapath.has_socket_hooks(),
-            networks: state.network_views(),
+            networks: networks.map_err(read)?,
             pods: pods.map_err(read)?,
             publishes: publishes.map_err(read)?,
             drops: drops.collect(),

@@ -171,6 +171,7 @@ fn what_cannot_change_live_is_refused_by_name() {
         ("\"10.244.0.0/24\", ", "\"10.245.0.0/24\", ", "network[0].subnets"),
         ("name = \"pods\"", "name = \"pods\"\nmasquerade = false", "network[0].masquerade"),
         ("name = \"pods\"", "name = \"pods\"\nno_masquerade = [\"10.0.0.0/8\"]", "network[0].no_masquerade"),
+        ("name = \"pods\"", "name = \"pods\"\nsnat_address = [\"192.0.2.1\"]", "network[0].snat_address"),
         ("10.244.0.10", "10.244.0.11", "pod[0].address[0]"),
         ("network = \"pods\"", "network = \"twin\"", "pod[0].network"),
     ];
@@ -394,6 +395,14 @@ fn instances_on_one_host_share_no_ports() {
     let (field, problem) = input(other(&text.replace("8080", "8090")).unwrap_err());
     assert_eq!(field, "host.snat_ports");
     assert!(matches!(problem, Problem::SnatPortsTaken(..)));
+    // Not on the uplink, but with its address.
+    let pool =
+        text.replace("8080", "8090").replace("[\"10.9.0.0/24\"]", "[\"10.9.0.0/24\"]\nsnat_address = [\"192.0.2.1\"]");
+    let (field, problem) = input(other(&format!("[host]\nuplink = \"none\"\n{pool}")).unwrap_err());
+    assert_eq!(field, "network[0].snat_address[0]");
+    assert!(matches!(problem, Problem::SnatAddressShared(..)), "{problem}");
+    let mut instance = other(&format!("[host]\nsnat_ports = \"40000-41000\"\n{pool}")).unwrap();
+    runtime.block_on(instance.down()).unwrap();
     let mut instance = other(&apart.replace("8080", "8090")).unwrap();
     runtime.block_on(instance.down()).unwrap();
     // In another namespace there are other ports.

@@ -46,8 +46,10 @@ pub struct NetworkView {
     pub gateways: Vec<IpAddr>,
     /// MTU in bytes.
     pub mtu: u32,
-    /// Pods leave for the LAN with the uplink's address.
+    /// Pods leave for the LAN with an address of the host.
     pub masquerade: bool,
+    /// Which ones, as declared; a family that is not here: the uplink's.
+    pub snat_address: Vec<IpAddr>,
     /// Destinations reached untranslated all the same.
     pub no_masquerade: Vec<ipnet::IpNet>,
     /// Whether host and pods reach each other.
@@ -114,6 +116,7 @@ impl State {
                 gateways: n.network.subnets.iter().map(|s| crate::topology::gateway(*s)).collect(),
                 mtu: n.mtu_bytes,
                 masquerade: n.network.masquerade,
+                snat_address: n.network.snat_address.clone(),
                 no_masquerade: n.network.no_masquerade.clone(),
                 host_access: n.host_access,
                 pods: self.pods.iter().filter(|p| p.network == n.id).count(),

@@ -10,8 +10,7 @@ fn rows() -> (InstanceRow, NetworkRow, PodRow, PublishRow) {
             host_id: "4:5".into(),
             nat: Profile::Fast.into(),
             host: Host { mtu: Some(9000), ..Host::default() },
-            uplink: Some("eth7".into()),
-            uplink_ifindex: 7,
+            uplinks: [("eth7", 7), ("tun0", 9)].map(|(name, ifindex)| UplinkRow { name: name.into(), ifindex }).into(),
             reserved_ports: "20000-32767".into(),
             phase: Phase::Creating,
         },
@@ -21,6 +20,7 @@ fn rows() -> (InstanceRow, NetworkRow, PodRow, PublishRow) {
                 name: "pods".into(),
                 subnets: vec!["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()],
                 masquerade: true,
+                snat_address: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
                 no_masquerade: vec![],
                 mtu: None,
             },
@@ -156,6 +156,6 @@ fn an_older_versions_file_is_brought_up_to_date() {
     let state = SqliteStore::open(&path).unwrap().load().unwrap();
     let instance = state.instance.unwrap();
     assert_eq!((instance.nat, instance.host_id.as_str()), (Profile::Rfc.into(), ""));
-    assert!(!state.publishes[0].draining);
+    assert!(!state.publishes[0].draining && state.networks[0].network.snat_address.is_empty());
     SqliteStore::open(&path).unwrap();
 }

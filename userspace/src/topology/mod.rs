@@ -6,7 +6,7 @@
 //!
 //! ```toml
 //! [host]
-//! uplink = "auto"                  # the default route's interface; a name; or "none"
+//! uplink = "auto"                  # the default routes' interfaces; a name or a list of them; or "none"
 //! snat_ports = "20000-32767"
 //! mtu = 1500                       # default: the uplink's
 //! [nat]
@@ -20,6 +20,7 @@
 //! name = "pods"
 //! subnets = ["10.244.0.0/24", "fd00:244::/64"]   # at most one per family; gateway: first address
 //! masquerade = true
+//! snat_address = ["203.0.113.7"]   # addresses of the host; default: the uplink's
 //! no_masquerade = ["192.168.1.0/24"]
 //! [[pod]]
 //! name = "red"
@@ -41,6 +42,8 @@ mod publish;
 mod subnet;
 mod validate;
 
+pub use netns_ebpf_common::network::MAX_SNAT_ADDRS;
+
 pub use facts::{HostFacts, HostRoute, Interface, PortProbe};
 pub use model::{Host, Network, Pod, Topology, Uplink};
 pub use name::{MAX_NAME_BYTES, check_name};
@@ -49,7 +52,7 @@ pub use parse::{Document, parse};
 pub use problem::{InputError, InputFault, Position, Problem};
 pub use publish::{PortRange, Proto, Publish};
 pub use subnet::{gateway, is_assignable, last_host, same_family};
-pub use validate::{Taken, TakenPod, resolve_uplink, validate};
+pub use validate::{Taken, TakenPod, resolve_uplinks, validate};
 
 #[cfg(test)]
 mod tests;

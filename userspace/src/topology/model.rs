@@ -1,6 +1,9 @@
 //! The declared topology as plain data.
 
+use std::convert::Infallible;
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
@@ -25,7 +28,7 @@ pub struct Topology {
 /// `[host]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Host {
-    /// The interface to the LAN.
+    /// The interfaces to the LAN.
     pub uplink: Uplink,
     /// Ports SNAT may hand out.
     pub snat_ports: PortRange,
@@ -48,41 +51,64 @@ impl Default for Host {
     }
 }
 
-/// How the interface to the LAN is chosen.
+/// How the interfaces to the LAN are chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Uplink {
-    /// The interface of the default route, IPv4's before IPv6's.
+    /// Every interface that has a default route, of either family.
     #[default]
     Auto,
     /// No LAN.
     None,
-    /// This interface.
-    Named(String),
+    /// These interfaces, at least one.
+    Named(Vec<String>),
 }
 
 impl Uplink {
-    /// As in the file.
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Auto => "auto",
-            Self::None => "none",
-            Self::Named(name) => name,
-        }
-    }
-
     /// From the file's word; an interface called `auto` or `none` cannot be named.
     pub fn from_word(word: &str) -> Self {
         match word {
             "auto" => Self::Auto,
             "none" => Self::None,
-            name => Self::Named(name.to_owned()),
+            name => Self::Named(vec![name.to_owned()]),
         }
+    }
+
+    /// From the file's list of names; an empty one means none.
+    pub fn from_list(names: Vec<String>) -> Self {
+        if names.is_empty() { Self::None } else { Self::Named(names) }
+    }
+}
+
+/// The word, or the names separated by blanks.
+impl fmt::Display for Uplink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::None => f.write_str("none"),
+            Self::Named(names) => f.write_str(&names.join(" ")),
+        }
+    }
+}
+
+/// Reads what [`Display`](fmt::Display) writes.
+impl FromStr for Uplink {
+    type Err = Infallible;
+
+    fn from_str(s: &str) -> Result<Self, Infallible> {
+        let names: Vec<String> = s.split_whitespace().map(str::to_owned).collect();
+        Ok(match names.as_slice() {
+            [word] => Self::from_word(word),
+            _ => Self::from_list(names),
+        })
     }
 }
 
 impl Serialize for Uplink {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(self.as_str())
+        match self {
+            Self::Named(names) if names.len() > 1 => names.serialize(s),
+            word => s.collect_str(word),
+        }
     }
 }
 
@@ -93,8 +119,11 @@ pub struct Network {
     pub name: String,
     /// At most one per family, at least one.
     pub subnets: Vec<IpNet>,
-    /// Pods leave for the LAN with the uplink's address.
+    /// Pods leave for the LAN with an address of the host.
     pub masquerade: bool,
+    /// Which ones; those of a family are a pool. A family that is not here: the uplink's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub snat_address: Vec<IpAddr>,
     /// Destinations that pods reach with their own address all the same. Empty: none.
     pub no_masquerade: Vec<IpNet>,
     /// MTU in bytes; `None`: the host's.

@@ -60,7 +60,7 @@ struct RawFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawHost {
-    uplink: Option<Spanned<String>>,
+    uplink: Option<Spanned<toml::Value>>,
     snat_ports: Option<Spanned<String>>,
     mtu: Option<Spanned<i64>>,
 }
@@ -88,6 +88,8 @@ struct RawNetwork {
     name: Option<Spanned<String>>,
     subnets: Option<Spanned<Vec<Spanned<String>>>>,
     masquerade: Option<bool>,
+    #[serde(default)]
+    snat_address: Vec<Spanned<String>>,
     #[serde(default)]
     no_masquerade: Vec<Spanned<String>>,
     mtu: Option<Spanned<i64>>,
@@ -187,7 +189,8 @@ impl Reader<'_> {
     fn host(&mut self, raw: RawHost) -> Result<Host, InputError> {
         let mut host = Host::default();
         if let Some(uplink) = raw.uplink {
-            host.uplink = Uplink::from_word(&self.text("host.uplink", uplink));
+            self.mark("host.uplink", uplink.span());
+            host.uplink = self.uplink(uplink.into_inner())?;
         }
         if let Some(ports) = raw.snat_ports {
             let ports = self.text("host.snat_ports", ports);
@@ -196,6 +199,23 @@ impl Reader<'_> {
         }
         host.mtu = self.mtu("host.mtu", raw.mtu)?;
         Ok(host)
+    }
+
+    fn uplink(&self, value: toml::Value) -> Result<Uplink, InputError> {
+        use toml::Value;
+        let error = |value: &Value| self.error("host.uplink", &value.to_string(), Problem::UplinkForm);
+        match value {
+            Value::String(word) => Ok(Uplink::from_word(&word)),
+            Value::Array(list) => {
+                // The words are no names: a list of them would be read as something else by whoever knows the words.
+                let name = |value: Value| match value {
+                    Value::String(name) if name != "auto" && name != "none" => Ok(name),
+                    other => Err(error(&other)),
+                };
+                Ok(Uplink::from_list(list.into_iter().map(name).collect::<Result<_, _>>()?))
+            }
+            other => Err(error(&other)),
+        }
     }
 
     fn nat(&mut self, raw: Option<RawNat>) -> Result<Nat, InputError> {
@@ -240,8 +260,10 @@ impl Reader<'_> {
             let prefix = subnet(s)?;
             if prefix == prefix.trunc() { Ok(prefix) } else { Err(Problem::SubnetHostBits(prefix.trunc().to_string())) }
         })?;
+        let snat_address = self.list(&format!("{table}.snat_address"), raw.snat_address, address)?;
         let mtu = self.mtu(&format!("{table}.mtu"), raw.mtu)?;
-        Ok(Network { name, subnets, masquerade: raw.masquerade.unwrap_or(true), no_masquerade, mtu })
+        let masquerade = raw.masquerade.unwrap_or(true);
+        Ok(Network { name, subnets, masquerade, snat_address, no_masquerade, mtu })
     }
 
     fn pod(&mut self, i: usize, raw: Spanned<RawPod>, networks: &[Network]) -> Result<Pod, InputError> {
@@ -263,18 +285,20 @@ impl Reader<'_> {
                 return Err(InputError::new(field, "", problem).at(self.positions.get(&table).copied()));
             }
         };
-        let address = self.list(&format!("{table}.address"), raw.address, |s| {
-            s.parse::<IpAddr>().map_err(|_| {
-                Problem::Address(if s.contains('/') {
-                    "write it without a prefix length".to_owned()
-                } else {
-                    "write 10.244.0.10 or fd00:244::10".to_owned()
-                })
-            })
-        })?;
+        let address = self.list(&format!("{table}.address"), raw.address, address)?;
         let publish = self.list(&format!("{table}.publish"), raw.publish, |s| s.parse::<Publish>())?;
         Ok(Pod { name, network, address, publish })
     }
+}
+
+fn address(s: &str) -> Result<IpAddr, Problem> {
+    s.parse::<IpAddr>().map_err(|_| {
+        Problem::Address(if s.contains('/') {
+            "write it without a prefix length".to_owned()
+        } else {
+            "write 10.244.0.10 or fd00:244::10".to_owned()
+        })
+    })
 }
 
 fn subnet(s: &str) -> Result<IpNet, Problem> {

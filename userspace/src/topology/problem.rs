@@ -183,16 +183,36 @@ pub enum Problem {
     #[error("more than {0}; the data path holds no more")]
     TooMany(u32),
 
-    #[error("no such interface; `ip link` names them, \"auto\" takes the default route's, \"none\" goes without a LAN")]
+    #[error(
+        "no such interface; `ip link` names them, \"auto\" takes those of default routes, \"none\" goes without a LAN"
+    )]
     UplinkMissing,
     #[error("the host has no default route to find the uplink by; name the interface, or say \"none\"")]
     UplinkAuto,
     #[error("an interface name is 1 to 15 bytes without `/` or white space")]
     UplinkName,
+    #[error("write \"auto\", \"none\", a name, or a list of names such as [\"eth0\", \"eth1\"]")]
+    UplinkForm,
     #[error("shares ports with instance {0:?} on the same uplink ({1}); choose a range of its own")]
     SnatPortsTaken(String, String),
     #[error("an interface of this instance; the uplink leads to the LAN")]
     UplinkOurs,
+    #[error("not an address packets can leave for the LAN with ({0}); choose another address of the host")]
+    SnatAddressKind(&'static str),
+    #[error("the host has no address {0}; add it to an interface of the host first (`ip addr add`)")]
+    SnatAddressMissing(String),
+    #[error("listed twice; an address is in a pool once")]
+    SnatAddressTwice,
+    #[error("more than {max} {family} addresses; a pool holds no more", max = super::MAX_SNAT_ADDRS)]
+    SnatAddressTooMany { family: &'static str },
+    #[error("the network has no {family} subnet; remove the address, or give the network an {family} subnet")]
+    SnatAddressFamily { family: &'static str },
+    #[error("pods of a network that does not masquerade keep their addresses; remove this, or `masquerade = false`")]
+    SnatAddressUnused,
+    #[error(
+        "instance {0:?} translates to it too, with ports of the same range ({1}); choose another address, or ports of its own"
+    )]
+    SnatAddressShared(String, String),
     #[error("out of range; an MTU is 1280 to 65535 bytes")]
     Mtu,
     #[error("no such profile; write \"rfc\" or \"fast\"")]

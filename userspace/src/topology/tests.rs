@@ -34,7 +34,11 @@ fn facts() -> HostFacts {
                 index: 7,
                 name: "eth7".into(),
                 mtu: 1500,
-                addresses: vec![net("192.0.2.1/24"), net("10.77.0.9/32")],
+                addresses: ["192.0.2.1/24", "2001:db8::1/64"]
+                    .map(net)
+                    .into_iter()
+                    .chain((1..=9).map(|i| net(&format!("10.77.0.{i}/32"))))
+                    .collect(),
             },
         ],
         routes: vec![
@@ -42,7 +46,7 @@ fn facts() -> HostFacts {
             HostRoute { destination: net("192.0.2.0/24"), ifindex: 7, ours: false },
             HostRoute { destination: net("172.16.0.0/12"), ifindex: 7, ours: false },
         ],
-        default_uplink: Some("eth7".into()),
+        default_uplinks: vec!["eth7".into()],
         namespaces: vec!["theirs".into()],
         ours: vec![],
     }
@@ -63,7 +67,7 @@ fn check_with(text: &str, facts: &HostFacts, taken: &Taken) -> Result<Topology, 
 #[test]
 fn reads_the_documented_file() {
     let t = check(GOOD).unwrap();
-    assert_eq!(t.host.uplink, Uplink::Named("eth7".into()));
+    assert_eq!(t.host.uplink, Uplink::Named(vec!["eth7".into()]));
     assert_eq!(t.networks[0].subnets.len(), 2);
     assert!(t.networks[0].masquerade, "masquerade is the default");
     assert_eq!(t.pods[1].network, "pods", "the only network is the default");
@@ -82,6 +86,10 @@ fn an_empty_file_is_a_host_without_pods() {
 fn each_bad_input_names_field_value_and_place() {
     let long = "n".repeat(MAX_NAME_BYTES + 1);
     let long = format!("name = \"{long}\"");
+    // Before a key of the first network.
+    const NAME: &str = "name = \"pods\"";
+    let snat = |addresses: &str| format!("snat_address = [{addresses}]\n{NAME}");
+    let nine = (1..=9).map(|i| format!("\"10.77.0.{i}\"")).collect::<Vec<_>>().join(", ");
     let rows: &[(&str, &str, &str, &str)] = &[
         ("[host]", "[host]\ncolour = 1", "host.colour", "unknown key"),
         ("[host]", "[hots]", "hots", "unknown key"),
@@ -155,6 +163,28 @@ fn each_bad_input_names_field_value_and_place() {
         ("\"20000-32767\"", "\"many\"", "host.snat_ports", "write 20000-32767"),
         ("[host]", "[host]\nmtu = 100", "host.mtu", "1280 to 65535"),
         ("\"192.168.1.0/24\"", "\"192.168.1.1/24\"", "network[0].no_masquerade[0]", "write 192.168.1.0/24"),
+        (NAME, &snat("\"192.0.2.300\""), "network[0].snat_address[0]", "not an IP address"),
+        (NAME, &snat("\"192.0.2.1/24\""), "network[0].snat_address[0]", "without a prefix length"),
+        (
+            NAME,
+            &snat("\"192.0.2.1\", \"192.0.2.9\""),
+            "network[0].snat_address[1]",
+            "the host has no address 192.0.2.9",
+        ),
+        (NAME, &snat("\"192.0.2.1\", \"192.0.2.1\""), "network[0].snat_address[1]", "listed twice"),
+        (NAME, &snat("\"127.0.0.1\""), "network[0].snat_address[0]", "loopback"),
+        (NAME, &snat("\"::1\""), "network[0].snat_address[0]", "loopback"),
+        (NAME, &snat("\"fe80::1\""), "network[0].snat_address[0]", "link-local"),
+        (NAME, &snat("\"::ffff:192.0.2.1\""), "network[0].snat_address[0]", "IPv4-mapped"),
+        (NAME, &snat("\"0.0.0.0\""), "network[0].snat_address[0]", "unspecified"),
+        (NAME, &snat("\"10.244.0.1\""), "network[0].snat_address[0]", "the host has no address"),
+        (
+            NAME,
+            &format!("masquerade = false\n{}", snat("\"192.0.2.1\"")),
+            "network[0].snat_address[0]",
+            "does not masquerade",
+        ),
+        (NAME, &snat(&nine), "network[0].snat_address[8]", "more than 8 IPv4 addresses"),
     ];
     for (from, to, field, word) in rows {
         assert!(GOOD.contains(from), "{from}");
@@ -195,12 +225,50 @@ fn two_networks_may_have_the_same_subnet() {
 #[test]
 fn uplinks_are_found_or_refused() {
     let mut facts = facts();
-    assert_eq!(resolve_uplink(&Uplink::Auto, &facts).unwrap().unwrap().index, 7);
-    assert_eq!(resolve_uplink(&Uplink::None, &facts).unwrap(), None);
-    facts.default_uplink = None;
-    assert_eq!(resolve_uplink(&Uplink::Auto, &facts).unwrap_err().problem, Problem::UplinkAuto);
+    assert_eq!(resolve_uplinks(&Uplink::Auto, &facts).unwrap()[0].index, 7);
+    assert_eq!(resolve_uplinks(&Uplink::None, &facts).unwrap(), Vec::<&Interface>::new());
+    let mut second = facts.interfaces.iter().find(|i| i.name == "eth7").unwrap().clone();
+    (second.index, second.name) = (8, "tun0".into());
+    facts.interfaces.push(second);
+    facts.default_uplinks.push("tun0".into());
+    let names = |facts: &HostFacts, uplink: &Uplink| {
+        let found = resolve_uplinks(uplink, facts).unwrap();
+        found.iter().map(|i| i.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&facts, &Uplink::Auto), ["eth7", "tun0"], "all that have a default route");
+    let named = |names: &[&str]| Uplink::Named(names.iter().map(|n| (*n).to_owned()).collect());
+    assert_eq!(names(&facts, &named(&["tun0", "eth7"])), ["tun0", "eth7"], "in the file's order");
+    let twice = resolve_uplinks(&named(&["tun0", "eth7", "tun0"]), &facts).unwrap_err();
+    assert_eq!(
+        (twice.field.as_str(), &twice.problem),
+        ("host.uplink[2]", &Problem::NameTwice("host.uplink[0]".into()))
+    );
+    facts.default_uplinks.clear();
+    assert_eq!(resolve_uplinks(&Uplink::Auto, &facts).unwrap_err().problem, Problem::UplinkAuto);
     facts.ours = vec![7];
-    assert_eq!(resolve_uplink(&Uplink::Named("eth7".into()), &facts).unwrap_err().problem, Problem::UplinkOurs);
+    assert_eq!(resolve_uplinks(&named(&["eth7"]), &facts).unwrap_err().problem, Problem::UplinkOurs);
+}
+
+#[test]
+fn uplinks_are_a_word_or_a_list() {
+    let read = |value: &str| parse(&format!("[host]\nuplink = {value}\n")).map(|d| d.topology.host.uplink);
+    let named = |names: &[&str]| Uplink::Named(names.iter().map(|n| (*n).to_owned()).collect());
+    for (value, uplink) in [
+        ("\"auto\"", Uplink::Auto),
+        ("\"none\"", Uplink::None),
+        ("[]", Uplink::None),
+        ("\"eth0\"", named(&["eth0"])),
+        ("[\"eth0\"]", named(&["eth0"])),
+        ("[\"eth0\", \"tun0\"]", named(&["eth0", "tun0"])),
+    ] {
+        assert_eq!(read(value).unwrap(), uplink, "{value}");
+        assert_eq!(uplink.to_string().parse(), Ok(uplink), "what the store writes is read back");
+    }
+    for value in ["[\"auto\"]", "[\"eth0\", \"none\"]", "7", "[7]", "true", "{ a = 1 }"] {
+        let error = read(value).unwrap_err();
+        assert_eq!((error.field.as_str(), error.problem.clone()), ("host.uplink", Problem::UplinkForm), "{value}");
+        assert_eq!(error.at.map(|at| at.line), Some(2));
+    }
 }
 
 #[test]
@@ -302,7 +370,8 @@ fn topology() -> impl Strategy<Value = Topology> {
                 subnets.push(format!("fd00:{i}::/64").parse().unwrap());
             }
             let no_masquerade = if exempt { vec!["192.168.0.0/16".parse().unwrap()] } else { vec![] };
-            t.networks.push(Network { name: format!("net{i}"), subnets, masquerade, no_masquerade, mtu });
+            let snat_address = if masquerade { vec!["10.77.0.9".parse().unwrap()] } else { vec![] };
+            t.networks.push(Network { name: format!("net{i}"), subnets, masquerade, snat_address, no_masquerade, mtu });
             for (k, (fixed4, fixed6, publishes)) in pods.into_iter().enumerate() {
                 let mut address = vec![];
                 if fixed4 {
@@ -393,4 +462,24 @@ fn a_bad_idle_timer_is_shown_with_its_place() {
     assert!(matches!(problem, Problem::UnknownKey(_)), "{problem}");
     let (field, _, place, _) = at("[nat.timeouts]\nudp = 300");
     assert_eq!((field.as_str(), place), ("nat.timeouts.udp", Some((2, 7))));
+}
+
+#[test]
+fn a_pool_has_addresses_of_the_host_and_of_the_networks_families() {
+    let with = |addresses: &str, subnets: &str| {
+        let text = GOOD.replacen("name = \"pods\"", &format!("name = \"pods\"\nsnat_address = [{addresses}]"), 1);
+        check(&text.replacen("\"10.244.0.0/24\", \"fd00:244::/64\"", subnets, 1))
+    };
+    let both = "\"10.244.0.0/24\", \"fd00:244::/64\"";
+    let t = with("\"10.77.0.1\", \"2001:db8::1\", \"192.0.2.1\"", both).unwrap();
+    let read: Vec<IpAddr> = ["10.77.0.1", "2001:db8::1", "192.0.2.1"].map(|a| a.parse().unwrap()).to_vec();
+    assert_eq!(t.networks[0].snat_address, read, "any interface's, in the file's order");
+    assert!(with("", both).unwrap().networks[0].snat_address.is_empty());
+    let error = with("\"2001:db8::1\"", "\"10.244.0.0/24\"").unwrap_err();
+    assert_eq!(error.problem, Problem::SnatAddressFamily { family: "IPv6" });
+    // A live network's address may be away for a moment.
+    let text = GOOD.replacen("name = \"pods\"", "name = \"pods\"\nsnat_address = [\"192.0.2.9\"]", 1);
+    let taken = Taken { networks: vec!["pods".into()], ..Taken::default() };
+    check_with(&text, &facts(), &taken).unwrap();
+    assert_eq!(check(&text).unwrap_err().problem, Problem::SnatAddressMissing("192.0.2.9".into()));
 }

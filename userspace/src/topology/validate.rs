@@ -8,8 +8,8 @@ use netns_ebpf_common::abi;
 
 use super::subnet::{check_subnet, overlap};
 use super::{
-    HostFacts, InputError, Interface, Network, Pod, PortProbe, Problem, Publish, Topology, Uplink, check_name, gateway,
-    is_assignable, same_family,
+    HostFacts, InputError, Interface, MAX_SNAT_ADDRS, Network, Pod, PortProbe, Problem, Publish, Topology, Uplink,
+    check_name, gateway, is_assignable, same_family,
 };
 
 /// What the instance holds beside the topology that is checked.
@@ -49,35 +49,46 @@ pub fn validate(
     ports: &dyn PortProbe,
     taken: &Taken,
 ) -> Result<(), InputError> {
-    resolve_uplink(&topology.host.uplink, facts)?;
+    resolve_uplinks(&topology.host.uplink, facts)?;
     networks(topology, facts, taken)?;
     pods(topology, facts, taken)?;
     publishes(topology, facts, ports, taken)
 }
 
-/// The interface to the LAN, or `None` for a host without one.
+/// The interfaces to the LAN; empty for a host without one.
 ///
 /// # Errors
 ///
-/// It does not exist, cannot be found, or is one of this instance's own.
-pub fn resolve_uplink<'a>(uplink: &Uplink, facts: &'a HostFacts) -> Result<Option<&'a Interface>, InputError> {
-    let error = |problem| InputError::new("host.uplink", uplink.as_str(), problem);
-    let name = match uplink {
-        Uplink::None => return Ok(None),
-        Uplink::Auto => facts.default_uplink.as_deref().ok_or_else(|| error(Problem::UplinkAuto))?,
-        Uplink::Named(name) => {
-            let odd = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-            if name.is_empty() || name.len() > 15 || name.contains(odd) || name == "." || name == ".." {
-                return Err(error(Problem::UplinkName));
-            }
-            name
-        }
+/// One does not exist, none can be found, one is named twice, or is one of this instance's own.
+pub fn resolve_uplinks<'a>(uplink: &Uplink, facts: &'a HostFacts) -> Result<Vec<&'a Interface>, InputError> {
+    let whole = |problem| InputError::new("host.uplink", uplink, problem);
+    let names = match uplink {
+        Uplink::None => return Ok(Vec::new()),
+        Uplink::Auto if facts.default_uplinks.is_empty() => return Err(whole(Problem::UplinkAuto)),
+        Uplink::Auto => &facts.default_uplinks,
+        Uplink::Named(names) => names,
     };
-    let interface = facts.interface(name).ok_or_else(|| error(Problem::UplinkMissing))?;
-    if facts.ours.contains(&interface.index) || name == "lo" {
-        return Err(error(Problem::UplinkOurs));
+    if names.len() > abi::MAX_UPLINKS as usize {
+        return Err(whole(Problem::TooMany(abi::MAX_UPLINKS)));
     }
-    Ok(Some(interface))
+    let mut found = Vec::new();
+    for (i, name) in names.iter().enumerate() {
+        let field = |i: usize| if names.len() > 1 { format!("host.uplink[{i}]") } else { "host.uplink".to_owned() };
+        let error = |problem| InputError::new(field(i), name, problem);
+        let odd = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+        if name.is_empty() || name.len() > 15 || name.contains(odd) || name == "." || name == ".." {
+            return Err(error(Problem::UplinkName));
+        }
+        if let Some(first) = names[..i].iter().position(|n| n == name) {
+            return Err(error(Problem::NameTwice(field(first))));
+        }
+        let interface = facts.interface(name).ok_or_else(|| error(Problem::UplinkMissing))?;
+        if facts.ours.contains(&interface.index) || name == "lo" {
+            return Err(error(Problem::UplinkOurs));
+        }
+        found.push(interface);
+    }
+    Ok(found)
 }
 
 fn networks(topology: &Topology, facts: &HostFacts, taken: &Taken) -> Result<(), InputError> {
@@ -87,6 +98,7 @@ fn networks(topology: &Topology, facts: &HostFacts, taken: &Taken) -> Result<(),
         unique_name(&field, &network.name, &mut seen)?;
         let live = taken.networks.contains(&network.name);
         subnets(&field, network, facts, live)?;
+        snat_addresses(&field, network, facts, live)?;
     }
     let all = topology.networks.iter().map(|n| n.name.as_str()).chain(taken.networks.iter().map(String::as_str));
     let limit = abi::MAX_NETWORKS - 1;
@@ -132,6 +144,50 @@ fn subnets(field: &str, network: &Network, facts: &HostFacts, live: bool) -> Res
         }
     }
     Ok(())
+}
+
+fn snat_addresses(field: &str, network: &Network, facts: &HostFacts, live: bool) -> Result<(), InputError> {
+    for (k, address) in network.snat_address.iter().enumerate() {
+        let error = |problem| InputError::new(format!("{field}.snat_address[{k}]"), address, problem);
+        if !network.masquerade {
+            return Err(error(Problem::SnatAddressUnused));
+        }
+        if let Some(kind) = unfit_source(*address) {
+            return Err(error(Problem::SnatAddressKind(kind)));
+        }
+        let family = family(*address);
+        let earlier = &network.snat_address[..k];
+        if earlier.contains(address) {
+            return Err(error(Problem::SnatAddressTwice));
+        }
+        if earlier.iter().filter(|a| a.is_ipv4() == address.is_ipv4()).count() == MAX_SNAT_ADDRS {
+            return Err(error(Problem::SnatAddressTooMany { family }));
+        }
+        if !network.subnets.iter().any(|n| same_family(*n, *address)) {
+            return Err(error(Problem::SnatAddressFamily { family }));
+        }
+        // A live network does without for a moment: its flows to the LAN are refused until the address is back.
+        if !live && facts.holder(*address).is_none() {
+            return Err(error(Problem::SnatAddressMissing(address.to_string())));
+        }
+    }
+    Ok(())
+}
+
+/// Why nothing leaves with this address as its source, though the host may have it.
+fn unfit_source(address: IpAddr) -> Option<&'static str> {
+    let link_local = match address {
+        IpAddr::V4(a) => a.is_link_local(),
+        IpAddr::V6(a) => a.is_unicast_link_local(),
+    };
+    match address {
+        a if a.is_unspecified() => Some("the unspecified address"),
+        a if a.is_loopback() => Some("loopback"),
+        a if a.is_multicast() => Some("multicast"),
+        _ if link_local => Some("link-local"),
+        IpAddr::V6(a) if a.to_ipv4_mapped().is_some() => Some("IPv4-mapped"),
+        _ => None,
+    }
 }
 
 fn pods(topology: &Topology, facts: &HostFacts, taken: &Taken) -> Result<(), InputError> {

@@ -26,8 +26,10 @@ pub struct NetworkSpec {
     pub gateway6: Option<Ipv6Net>,
     /// MTU of the network's devices, in bytes.
     pub mtu_bytes: u32,
-    /// Pods leave for the LAN with the uplink's address.
+    /// Pods leave for the LAN with an address of the host.
     pub masquerade: bool,
+    /// Which ones; a family that is not here: the uplink's.
+    pub snat_addresses: Vec<IpAddr>,
     /// Endpoint-independent mapping.
     pub endpoint_independent: bool,
     /// Host and pods reach each other: no other network of the host has these subnets.
@@ -139,6 +141,8 @@ impl Host {
             (format!("ipv4/conf/{name}/send_redirects"), "0"),
         ];
         self.netns.run(|| write_settings(&settings))??;
+        // Before the network: no packet leaves with the uplink's address that should have the pool's.
+        self.sync_snat_pools(&[(spec.id, &spec.snat_addresses)]).await?;
         self.datapath.put_network(spec.id, &spec.network(&self.instance))?;
         self.datapath.sync_no_masquerade(spec.id, &spec.no_masquerade)?;
         self.netns.run(|| self.datapath.attach(Hook::FromHost, &name, index))??;

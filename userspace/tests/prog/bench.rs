@@ -170,6 +170,7 @@ impl Bench {
         self.forget_datagrams();
         for spec in networks() {
             d.put_network(spec.id, &network(&spec)).expect("network");
+            d.put_snat_pools(spec.id, &[], |_| false).expect("SNAT addresses");
             d.sync_no_masquerade(spec.id, &spec.no_masquerade).expect("no_masquerade");
         }
         for pod in PODS {
@@ -182,6 +183,8 @@ impl Bench {
             addresses.iter().flat_map(|p| [(p.v4.into(), self.uplink), (p.v6.into(), self.uplink)]).collect();
         d.sync_host_addresses(&addresses).expect("host addresses");
         for (id, publish, ports) in publishes() {
+            d.set_backends(id, None).expect("backends");
+            d.sync_allowed(id, &[]).expect("prefixes");
             for ports in ports {
                 d.put_publish(id, &publish, &ports).expect("publish");
             }
@@ -227,6 +230,12 @@ impl Bench {
         let mut network = self.datapath.network(id).expect("read").expect("a network");
         change(&mut network);
         self.datapath.put_network(id, &network).expect("network");
+    }
+
+    /// Gives a network these SNAT addresses, of which the host has the `live` ones.
+    pub fn set_snat_pool(&self, id: u16, addresses: &[IpAddr], live: &[IpAddr]) {
+        self.datapath.put_snat_pools(id, addresses, |a| live.contains(&a)).expect("SNAT addresses");
+        assert_eq!(self.datapath.snat_addresses(id).expect("read"), live);
     }
 
     /// Sets the uplink's MTU.
@@ -350,6 +359,7 @@ fn networks() -> [NetworkSpec; 3] {
         gateway6: Some(six.parse().expect("net")),
         mtu_bytes: POD_MTU,
         masquerade,
+        snat_addresses: Vec::new(),
         endpoint_independent: false,
         host_access,
         no_masquerade: Vec::new(),
