@@ -72,6 +72,8 @@ pub mod program {
     pub const FROM_HOST: &str = "from_host";
     /// TC ingress on an uplink.
     pub const FROM_UPLINK: &str = "from_uplink";
+    /// TC ingress on an uplink without a link layer.
+    pub const FROM_UPLINK_L3: &str = "from_uplink_l3";
     /// Cgroup hook: [`crate::host_socket::SocketHook::Connect4`]; the rest likewise.
     pub const CONNECT4: &str = "connect4";
     /// See [`CONNECT4`].
