@@ -39,11 +39,12 @@ pub const MAX_ALLOWED_PREFIXES: u32 = 16_384;
 /// Default number of flow entries of one family; each flow takes two.
 pub const DEFAULT_FLOW_ENTRIES: u32 = 262_144;
 
-/// Datagrams in pieces of one family, of all areas; the least recently used one gives way.
+/// Datagrams in pieces of one family, of all areas; the least recently used one gives way. On a machine with more than 16 CPUs
+/// there are more: the kernel keeps places free for each.
 pub const MAX_DATAGRAMS: u32 = 4096;
 
 /// Datagrams in pieces of one pod, of one family.
-pub const DATAGRAMS_PER_POD: u32 = 64;
+pub const DATAGRAMS_PER_POD: u32 = 256;
 
 /// Areas for machines on the LAN, by source address.
 pub const LAN_AREAS: u32 = 4;

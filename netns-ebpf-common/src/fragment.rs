@@ -21,6 +21,9 @@ pub const RECEIVED_WORDS: usize = 128;
 /// Largest frame that can wait, link layer included: jumbo frames of 9216 bytes.
 pub const HELD_FRAME_BYTES: usize = 9232;
 
+/// Places of an area a datagram may have: the first free one, or that of the oldest.
+pub const WAYS: u32 = 4;
+
 /// A sender's place for a datagram.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -28,17 +31,18 @@ pub struct DatagramSlot {
     /// A pod's slot, or [`lan_area`].
     pub area: u32,
     /// Place in the area.
-    pub bucket: u32,
+    pub place: u32,
 }
 
 impl DatagramSlot {
-    /// The place of a datagram in an area. Datagrams whose identifications follow each other are side by side.
+    /// The first of the [`WAYS`] places a datagram may have in an area. Those of datagrams whose identifications follow each other
+    /// are side by side.
     #[inline(always)]
-    pub fn new<A: Address>(area: u32, src: &A, dst: &A, id: [u8; 4]) -> Self {
+    pub fn first<A: Address>(area: u32, src: &A, dst: &A, id: [u8; 4]) -> Self {
         let id = u32::from_be_bytes(id);
         let places = if area < abi::MAX_ENDPOINTS { abi::DATAGRAMS_PER_POD } else { abi::DATAGRAMS_PER_LAN_AREA };
         let at = (id ^ (id >> 16)).wrapping_add(mix(src)).wrapping_add(mix(dst).rotate_left(7));
-        Self { area, bucket: at & (places - 1) }
+        Self { area, place: (at & (places / WAYS - 1)) * WAYS }
     }
 }
 
@@ -170,13 +174,14 @@ pod!(HeldPiece: size 9248, align 8);
 
 const _: () = assert!(abi::HELD_PER_AREA == 64, "as many as Datagram::held has bits");
 const _: () = assert!(RECEIVED_WORDS as u32 * 64 * UNIT_BYTES == 0x1_0000);
-const _: () = assert!(abi::DATAGRAMS_PER_POD.is_power_of_two() && abi::DATAGRAMS_PER_LAN_AREA.is_power_of_two());
+const _: () = assert!(
+    WAYS.is_power_of_two() && abi::DATAGRAMS_PER_POD.is_power_of_two() && abi::DATAGRAMS_PER_LAN_AREA.is_power_of_two()
+);
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
     use std::vec::Vec;
 
     proptest! {
@@ -194,16 +199,18 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_in_a_row_have_places_of_their_own() {
+    fn datagrams_in_a_row_share_the_places_evenly() {
         let (src, dst) = (Addr4([10, 244, 0, 10]), Addr4([192, 0, 2, 1]));
         for (area, places) in [(3, abi::DATAGRAMS_PER_POD), (lan_area(&src), abi::DATAGRAMS_PER_LAN_AREA)] {
             for start in [0u16, 200, 0xfff0] {
-                let place = |i: u32| {
+                let first = |i: u32| {
                     let [a, b] = start.wrapping_add(i as u16).to_be_bytes();
-                    DatagramSlot::new(area, &src, &dst, [a, b, 17, 0]).bucket
+                    DatagramSlot::first(area, &src, &dst, [a, b, 17, 0]).place
                 };
-                let found: BTreeSet<u32> = (0..places).map(place).collect();
-                assert_eq!(found.len() as u32, places, "from {start}");
+                let mut found: Vec<u32> = (0..places).map(first).collect();
+                found.sort_unstable();
+                let wanted: Vec<u32> = (0..places).map(|i| i / WAYS * WAYS).collect();
+                assert_eq!(found, wanted, "from {start}");
             }
         }
     }

@@ -51,18 +51,21 @@ impl<F: FamilyMaps> DatagramRef<F> {
         Self::find(slot).ok_or(DropReason::Fragment)
     }
 
-    /// Whether this is the datagram a piece belongs to, and still in time.
+    /// Whether this is the datagram a piece belongs to.
     #[inline(always)]
-    pub fn is_of(self, zone: u16, p: &Parsed<F::Addr>, oldest_ns: u64) -> bool {
+    pub fn is_of(self, zone: u16, p: &Parsed<F::Addr>) -> bool {
         // SAFETY: `self.0` came from a look-up of this run, which map memory outlives; these fields are constant.
         unsafe {
             let d = self.0.as_ptr();
-            (*d).id == p.fragment_id
-                && (*d).zone == zone
-                && (*d).src == p.tuple.src
-                && (*d).dst == p.tuple.dst
-                && (*d).seen_ns >= oldest_ns
+            (*d).id == p.fragment_id && (*d).zone == zone && (*d).src == p.tuple.src && (*d).dst == p.tuple.dst
         }
+    }
+
+    /// When the first of its pieces came.
+    #[inline(always)]
+    pub fn seen_ns(self) -> u64 {
+        // SAFETY: as in `is_of`.
+        unsafe { (*self.0.as_ptr()).seen_ns }
     }
 
     /// Tells its waiting pieces from those of others.
@@ -164,6 +167,13 @@ impl<F: FamilyMaps> DatagramRef<F> {
         // SAFETY: as in `receive`.
         unsafe { atomic::swap(addr_of_mut!((*self.0.as_ptr()).held), 0) }
     }
+}
+
+/// The place of the datagram of the piece at hand.
+#[inline(always)]
+pub fn datagram_slot<F: FamilyMaps>() -> Result<&'static mut DatagramSlot, DropReason> {
+    // SAFETY: per-CPU, no nesting, and nobody holds a reference across another's write.
+    Ok(unsafe { &mut (*scratch::<F>()?).datagram_slot })
 }
 
 /// Where a piece is put together that shall wait; asked for once per run.

@@ -26,7 +26,7 @@ use netns_ebpf_common::publish::{Backends, Publish, PublishKey, PublishedPort};
 use netns_ebpf_common::verdict::{DROP_COUNTERS, DropReason};
 use netns_ebpf_common::{Addr4, Addr6};
 
-pub use self::datagram::{DatagramRef, held, held_scratch, hold, next_held, oldest_held};
+pub use self::datagram::{DatagramRef, datagram_slot, held, held_scratch, hold, next_held, oldest_held};
 pub use self::flow::{FlowRef, InsertError};
 use crate::stage::flow::Plan;
 use crate::stage::port::Search;
@@ -122,6 +122,8 @@ pub struct Scratch<A> {
     peer_key: FlowKey<A>,
     /// A datagram in pieces as it is put into the table: nothing of it has come.
     datagram: Datagram<A>,
+    /// The place of the datagram of the piece at hand.
+    datagram_slot: DatagramSlot,
 }
 
 /// A flow being opened: both entries, and room for the key of whatever stands in its way.

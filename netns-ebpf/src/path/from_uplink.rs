@@ -142,17 +142,17 @@ fn piece<F: FamilyMaps>(pkt: &Packet, p: &mut Parsed<<F as Family>::Addr>) -> Ve
     settle(|| {
         let area = lan_area(&p.tuple.src);
         match fragment::track::<F>(pkt, area, ZONE_HOST, p) {
-            Ok(()) if fragment::is_awaited::<F>(area, p) && is_ours::<F>(p) => {
-                fragment::replay::<F>(pkt, area, p).map(|()| Verdict::HELD)
+            Ok(()) if fragment::is_awaited::<F>(p) && is_ours::<F>(p) => {
+                fragment::replay::<F>(pkt, area).map(|()| Verdict::HELD)
             }
             Ok(()) => Ok(fragment::GO_ON),
             Err(DropReason::Fragment) => {
                 if maps::is_host_addr::<F>(p.tuple.dst) {
-                    let _without_a_copy = fragment::hold::<F>(pkt, area, p);
+                    let _without_a_copy = fragment::hold::<F>(pkt, area);
                     return Ok(Verdict::PASS);
                 }
                 match maps::slot_by_addr::<F>(ZONE_HOST as u32, p.tuple.dst) {
-                    Some(_) => fragment::hold::<F>(pkt, area, p).map(|()| Verdict::HELD),
+                    Some(_) => fragment::hold::<F>(pkt, area).map(|()| Verdict::HELD),
                     None => Ok(Verdict::PASS),
                 }
             }

@@ -9,7 +9,8 @@
 use netns_ebpf_common::abi::HELD_PER_AREA;
 use netns_ebpf_common::family::Family;
 use netns_ebpf_common::fragment::{
-    DatagramSlot, FRAGMENT_TIMEOUT_NS, HELD_FRAME_BYTES, HeldKey, Progress, RECEIVED_WORDS, UNIT_BYTES, units_in_word,
+    DatagramSlot, FRAGMENT_TIMEOUT_NS, HELD_FRAME_BYTES, HeldKey, Progress, RECEIVED_WORDS, UNIT_BYTES, WAYS,
+    units_in_word,
 };
 use netns_ebpf_common::parse::{Fragment, Parsed};
 use netns_ebpf_common::verdict::{DropReason, Verdict};
@@ -25,9 +26,9 @@ pub const GO_ON: Verdict = Verdict::out(0);
 #[inline(never)]
 pub fn from_pod<F: FamilyMaps>(pkt: &Packet, area: u32, zone: u16, p: &mut Parsed<<F as Family>::Addr>) -> Verdict {
     settle(|| match track::<F>(pkt, area, zone, p) {
-        Ok(()) if is_awaited::<F>(area, p) => replay::<F>(pkt, area, p).map(|()| Verdict::HELD),
+        Ok(()) if is_awaited::<F>(p) => replay::<F>(pkt, area).map(|()| Verdict::HELD),
         Ok(()) => Ok(GO_ON),
-        Err(DropReason::Fragment) => hold::<F>(pkt, area, p).map(|()| Verdict::HELD),
+        Err(DropReason::Fragment) => hold::<F>(pkt, area).map(|()| Verdict::HELD),
         Err(reason) => Err(reason),
     })
 }
@@ -42,17 +43,14 @@ pub fn track<F: FamilyMaps>(
     zone: u16,
     p: &mut Parsed<<F as Family>::Addr>,
 ) -> Result<(), DropReason> {
-    let slot = slot(area, p);
     let now = now_ns();
-    let live = DatagramRef::<F>::find(&slot).filter(|d| {
-        d.is_of(zone, p, now.saturating_sub(FRAGMENT_TIMEOUT_NS)) && !matches!(d.progress(), Progress::Complete)
-    });
-    let d = match live {
-        Some(d) => d,
-        None => {
-            let serial = u64::from(random()) << 32 | u64::from(random());
-            DatagramRef::start(&slot, zone, p, serial, now)?
-        }
+    let known = locate::<F>(area, zone, p, now.saturating_sub(FRAGMENT_TIMEOUT_NS));
+    let slot = maps::datagram_slot::<F>()?;
+    let d = if known {
+        DatagramRef::<F>::find(slot).ok_or(DropReason::Fragment)?
+    } else {
+        let serial = u64::from(random()) << 32 | u64::from(random());
+        DatagramRef::start(slot, zone, p, serial, now)?
     };
     if matches!(p.fragment, Fragment::First) {
         if matches!(d.progress(), Progress::Waiting) {
@@ -68,6 +66,33 @@ pub fn track<F: FamilyMaps>(
         d.tell(p);
     }
     note(pkt, d, p)
+}
+
+/// Whether a piece's datagram is known; its place, or the one it shall have, is left in [`maps::datagram_slot`].
+#[inline(never)]
+fn locate<F: FamilyMaps>(area: u32, zone: u16, p: &Parsed<<F as Family>::Addr>, oldest_ns: u64) -> bool {
+    let Ok(slot) = maps::datagram_slot::<F>() else { return false };
+    *slot = DatagramSlot::first(area, &p.tuple.src, &p.tuple.dst, p.fragment_id);
+    let first = slot.place;
+    let (mut best, mut best_ns) = (first, u64::MAX);
+    for way in 0..WAYS {
+        slot.place = first + way;
+        let mut seen_ns = 0;
+        if let Some(d) = DatagramRef::<F>::find(slot)
+            && d.seen_ns() >= oldest_ns
+            && !matches!(d.progress(), Progress::Complete)
+        {
+            if d.is_of(zone, p) {
+                return true;
+            }
+            seen_ns = d.seen_ns();
+        }
+        if seen_ns < best_ns {
+            (best, best_ns) = (slot.place, seen_ns);
+        }
+    }
+    slot.place = best;
+    false
 }
 
 /// Notes which bytes have come.
@@ -137,18 +162,18 @@ impl<F: FamilyMaps> Steps for Note<F> {
 
 /// Whether a piece is a first one others wait for.
 #[inline(always)]
-pub fn is_awaited<F: FamilyMaps>(area: u32, p: &Parsed<<F as Family>::Addr>) -> bool {
-    matches!(p.fragment, Fragment::First) && DatagramRef::<F>::find(&slot(area, p)).is_some_and(|d| d.held() != 0)
+pub fn is_awaited<F: FamilyMaps>(p: &Parsed<<F as Family>::Addr>) -> bool {
+    matches!(p.fragment, Fragment::First) && at_hand::<F>().is_ok_and(|d| d.held() != 0)
 }
 
 /// Keeps a copy of a piece until the first of its datagram comes; that of one [`track`] has just seen.
 #[inline(never)]
-pub fn hold<F: FamilyMaps>(pkt: &Packet, area: u32, p: &Parsed<<F as Family>::Addr>) -> Result<(), DropReason> {
+pub fn hold<F: FamilyMaps>(pkt: &Packet, area: u32) -> Result<(), DropReason> {
     let len_bytes = pkt.len_bytes();
     if len_bytes > HELD_FRAME_BYTES {
         return Err(DropReason::Fragment);
     }
-    let d = DatagramRef::<F>::find(&slot(area, p)).ok_or(DropReason::Fragment)?;
+    let d = at_hand::<F>()?;
     let piece = maps::held_scratch()?;
     pkt.copy_to(len_bytes, &mut piece.frame)?;
     piece.serial = d.serial();
@@ -165,8 +190,8 @@ pub fn hold<F: FamilyMaps>(pkt: &Packet, area: u32, p: &Parsed<<F as Family>::Ad
 
 /// Sends a first piece and those that waited for it through the ingress of their device. The packet is spent.
 #[inline(never)]
-pub fn replay<F: FamilyMaps>(pkt: &Packet, area: u32, p: &Parsed<<F as Family>::Addr>) -> Result<(), DropReason> {
-    let d = DatagramRef::<F>::find(&slot(area, p)).ok_or(DropReason::Fragment)?;
+pub fn replay<F: FamilyMaps>(pkt: &Packet, area: u32) -> Result<(), DropReason> {
+    let d = at_hand::<F>()?;
     let place = maps::oldest_held(area);
     let held = d.take_held().rotate_right(place);
     let mut replay = Replay { serial: d.serial(), held, key: HeldKey { area, place }, ifindex: pkt.ifindex() };
@@ -210,7 +235,8 @@ impl Steps for Replay {
     }
 }
 
+/// The datagram of the piece [`track`] has just seen.
 #[inline(always)]
-fn slot<A: netns_ebpf_common::family::Address>(area: u32, p: &Parsed<A>) -> DatagramSlot {
-    DatagramSlot::new(area, &p.tuple.src, &p.tuple.dst, p.fragment_id)
+fn at_hand<F: FamilyMaps>() -> Result<DatagramRef<F>, DropReason> {
+    DatagramRef::find(maps::datagram_slot::<F>()?).ok_or(DropReason::Fragment)
 }
