@@ -147,8 +147,8 @@ pub struct HeldPiece {
     pub serial: u64,
     /// Length of the frame.
     pub len_bytes: u32,
-    /// Padding, zero.
-    pub _pad: u32,
+    /// Index of the device it came in by: another one's frames may have no link layer.
+    pub ifindex: u32,
     /// The frame.
     pub frame: [u8; HELD_FRAME_BYTES],
 }

@@ -379,8 +379,8 @@ both!(
             piece.piece.as_mut().expect("a piece").id = id;
             assert_eq!(b.run(netns::datapath::Hook::FromPod, meta, &piece.bytes()).action, 2);
         }
-        // 64 places of red's, one of blue's, one of the LAN's.
-        assert_eq!(b.datagrams(v), 66);
+        // 256 places of red's, one of blue's, one of the LAN's.
+        assert_eq!(b.datagrams(v), 258);
         b.pod_sends(BLUE, &sent[0], &Want::held());
         again.0.expect(&sent);
         for (piece, left) in sent.iter().zip(&left) {

@@ -178,6 +178,7 @@ pub fn hold<F: FamilyMaps>(pkt: &Packet, area: u32) -> Result<(), DropReason> {
     pkt.copy_to(len_bytes, &mut piece.frame)?;
     piece.serial = d.serial();
     piece.len_bytes = len_bytes as u32;
+    piece.ifindex = pkt.ifindex();
     let place = maps::next_held(area)?;
     maps::hold(&HeldKey { area, place }, piece)?;
     d.add_held(1 << (place & 63));
@@ -213,7 +214,11 @@ impl Replay {
     /// The packet becomes the piece at hand, if that is one of the datagram's.
     #[inline(always)]
     fn take(&self, pkt: &Packet) -> Result<(), DropReason> {
-        let is_ours = || maps::held(&self.key).filter(|piece| piece.serial == self.serial).ok_or(DropReason::Fragment);
+        let is_ours = || {
+            maps::held(&self.key)
+                .filter(|p| p.serial == self.serial && p.ifindex == self.ifindex)
+                .ok_or(DropReason::Fragment)
+        };
         let piece = is_ours()?;
         pkt.copy_from(piece.len_bytes as usize, &piece.frame)?;
         // Still the same: then it was while it was copied.
