@@ -39,6 +39,8 @@ pub mod fragment;
 pub mod hdr;
 pub mod host;
 pub mod host_socket;
+#[doc = include_str!("../docs/nat-rfcs.md")]
+pub mod nat_rfcs {}
 pub mod network;
 pub mod parse;
 mod pod;
