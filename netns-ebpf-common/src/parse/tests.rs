@@ -227,6 +227,15 @@ fn quotes_golden() {
     let first = [&[17, 0, 0, 1, 1, 2, 3, 4][..], &UDP].concat();
     assert!(quote6(frame6(44, &first).as_slice(), ETH_LEN, &mut q));
     assert_eq!((q.proto, q.l4_off(), q.tuple.dport.get()), (17, 62, 53));
+    let options = [60, 0, 1, 4, 0, 0, 0, 0, 44, 0, 1, 4, 0, 0, 0, 0];
+    let behind = frame6(0, &[&options[..], &first].concat());
+    assert!(quote6(behind.as_slice(), ETH_LEN, &mut q));
+    assert_eq!((q.proto, q.l4_off(), q.tuple.dport.get()), (17, 78, 53));
+    for length in 0..behind.len() {
+        assert!(!quote6(&behind[..length], ETH_LEN, &mut q), "{length} bytes");
+    }
+    let later = [&[17, 0, 0, 8, 1, 2, 3, 4][..], &UDP].concat();
+    assert!(!quote6(frame6(44, &later).as_slice(), ETH_LEN, &mut q), "a later piece");
 }
 
 /// Everything a parsed packet points at lies inside the frame.
