@@ -246,8 +246,10 @@ drop_reasons! {
     SourceRoute = 31, "source-route";
     /// The publish's `allow` list does not have the client's address.
     NotAllowed = 32, "not-allowed";
+    /// The pod has all the flows it may have (`netns status` counts them); if it opened the flow it got administratively-prohibited.
+    FlowLimit = 33, "flow-limit";
     /// A fragment that overlaps another of its datagram or repeats it; after an overlap the whole datagram is dropped.
-    FragmentOverlap = 33, "fragment-overlap";
+    FragmentOverlap = 34, "fragment-overlap";
 }
 
 /// Elements of the drop counters.
