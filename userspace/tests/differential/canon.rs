@@ -101,31 +101,39 @@ pub fn is_syn(packet: &[u8]) -> bool {
     header(packet).is_ok_and(|h| h.proto == 6 && packet[h.l4_at + 13] & 0x3f == 2)
 }
 
-/// Puts pieces together, which come in order, and cuts what follows the packets.
+/// A packet's offset in its datagram, and whether more follows.
+fn place(packet: &[u8]) -> (usize, bool) {
+    if packet[0] >> 4 == 4 {
+        let field = word(packet, 6);
+        return (usize::from(field & 0x1fff) * 8, field & 0x2000 != 0);
+    }
+    let field = if packet[6] == 44 { word(packet, 42) } else { 0 };
+    (usize::from(field & !7), field & 1 != 0)
+}
+
+/// With the pieces, which are of one datagram, in the order of their places: they may be sent in any.
+fn in_order(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let is_piece = |packet: &Vec<u8>| place(packet) != (0, false);
+    let mut pieces: Vec<_> = packets.iter().filter(|p| is_piece(p)).collect();
+    pieces.sort_by_key(|packet| place(packet).0);
+    let mut pieces = pieces.into_iter();
+    packets.iter().map(|p| if is_piece(p) { pieces.next().unwrap_or(p) } else { p }.clone()).collect()
+}
+
+/// Puts pieces together, which may come in any order, and cuts what follows the packets.
 pub fn whole(end: End, packets: &[Vec<u8>]) -> Result<Vec<(End, bool, Vec<u8>)>, String> {
     let mut out: Vec<(End, bool, Vec<u8>)> = Vec::new();
     let mut open: Option<(Vec<u8>, usize)> = None;
     let mut first_bytes = 0;
-    for packet in packets {
-        let mut packet = packet.clone();
+    for mut packet in in_order(packets) {
         let v4 = packet[0] >> 4 == 4;
         let length = if v4 { usize::from(word(&packet, 2)) } else { 40 + usize::from(word(&packet, 4)) };
         if length > packet.len() {
             return Err(format!("a packet says it has {length} bytes: {packet:02x?}"));
         }
         packet.truncate(length);
-        let (field, body_at) = if v4 {
-            (word(&packet, 6) & 0x3fff, usize::from(packet[0] & 15) * 4)
-        } else if packet[6] == 44 {
-            (word(&packet, 42), 48)
-        } else {
-            (0, 40)
-        };
-        let (offset, more) = if v4 {
-            (usize::from(field & 0x1fff) * 8, field & 0x2000 != 0)
-        } else {
-            (usize::from(field & !7), field & 1 != 0)
-        };
+        let body_at = if v4 { usize::from(packet[0] & 15) * 4 } else { 40 + if packet[6] == 44 { 8 } else { 0 } };
+        let (offset, more) = place(&packet);
         if offset == 0 && !more && (v4 || packet[6] != 44) {
             out.push((end, false, packet));
             continue;
