@@ -1,12 +1,12 @@
 //! The start of a packet that an ICMP error quotes.
 
-use super::{IcmpKind, Off};
+use super::{Fragment, IcmpKind, MAX_EXTENSION_HEADERS, Off, Parsed, is_extension};
 use crate::family::{Family, V4, V6};
 use crate::flow::{FlowTuple, proto};
 use crate::hdr::Frame;
 use crate::hdr::icmp::IcmpHdr;
 use crate::hdr::ipv4::{IPV4_LEN, Ipv4Hdr};
-use crate::hdr::ipv6::{FragmentHdr, IPV6_LEN, Ipv6Hdr, next};
+use crate::hdr::ipv6::{IPV6_LEN, Ipv6Hdr};
 use crate::{Addr4, Addr6, Port};
 
 /// The start of a packet quoted by an ICMP error.
@@ -20,6 +20,8 @@ pub struct Quote<A> {
     pub proto: u8,
     /// What a quoted ICMP message is.
     pub icmp: IcmpKind,
+    /// Where IPv6's extension headers are followed.
+    chain: Parsed<A>,
 }
 
 impl<A> Quote<A> {
@@ -56,24 +58,30 @@ pub fn quote4<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Addr4>) ->
     quote_transport::<V4, T>(frame, off, ip.header_len(), q)
 }
 
-/// Parses an IPv6 packet quoted at `off` into `q`; `false` if it is none of a flow's. Only a fragment header is followed.
+/// Parses an IPv6 packet quoted at `off` into `q`; `false` if it is none of a flow's. Extension headers are followed as in a packet
+/// that is not quoted.
 #[inline(always)]
 pub fn quote6<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Addr6>) -> bool {
     let Some(ip) = frame.read::<Ipv6Hdr>(off) else { return false };
     if ip.version() != 6 {
         return false;
     }
-    q.tuple = FlowTuple { src: Addr6(ip.src), dst: Addr6(ip.dst), ..FlowTuple::default() };
-    q.proto = ip.next_header;
-    let mut headers_len = IPV6_LEN;
-    if ip.next_header == next::FRAGMENT {
-        let Some(f) = frame.read::<FragmentHdr>(off + IPV6_LEN) else { return false };
-        if f.fragment_offset() != 0 {
+    let Some(l4_off) = Off::new(off + IPV6_LEN) else { return false };
+    let chain = &mut q.chain;
+    chain.proto = ip.next_header;
+    chain.l4_off = l4_off;
+    chain.headers_len_bytes = IPV6_LEN as u16;
+    chain.fragment = Fragment::Whole;
+    chain.refused = None;
+    if is_extension(ip.next_header) {
+        frame.walk(MAX_EXTENSION_HEADERS as u32, chain);
+        if chain.refused.is_some() || matches!(chain.fragment, Fragment::Later) {
             return false;
         }
-        q.proto = f.next_header;
-        headers_len += size_of::<FragmentHdr>();
     }
+    let headers_len = chain.headers_len_bytes as usize;
+    q.proto = chain.proto;
+    q.tuple = FlowTuple { src: Addr6(ip.src), dst: Addr6(ip.dst), ..FlowTuple::default() };
     quote_transport::<V6, T>(frame, off, headers_len, q)
 }
 
