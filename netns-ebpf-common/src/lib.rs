@@ -39,6 +39,7 @@ pub mod fragment;
 pub mod hdr;
 pub mod host;
 pub mod host_socket;
+pub mod mapping;
 pub mod network;
 pub mod parse;
 mod pod;

@@ -231,6 +231,8 @@ drop_reasons! {
     SourceRoute = 31, "source-route";
     /// The publish's `allow` list does not have the client's address.
     NotAllowed = 32, "not-allowed";
+    /// To the port of a pod's endpoint-independent mapping, from somebody the pod has not sent to, which the network's `filtering` forbids.
+    Filtered = 33, "filtered";
 }
 
 /// Elements of the drop counters.

@@ -3,6 +3,7 @@
 //! The only place where a [`Verdict`] becomes an action of the kernel is [`act`] below.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(missing_docs, reason = "the program macro exports an undocumented twin of each function")]
 
 mod maps;

@@ -4,8 +4,9 @@ use core::ptr::NonNull;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, State};
+use netns_ebpf_common::mapping;
 
-use super::{FamilyMaps, scratch};
+use super::{FamilyMaps, mapping_key, scratch};
 
 /// An entry of the flow table, in place.
 ///
@@ -33,10 +34,10 @@ impl<F: FamilyMaps> FlowRef<F> {
         }
     }
 
-    /// Removes; absent is fine.
+    /// Removes an entry nothing counts yet; says whether it was there.
     #[inline(always)]
-    pub fn remove(key: &FlowKey<F::Addr>) {
-        let _absent_is_fine = F::flows().remove(key);
+    pub fn remove(key: &FlowKey<F::Addr>) -> bool {
+        F::flows().remove(key).is_ok()
     }
 
     /// What the tuple becomes.
@@ -101,12 +102,42 @@ impl<F: FamilyMaps> FlowRef<F> {
     }
 
     /// Removes both directions; `key` is this one's.
-    #[inline(always)]
+    #[inline(never)]
     pub fn remove_both(self, key: &FlowKey<F::Addr>) {
-        if let Some(peer_key) = self.peer_key(key.proto) {
-            Self::remove(peer_key);
+        if let Some(peer_key) = self.peer_key(key.proto)
+            && let Some(peer) = Self::find(peer_key)
+        {
+            peer.remove_one(peer_key);
         }
-        Self::remove(key);
+        self.remove_one(key);
+    }
+
+    /// Whoever takes an entry out counts it no longer in its mapping.
+    #[inline(always)]
+    fn remove_one(self, key: &FlowKey<F::Addr>) {
+        let (flags, seen) = (self.flags(), self.last_seen_ns());
+        if Self::remove(key) && flags & FlowEntry::<F::Addr>::MAPPED != 0 {
+            leave_mapping::<F>(key, seen);
+        }
+    }
+
+    /// Of a mapping's inside entry: how many flows it counts.
+    #[inline(always)]
+    pub fn mapped_flows(self) -> u32 {
+        // SAFETY: an aligned word other CPUs may change.
+        unsafe { core::ptr::addr_of!((*self.0.as_ptr()).ack).read_volatile() }
+    }
+
+    /// Adds to that number, modulo 2^32.
+    ///
+    /// Written as an instruction, as core has no atomic additions for targets without compare-and-swap of every width.
+    #[inline(always)]
+    fn add_mapped_flows(self, n: u32) {
+        // SAFETY: an aligned word of map memory, which outlives the run; the instruction reads and writes nothing else.
+        unsafe {
+            let word = core::ptr::addr_of_mut!((*self.0.as_ptr()).ack);
+            core::arch::asm!("lock *(u32 *)({word} + 0) += {n}", word = in(reg) word, n = in(wreg) n, options(nostack));
+        }
     }
 
     /// Where the connection stands.
@@ -169,4 +200,42 @@ pub enum InsertError {
     Exists,
     /// No room.
     Full,
+}
+
+/// Counts a flow in the mapping of its entry with this key.
+#[inline(always)]
+pub fn enter_mapping<F: FamilyMaps>(key: &FlowKey<F::Addr>) {
+    if let Some(inside) = mapping_of::<F>(key) {
+        inside.add_mapped_flows(1);
+    }
+}
+
+/// Counts it no longer; `last_seen_ns` is the entry's, which the mapping's own stamp lags behind.
+#[inline(always)]
+fn leave_mapping<F: FamilyMaps>(key: &FlowKey<F::Addr>, last_seen_ns: u64) {
+    if let Some(inside) = mapping_of::<F>(key) {
+        // A mapping that was made anew does not know the flows of the former one.
+        if inside.mapped_flows() != 0 {
+            inside.add_mapped_flows(u32::MAX);
+        }
+        if inside.last_seen_ns() < last_seen_ns {
+            inside.touch(last_seen_ns);
+        }
+    }
+}
+
+/// The inside entry of the mapping of a flow's entry with this key, whether its time is over or not.
+#[inline(always)]
+pub fn mapping_of<F: FamilyMaps>(key: &FlowKey<F::Addr>) -> Option<FlowRef<F>> {
+    let inside = mapping_key::<F>()?;
+    mapping::set_inside_key(inside, key.zone, key.proto, &key.tuple);
+    FlowRef::find(inside)
+}
+
+/// The outside entry of the mapping a packet with this tuple is sent to, whether its time is over or not.
+#[inline(always)]
+pub fn mapping_at<F: FamilyMaps>(proto: u8, tuple: &FlowTuple<F::Addr>) -> Option<FlowRef<F>> {
+    let outside = mapping_key::<F>()?;
+    mapping::set_outside_key(outside, proto, tuple);
+    FlowRef::find(outside)
 }

@@ -2,12 +2,14 @@
 
 use netns_ebpf_common::family::Family;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, State, TimeoutClass, proto, rst_acceptable, tcp_flag};
+use netns_ebpf_common::mapping::stamps;
 use netns_ebpf_common::parse::{IcmpKind, L4, Parsed};
 use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, FamilyMaps, FlowRef, InsertError};
 use crate::packet::{Packet, now_ns};
-use crate::stage::port::{self, Ports};
+use crate::stage::mapping;
+use crate::stage::port::{self, Claim, Ports};
 
 /// Whether a flow can be made of this packet's protocol.
 #[inline(always)]
@@ -42,6 +44,10 @@ pub fn may_open<A>(p: &Parsed<A>) -> bool {
 pub fn find<F: FamilyMaps>(zone: u16, p: &Parsed<<F as Family>::Addr>) -> Option<FlowRef<F>> {
     let key = FlowKey::new(zone, p.proto, p.tuple);
     let flow = FlowRef::<F>::find(&key)?;
+    if flow.flags() & FlowEntry::<F::Addr>::MAPPING != 0 {
+        // The address of nobody is nobody's.
+        return None;
+    }
     let now = now_ns();
     if is_expired(flow, p.proto, now) {
         flow.remove_both(&key);
@@ -56,10 +62,19 @@ pub fn find<F: FamilyMaps>(zone: u16, p: &Parsed<<F as Family>::Addr>) -> Option
             }
             // RFC 4787 REQ-6: inbound packets need not refresh a mapping; outbound ones must. Each direction has its own
             // clock here and the flow lives while either runs.
-            flow.touch(now);
+            touch(flow, &key, now);
             Some(flow)
         }
     }
+}
+
+/// Notes a packet in this direction, now and then in the pod's mapping too.
+#[inline(always)]
+fn touch<F: FamilyMaps>(flow: FlowRef<F>, key: &FlowKey<F::Addr>, now: u64) {
+    if flow.flags() & FlowEntry::<F::Addr>::MAPPED != 0 && stamps(flow.last_seen_ns(), now) {
+        mapping::stamp::<F>(key, now);
+    }
+    flow.touch(now);
 }
 
 #[inline(always)]
@@ -96,7 +111,7 @@ fn advance_tcp<F: FamilyMaps>(
     if flags & tcp_flag::ACK != 0 {
         flow.set_ack_window(p.tcp.ack, u32::from(p.tcp.window));
     }
-    flow.touch(now);
+    touch(flow, key, now);
     Some(flow)
 }
 
@@ -104,6 +119,9 @@ fn advance_tcp<F: FamilyMaps>(
 #[inline(always)]
 pub fn find_quoted<F: FamilyMaps>(zone: u16, proto: u8, quoted: &FlowTuple<F::Addr>) -> Option<FlowRef<F>> {
     let flow = FlowRef::<F>::find(&FlowKey::new(zone, proto, quoted.reverse()))?;
+    if flow.flags() & FlowEntry::<F::Addr>::MAPPING != 0 {
+        return None;
+    }
     if is_expired(flow, proto, now_ns()) { None } else { Some(flow) }
 }
 
@@ -113,6 +131,15 @@ fn is_expired<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, now: u64) -> bool {
     let timeout_ns = maps::timeout_ns(flow.state().timeout_class(proto));
     let peer_last_seen_ns = || flow.peer(proto).map(FlowRef::last_seen_ns);
     netns_ebpf_common::flow::is_expired(flow.last_seen_ns(), peer_last_seen_ns, now, timeout_ns)
+}
+
+/// The same of a flow or a mapping.
+#[inline(always)]
+fn is_over<F: FamilyMaps>(entry: FlowRef<F>, proto: u8, now: u64) -> bool {
+    if entry.flags() & FlowEntry::<F::Addr>::MAPPING != 0 {
+        return mapping::is_expired(entry, proto, now);
+    }
+    is_expired(entry, proto, now)
 }
 
 #[inline(always)]
@@ -139,9 +166,9 @@ pub struct Plan {
     pub zone: u16,
     /// Zone of the other side.
     pub peer_zone: u16,
-    /// `FlowEntry::TO_UPLINK` or 0.
+    /// `FlowEntry::TO_UPLINK`, `TURNS_BACK`, and `MAPPED` to have a mapping, or 0.
     pub flags: u8,
-    /// `FlowEntry::TO_UPLINK` or 0.
+    /// `FlowEntry::TO_UPLINK`, `TURNS_BACK`, and `MAPPED` to be counted in the one there is, or 0.
     pub peer_flags: u8,
     /// How the source port is chosen.
     pub ports: Ports,
@@ -149,12 +176,21 @@ pub struct Plan {
     pub _pad: u8,
 }
 
-/// Inserts both directions of a new flow; [`opened`] finds it.
+/// Opens a new flow; [`opened`] finds it. One that leaves for the LAN gets a mapping before, if it is to have one.
+#[inline(always)]
+pub fn open<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>, leaves: bool) -> Result<(), DropReason> {
+    if leaves && maps::opening_flow::<F>()?.plan.flags & FlowEntry::<F::Addr>::MAPPED != 0 {
+        mapping::obtain::<F>(pkt, p)?;
+    }
+    insert::<F>(pkt, p)
+}
+
+/// Inserts both directions.
 ///
 /// The reply's entry goes first and claims the port: if the opener's entry cannot follow, the claim is taken back, so the two
 /// come together or not at all. If another CPU opened the same flow meanwhile, its entry is the one used.
 #[inline(never)]
-pub fn open<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Result<(), DropReason> {
+fn insert<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Result<(), DropReason> {
     let now = now_ns();
     let s = maps::opening_flow::<F>()?;
     let plan = s.plan;
@@ -174,25 +210,38 @@ pub fn open<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Res
     s.peer_entry.peer_zone = plan.zone;
     s.peer_entry.flags = plan.peer_flags | FlowEntry::<F::Addr>::TRANSLATED;
     set_common(&mut s.peer_entry, &plan, now);
-    port::claim::<F>(pkt, plan.ports)?;
+    port::claim::<F>(pkt, Claim::Flow)?;
 
     let s = maps::opening_flow::<F>()?;
+    if s.peer_key.tuple.dst != s.entry.to.src || s.peer_key.tuple.dport != s.entry.to.sport {
+        // Not the mapping's, then.
+        s.plan.flags &= !FlowEntry::<F::Addr>::MAPPED;
+    }
     s.entry.to.src = s.peer_key.tuple.dst;
     s.entry.to.sport = s.peer_key.tuple.dport;
     s.entry.target = plan.target;
     s.entry.peer_zone = plan.peer_zone;
-    s.entry.flags = plan.flags | FlowEntry::<F::Addr>::ORIGINAL | FlowEntry::<F::Addr>::TRANSLATED;
+    s.entry.flags = s.plan.flags | FlowEntry::<F::Addr>::ORIGINAL | FlowEntry::<F::Addr>::TRANSLATED;
     set_common(&mut s.entry, &plan, now);
     if s.entry.to == p.tuple {
         s.entry.flags &= !FlowEntry::<F::Addr>::TRANSLATED;
     }
     match FlowRef::<F>::insert(&s.key, &s.entry) {
         Ok(()) => {}
-        Err(InsertError::Exists) => FlowRef::<F>::remove(&s.peer_key),
+        Err(InsertError::Exists) => {
+            FlowRef::<F>::remove(&s.peer_key);
+            return Ok(());
+        }
         Err(InsertError::Full) => {
             FlowRef::<F>::remove(&s.peer_key);
             return Err(DropReason::FlowTableFull);
         }
+    }
+    if s.plan.flags & FlowEntry::<F::Addr>::MAPPED != 0 {
+        maps::enter_mapping::<F>(&s.key);
+    }
+    if s.plan.peer_flags & FlowEntry::<F::Addr>::MAPPED != 0 {
+        maps::enter_mapping::<F>(&s.peer_key);
     }
     if plan.publish != FlowEntry::<F::Addr>::NO_OWNER {
         maps::with_publish_stats(plan.publish, |s| s.flows += 1);
@@ -228,7 +277,7 @@ fn set_common<A>(entry: &mut FlowEntry<A>, plan: &Plan, now: u64) {
 #[inline(always)]
 pub fn reap<F: FamilyMaps>(key: &FlowKey<F::Addr>, now: u64) -> bool {
     match FlowRef::<F>::find(key) {
-        Some(flow) if is_expired(flow, key.proto, now) => {
+        Some(flow) if is_over(flow, key.proto, now) => {
             flow.remove_both(key);
             true
         }

@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::topology::{Host, Network, Profile};
+use crate::topology::{Behaviour, Host, Network, Profile};
 
 fn rows() -> (InstanceRow, NetworkRow, PodRow, PublishRow) {
     (
@@ -22,6 +22,8 @@ fn rows() -> (InstanceRow, NetworkRow, PodRow, PublishRow) {
                 subnets: vec!["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()],
                 masquerade: true,
                 snat_address: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
+                mapping: Behaviour::EndpointIndependent,
+                filtering: Behaviour::AddressAndPortDependent,
                 no_masquerade: vec![],
                 mtu: None,
             },
@@ -158,5 +160,6 @@ fn an_older_versions_file_is_brought_up_to_date() {
     let instance = state.instance.unwrap();
     assert_eq!((instance.nat, instance.host_id.as_str()), (Profile::Rfc.into(), ""));
     assert!(!state.publishes[0].draining && state.networks[0].network.snat_address.is_empty());
+    assert_eq!(state.networks[0].network.mapping, Behaviour::AddressAndPortDependent);
     SqliteStore::open(&path).unwrap();
 }

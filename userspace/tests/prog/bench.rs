@@ -343,6 +343,7 @@ fn networks() -> [NetworkSpec; 3] {
         masquerade,
         snat_addresses: Vec::new(),
         endpoint_independent: false,
+        open_to_all: false,
         host_access,
         no_masquerade: Vec::new(),
     };
