@@ -2,22 +2,17 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::Path;
-use std::thread;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use common::frame::Tap;
 use common::lan::{CLIENT, SERVER, UPLINK};
 use common::pods::{RED, TOPOLOGY, client, server, site};
+use common::talk::{PATIENCE, Talk, at, flows, serve};
 use common::{Background, Isolated, isolated, wait_until};
 use netns::check::{Family, Site};
-use netns::datapath::{Datapath, FlowRecord};
 use nix::sys::signal::Signal;
 
-/// How long an answer may take that takes microseconds.
-const PATIENCE: Duration = Duration::from_secs(3);
 /// How long to wait for an answer that must not come.
 const SILENCE: Duration = Duration::from_millis(200);
 const SOON: Duration = Duration::from_secs(60);
@@ -34,79 +29,6 @@ fn other() -> Site {
 
 fn old() -> Site {
     site("host", "host", UPLINK)
-}
-
-/// Answers datagrams and connections with the address they come from, until the test's end.
-fn serve(here: &Isolated, place: &str, at: SocketAddr) {
-    let (datagrams, connections) =
-        here.inside(place, || (UdpSocket::bind(at).expect("bind UDP"), TcpListener::bind(at).expect("listen")));
-    thread::spawn(move || {
-        let mut block = [0; 64];
-        while let Ok((_, peer)) = datagrams.recv_from(&mut block) {
-            let _ = datagrams.send_to(peer.ip().to_string().as_bytes(), peer);
-        }
-    });
-    thread::spawn(move || {
-        for mut stream in connections.incoming().map_while(Result::ok) {
-            thread::spawn(move || {
-                let peer = stream.peer_addr().map(|p| format!("{}\n", p.ip())).unwrap_or_default();
-                let mut block = [0; 64];
-                while let Ok(1..) = stream.read(&mut block) {
-                    let _ = stream.write_all(peer.as_bytes());
-                }
-            });
-        }
-    });
-}
-
-/// A talk that goes on: by which address the other side sees us.
-enum Talk {
-    Datagrams(UdpSocket),
-    Connection(TcpStream),
-}
-
-impl Talk {
-    fn datagrams(here: &Isolated, from: Site, to: SocketAddr) -> Self {
-        let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
-        let socket = here.inside(from.place, || UdpSocket::bind(SocketAddr::new(from.ip(family), 0)).expect("bind"));
-        socket.connect(to).expect("connect");
-        Self::Datagrams(socket)
-    }
-
-    fn connection(here: &Isolated, from: Site, to: SocketAddr) -> Self {
-        let stream = here.inside(from.place, || TcpStream::connect_timeout(&to, PATIENCE));
-        Self::Connection(stream.unwrap_or_else(|e| panic!("connect to {to}: {e}")))
-    }
-
-    /// The address the other side sees; `None` if it does not answer.
-    fn seen_as(&mut self, patience: Duration) -> Option<IpAddr> {
-        let mut block = [0; 64];
-        let length = match self {
-            Self::Datagrams(socket) => {
-                socket.set_read_timeout(Some(patience)).expect("set a time-out");
-                // An error that came for the datagram before is told by the next call.
-                let _ = socket.take_error();
-                socket.send(b"who").ok()?;
-                socket.recv(&mut block).ok()?
-            }
-            Self::Connection(stream) => {
-                stream.set_read_timeout(Some(patience)).expect("set a time-out");
-                stream.write_all(b"who").ok()?;
-                stream.read(&mut block).ok().filter(|n| *n > 0)?
-            }
-        };
-        // On a connection the answer to an earlier question may come first.
-        String::from_utf8_lossy(&block[..length]).lines().last()?.parse().ok()
-    }
-}
-
-fn at(site: Site, family: Family, port: u16) -> SocketAddr {
-    SocketAddr::new(site.ip(family), port)
-}
-
-fn flows() -> Vec<FlowRecord> {
-    let datapath = Datapath::open(Path::new("/sys/fs/bpf/netns-ebpf/default")).expect("open the data path");
-    datapath.flows().expect("list flows")
 }
 
 fn flows_of(address: IpAddr) -> usize {
@@ -214,7 +136,7 @@ fn an_address_that_is_replaced_takes_its_flows_along() {
         give(here, OTHER);
         following.settled(here, "the flows of the old address end", || {
             let none = |site: Site| Family::ALL.iter().all(|f| flows_of(site.ip(*f)) == 0);
-            none(old()) && here.status()["uplink"]["addresses"][0] == OTHER[0]
+            none(old()) && here.status()["uplinks"][0]["addresses"][0] == OTHER[0]
         });
 
         let lan = here.inside("lan", || Tap::open("lan0"));
@@ -247,7 +169,7 @@ fn an_address_that_comes_back_works_again() {
         drop(before);
         give(here, UPLINK);
         following.settled(here, "it is the source again", || {
-            let addresses = &here.status()["uplink"]["addresses"];
+            let addresses = &here.status()["uplinks"][0]["addresses"];
             addresses[0] == UPLINK[0] && addresses[1] == UPLINK[1]
         });
         assert_eq!(lost.seen_as(PATIENCE), Some(old().v6.into()));
@@ -271,7 +193,7 @@ fn an_uplink_that_was_down_goes_on_with_what_it_still_has() {
         for (flag, via) in [("-4", SERVER[0]), ("-6", SERVER[1])] {
             here.ip(&format!("{flag} route replace default via {via} dev up0"));
         }
-        following.settled(here, "it has both addresses", || here.status()["uplink"]["addresses"][1] == UPLINK[1]);
+        following.settled(here, "it has both addresses", || here.status()["uplinks"][0]["addresses"][1] == UPLINK[1]);
         for (what, talk, seen) in before.iter_mut().filter(|(what, ..)| what.starts_with("V4")) {
             assert_eq!(talk.seen_as(PATIENCE), Some(*seen), "{what}, begun before it was down");
         }
@@ -285,7 +207,8 @@ fn an_uplink_that_is_made_anew_is_taken_up_again() {
         serve_everywhere(here);
         drop(talks(here, old()));
         here.ip("link del up0");
-        following.settled(here, "the flows end", || flows().is_empty() && here.status()["uplink"]["attached"] == false);
+        following
+            .settled(here, "the flows end", || flows().is_empty() && here.status()["uplinks"][0]["attached"] == false);
         here.ip("link add up0 type veth peer name lan0 netns lan");
         here.ip("-n lan link set lan0 up");
         here.ip("link set up0 up");
@@ -295,7 +218,7 @@ fn an_uplink_that_is_made_anew_is_taken_up_again() {
         }
         give(here, UPLINK);
         following.settled(here, "it is there", || {
-            here.status()["uplink"]["attached"] == true && here.status()["uplink"]["addresses"][1] == UPLINK[1]
+            here.status()["uplinks"][0]["attached"] == true && here.status()["uplinks"][0]["addresses"][1] == UPLINK[1]
         });
         talks(here, old());
     });

@@ -233,7 +233,7 @@ fn a_network_without_host_access_has_no_address_on_the_host() {
 #[test]
 fn the_uplink_is_found_and_followed() {
     on_host(async |here, host| {
-        assert_eq!(host.find_uplink().await.expect("none yet"), None);
+        assert_eq!(host.find_uplinks().await.expect("none yet"), Vec::<String>::new());
         assert!(matches!(host.wire_uplink("nope").await, Err(WiringError::NoUplink(_))));
         assert!(matches!(host.wire_uplink("lo").await, Err(WiringError::BadUplink(..))));
         here.ip("netns add lan");
@@ -245,7 +245,7 @@ fn the_uplink_is_found_and_followed() {
         here.ip("link set up0 up");
         here.ip("-n lan link set eth0 up");
         here.ip("route add default via 192.0.2.1");
-        assert_eq!(host.find_uplink().await.expect("found").as_deref(), Some("up0"));
+        assert_eq!(host.find_uplinks().await.expect("found"), ["up0"]);
         for _ in 0..2 {
             let state = host.wire_uplink("up0").await.expect("wire");
             assert_eq!(state.addr4, "192.0.2.2".parse().ok());
@@ -583,9 +583,20 @@ fn routes_are_read_with_their_kind() {
             let blackhole = routes.iter().find(|r| r.destination.to_string() == "198.51.100.0/24").expect("there");
             assert_eq!(blackhole.kind, RouteKind::Refusing);
             assert!(routes.iter().any(|r| r.destination.to_string() == "192.0.2.0/24" && r.gateway.is_none()));
-            let default = netlink.default_route(Family::V4).await.expect("read").expect("there");
-            assert_eq!(default.gateway, Some([192, 0, 2, 253].into()));
-            assert_eq!(netlink.default_route(Family::V6).await.expect("read"), None);
+            let defaults = netlink.default_routes(Family::V4).await.expect("read");
+            let gateways: Vec<_> = defaults.iter().map(|r| r.gateway).collect();
+            assert_eq!(gateways, [253, 254].map(|last| Some([192, 0, 2, last].into())), "the best first");
+            assert_eq!(netlink.default_routes(Family::V6).await.expect("read"), []);
+            here.ip("link add a1 type veth peer name b1");
+            here.ip("addr add 198.51.100.1/24 dev a1");
+            here.ip("link set a1 up");
+            here.ip("route add default metric 1 nexthop via 192.0.2.254 nexthop via 198.51.100.254");
+            let both = netlink.default_routes(Family::V4).await.expect("read").remove(0);
+            let index = |name: &str| {
+                let line = here.ip(&format!("-o link show {name}"));
+                line.split(':').next().and_then(|n| n.trim().parse::<u32>().ok()).expect("an index")
+            };
+            assert_eq!((both.oif, both.more_oifs), (Some(index("a0")), vec![index("a1")]));
         });
     });
 }

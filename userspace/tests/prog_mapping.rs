@@ -7,7 +7,7 @@ mod prog;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-use netns::datapath::{Hook, PublishPorts};
+use netns::datapath::PublishPorts;
 use netns_ebpf_common::flow::State;
 use netns_ebpf_common::host::HostConfig;
 use netns_ebpf_common::network::Network;

@@ -61,7 +61,7 @@ fn the_topology_file_is_one() {
     let addresses = common::lan::UPLINK.map(|a| IpNet::from(a.parse::<std::net::IpAddr>().expect("an address")));
     let uplink = Interface { index: 2, name: "up0".to_owned(), mtu: 1500, addresses: addresses.to_vec() };
     let facts =
-        HostFacts { default_uplink: Some(uplink.name.clone()), interfaces: vec![uplink], ..HostFacts::default() };
+        HostFacts { default_uplinks: vec![uplink.name.clone()], interfaces: vec![uplink], ..HostFacts::default() };
     topology::validate(&document.topology, &facts, &(), &Taken::default()).expect("the file of README.md");
 }
 

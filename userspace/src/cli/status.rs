@@ -5,7 +5,7 @@ use clap::Args;
 use super::open::open;
 use super::table::{bytes, list, table};
 use super::{CliError, Global};
-use crate::instance::{NetworkStatus, Status, choose};
+use crate::instance::{NetworkStatus, Status, UplinkStatus, choose};
 use crate::topology::Behaviour;
 
 /// Arguments of `status`.
@@ -28,16 +28,20 @@ pub(super) fn run(global: &Global, _: &StatusArgs) -> Result<u8, CliError> {
 
 fn head(s: &Status) -> String {
     let host = s.host_netns.as_deref().map_or_else(|| "this host".to_owned(), |n| format!("namespace {n}"));
-    let uplink = match &s.uplink {
-        Some(u) if u.attached => format!("{} ({}, MTU {})", u.name, list(&u.addresses), u.mtu),
-        Some(u) => format!("{} (away)", u.name),
-        None => "none".to_owned(),
+    let uplink = |u: &UplinkStatus| match u.attached {
+        true => format!("{} ({}, MTU {})", u.name, list(&u.addresses), u.mtu),
+        false => format!("{} (away)", u.name),
     };
+    let mut uplinks: Vec<_> = s.uplinks.iter().map(uplink).collect();
+    if uplinks.is_empty() {
+        uplinks.push("none".to_owned());
+    }
+    let uplinks = uplinks.join("\nuplink      ");
     let sockets = if s.host_sockets { "reach published ports" } else { "do not reach published ports" };
     format!(
         "instance    {}
 host        {host}
-uplink      {uplink}
+uplink      {uplinks}
 SNAT ports  {}
 idle flows  {}
 processes   {sockets}

@@ -1,7 +1,7 @@
 //! What the verbs need of the kernel, as a trait: the tests put a model in its place and fail every step of it.
 
 use super::FabricError;
-use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State};
+use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
 use crate::topology::{HostFacts, PortProbe};
 
 /// What becomes of the flows of a publish that is removed.
@@ -52,15 +52,16 @@ pub trait Fabric: PortProbe {
     /// Removes every pin, and bpffs if it was mounted by us and is used by nobody else.
     async fn unload(&mut self) -> Result<(), FabricError>;
 
-    /// Attaches to the uplink and writes its entry.
-    async fn add_uplink(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
+    /// Attaches to the uplinks and writes their entries.
+    async fn add_uplinks(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
 
-    /// Undoes [`Self::add_uplink`].
-    async fn remove_uplink(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
+    /// Undoes [`Self::add_uplinks`].
+    async fn remove_uplinks(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
 
-    /// Brings the data path's timers and its view of the host's addresses and uplink up to date; returns the uplink's present index,
-    /// which is another one after the interface was made anew, and 0 while it is away.
-    async fn refresh(&mut self, instance: &InstanceRow) -> Result<u32, FabricError>;
+    /// Brings the data path's timers and its view of the host's addresses and uplinks up to date, and ends the flows of
+    /// addresses and uplinks that are gone; returns the uplinks as they are now: the index is another one after an interface
+    /// was made anew, and that of the former while it is away.
+    async fn refresh(&mut self, instance: &InstanceRow) -> Result<Vec<UplinkRow>, FabricError>;
 
     /// Brings what the data path knows of all networks' source NAT up to date: the addresses the host has at present, and whether
     /// there are mappings.

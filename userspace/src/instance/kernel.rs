@@ -18,7 +18,7 @@ use crate::datapath::{Datapath, PublishPorts, Sizes, ensure_bpffs, unmount_bpffs
 use crate::netlink::RouteKind;
 use crate::netns::{Netns, NetnsName, delete_named, list_named};
 use crate::probe::{self, Listener, PortProto};
-use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State};
+use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
 use crate::sysctl::{self, PortSet};
 use crate::topology::{Behaviour, HostFacts, HostRoute, Interface, PortProbe, Proto, gateway};
 use crate::wiring::{
@@ -143,11 +143,11 @@ impl KernelFabric {
                 ours: r.oif.is_some_and(|i| ours.contains(&i)),
             })
             .collect();
-        let default_uplink =
-            self.host.find_uplink().await.map_err(|e| FabricError::step("find the default route", e))?;
+        let default_uplinks =
+            self.host.find_uplinks().await.map_err(|e| FabricError::step("find the default routes", e))?;
         let namespaces = list_named().map_err(|e| FabricError::step("list network namespaces", e))?;
         let namespaces = namespaces.iter().map(|n| n.as_str().to_owned()).collect();
-        Ok(HostFacts { interfaces, routes, default_uplink, namespaces, ours })
+        Ok(HostFacts { interfaces, routes, default_uplinks, namespaces, ours })
     }
 
     /// Whether any socket at all has the port: rules out nearly all of a range at one reading of the socket tables.
@@ -174,20 +174,20 @@ impl KernelFabric {
         self.host.datapath().set_host_config(&HostConfig { timeout_ns, ..config }).map_err(fail)
     }
 
-    /// Brings what the programs know of the uplink up to date; its present index, 0 while it is away.
-    async fn refresh_uplink(&self, instance: &InstanceRow) -> Result<u32, FabricError> {
-        let Some(name) = &instance.uplink else { return Ok(0) };
+    /// Brings what the programs know of an uplink up to date; its index, the former one while it is away.
+    async fn refresh_uplink(&self, uplink: &UplinkRow) -> Result<u32, FabricError> {
+        let UplinkRow { name, ifindex } = uplink;
         let forget = |e| FabricError::step(format!("forget the former uplink {name:?}"), e);
         let present = self.host.netlink().link_by_name(name).await;
         if present.map_err(|e| FabricError::step(format!("find uplink {name:?}"), e))?.is_none() {
-            tracing::warn!("uplink {name:?} is gone: pods do not reach the LAN until it is back");
-            self.host.unwire_uplink(instance.uplink_ifindex).map_err(forget)?;
-            return Ok(0);
+            tracing::warn!("uplink {name:?} is gone: no pod reaches the LAN by it until it is back");
+            self.host.unwire_uplink(*ifindex).map_err(forget)?;
+            return Ok(*ifindex);
         }
         let state = self.host.wire_uplink(name).await;
         let state = state.map_err(|e| FabricError::step(format!("attach to uplink {name:?}"), e))?;
-        if state.ifindex != instance.uplink_ifindex && instance.uplink_ifindex != 0 {
-            self.host.unwire_uplink(instance.uplink_ifindex).map_err(forget)?;
+        if state.ifindex != *ifindex {
+            self.host.unwire_uplink(*ifindex).map_err(forget)?;
         }
         Ok(state.ifindex)
     }
@@ -306,28 +306,35 @@ impl Fabric for KernelFabric {
         self.unmount_bpffs()
     }
 
-    async fn add_uplink(&mut self, instance: &InstanceRow) -> Result<(), FabricError> {
-        let Some(name) = &instance.uplink else { return Ok(()) };
-        let done = self.host.wire_uplink(name).await;
-        done.map(|_| ()).map_err(|e| FabricError::step(format!("attach to uplink {name:?}"), e))
+    async fn add_uplinks(&mut self, instance: &InstanceRow) -> Result<(), FabricError> {
+        for UplinkRow { name, .. } in &instance.uplinks {
+            let done = self.host.wire_uplink(name).await;
+            done.map_err(|e| FabricError::step(format!("attach to uplink {name:?}"), e))?;
+        }
+        Ok(())
     }
 
-    async fn remove_uplink(&mut self, instance: &InstanceRow) -> Result<(), FabricError> {
-        let Some(name) = &instance.uplink else { return Ok(()) };
+    async fn remove_uplinks(&mut self, instance: &InstanceRow) -> Result<(), FabricError> {
         if !self.is_loaded() {
             return Ok(());
         }
-        let done = self.host.unwire_uplink(instance.uplink_ifindex);
-        done.map_err(|e| FabricError::step(format!("detach from uplink {name:?}"), e))
+        for UplinkRow { name, ifindex } in &instance.uplinks {
+            let done = self.host.unwire_uplink(*ifindex);
+            done.map_err(|e| FabricError::step(format!("detach from uplink {name:?}"), e))?;
+        }
+        Ok(())
     }
 
-    async fn refresh(&mut self, instance: &InstanceRow) -> Result<u32, FabricError> {
+    async fn refresh(&mut self, instance: &InstanceRow) -> Result<Vec<UplinkRow>, FabricError> {
         self.sync_timers(instance)?;
         let stale = |e| FabricError::step("end flows of former addresses", e);
         let before = self.host.datapath().uplinks().map_err(stale)?;
         let went = self.host.sync_host_addresses().await;
         let went = went.map_err(|e| FabricError::step("read the host's addresses", e))?;
-        let index = self.refresh_uplink(instance).await?;
+        let mut uplinks = instance.uplinks.clone();
+        for uplink in &mut uplinks {
+            uplink.ifindex = self.refresh_uplink(uplink).await?;
+        }
         // A program that runs now may still make a flow of what was before.
         if went || self.host.datapath().uplinks().map_err(stale)? != before {
             self.host.datapath().wait_for_programs();
@@ -336,7 +343,7 @@ impl Fabric for KernelFabric {
         if ended > 0 {
             tracing::debug!("ended {ended} flow entries of former addresses");
         }
-        Ok(index)
+        Ok(uplinks)
     }
 
     async fn refresh_networks(&mut self, networks: &[NetworkRow]) -> Result<(), FabricError> {

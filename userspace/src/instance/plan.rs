@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::InstanceError;
 use super::grants::Grants;
-use crate::store::{InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, StoreError};
+use crate::store::{InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, StoreError, UplinkRow};
 use crate::topology::{
     self, Document, HostFacts, InputError, Interface, Pod, PortProbe, Problem, Publish, Taken, TakenPod, Topology,
 };
@@ -83,7 +83,7 @@ impl Surroundings<'_> {
     }
 
     /// Two instances that translate to the same address must not hand out the same ports.
-    fn check_snat_ports(&self, wanted: &Topology, uplink: Option<&Interface>) -> Result<(), InputError> {
+    fn check_snat_ports(&self, wanted: &Topology, uplinks: &[&Interface]) -> Result<(), InputError> {
         let ports = wanted.host.snat_ports;
         for (name, state) in self.others {
             let Some(other) = state.instance.as_ref().filter(|other| other.host.snat_ports.overlaps(ports)) else {
@@ -91,7 +91,7 @@ impl Surroundings<'_> {
             };
             let theirs = other.host.snat_ports.to_string();
             let pooled = |a: &ipnet::IpNet| state.networks.iter().any(|n| n.network.snat_address.contains(&a.addr()));
-            if uplink.is_some_and(|u| other.uplink.as_ref() == Some(&u.name) || u.addresses.iter().any(pooled)) {
+            if uplinks.iter().any(|u| other.has_uplink(&u.name) || u.addresses.iter().any(pooled)) {
                 let problem = Problem::SnatPortsTaken(name.clone(), theirs);
                 return Err(InputError::new("host.snat_ports", ports, problem));
             }
@@ -108,9 +108,10 @@ impl Surroundings<'_> {
 
     /// Whether packets of another instance may leave with this address.
     fn translates_to(&self, other: &State, address: IpAddr) -> bool {
-        let uplink = other.instance.as_ref().and_then(|row| self.facts.interface(row.uplink.as_deref()?));
+        let uplinks = other.instance.iter().flat_map(|row| &row.uplinks);
+        let mut uplinks = uplinks.filter_map(|u| self.facts.interface(&u.name));
         other.networks.iter().any(|n| n.network.snat_address.contains(&address))
-            || uplink.is_some_and(|u| u.addresses.iter().any(|a| a.addr() == address))
+            || uplinks.any(|u| u.addresses.iter().any(|a| a.addr() == address))
     }
 }
 
@@ -134,28 +135,27 @@ pub(super) fn up(
     unchanged(state, wanted).map_err(located)?;
     let (mut taken, mut plan) = divide(state, wanted);
     taken.publishes.extend(host.publishes());
-    let uplink = match &state.instance {
+    let uplinks = match &state.instance {
         None => {
             topology::validate(wanted, facts, host.ports, &taken).map_err(located)?;
-            topology::resolve_uplink(&wanted.host.uplink, facts).map_err(located)?
+            topology::resolve_uplinks(&wanted.host.uplink, facts).map_err(located)?
         }
         Some(live) => {
             // The uplink was judged when the instance came up, and is the same; it may be away for a moment now.
             let mut wanted = wanted.clone();
             wanted.host.uplink = topology::Uplink::None;
             topology::validate(&wanted, facts, host.ports, &taken).map_err(located)?;
-            live.uplink.as_deref().and_then(|name| facts.interface(name))
+            live.uplinks.iter().filter_map(|u| facts.interface(&u.name)).collect()
         }
     };
-    host.check_snat_ports(wanted, uplink).map_err(located)?;
+    host.check_snat_ports(wanted, &uplinks).map_err(located)?;
     if state.instance.is_none() {
         plan.instance = Some(InstanceRow {
             host_netns: host_netns.map(str::to_owned),
             host_id: host.host_id.clone(),
             host: wanted.host.clone(),
             nat: wanted.nat,
-            uplink: uplink.map(|u| u.name.clone()),
-            uplink_ifindex: uplink.map_or(0, |u| u.index),
+            uplinks: uplinks.iter().map(|u| UplinkRow { name: u.name.clone(), ifindex: u.index }).collect(),
             reserved_ports: String::new(),
             phase: Phase::Creating,
         });
@@ -166,7 +166,7 @@ pub(super) fn up(
         .find(|live| live.nat != wanted.nat)
         .map(|live| InstanceRow { nat: wanted.nat, ..live.clone() });
     let mut grants = Grants::new(state, facts, &plan);
-    let host_mtu = wanted.host.mtu.or(uplink.map(|u| u.mtu)).unwrap_or(DEFAULT_MTU_BYTES);
+    let host_mtu = wanted.host.mtu.or(uplinks.iter().map(|u| u.mtu).min()).unwrap_or(DEFAULT_MTU_BYTES);
     for (i, network) in wanted.networks.iter().enumerate() {
         if state.network_named(&network.name).is_none() {
             let field = format!("network[{i}]");
@@ -297,7 +297,7 @@ fn unchanged(state: &State, wanted: &Topology) -> Result<(), InputError> {
     let mtu = |m: &Option<u32>| m.map_or_else(|| "the uplink's".to_owned(), |m| m.to_string());
     if let Some(instance) = &state.instance {
         let (new, now) = (&wanted.host, &instance.host);
-        same("host.uplink".into(), &new.uplink, &now.uplink, |u| u.as_str().to_owned())?;
+        same("host.uplink".into(), &new.uplink, &now.uplink, ToString::to_string)?;
         same("host.snat_ports".into(), &new.snat_ports, &now.snat_ports, ToString::to_string)?;
         same("host.mtu".into(), &new.mtu, &now.mtu, mtu)?;
     }

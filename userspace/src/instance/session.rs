@@ -175,13 +175,13 @@ impl<F: Fabric> Session<'_, F> {
         let Some(row) = self.state.instance.clone() else { return Ok(()) };
         // First: no flow takes an address any more whose flows are about to end.
         self.fabric.refresh_networks(&self.state.networks).await?;
-        let uplink_ifindex = self.fabric.refresh(&row).await?;
+        let uplinks = self.fabric.refresh(&row).await?;
         // Whoever passes by sweeps. What stays is absent to the programs all the same: no reason for a verb to fail.
         if let Err(e) = self.fabric.expire_flows(SWEPT_BY_A_VERB) {
             tracing::warn!("{e}");
         }
-        if uplink_ifindex != row.uplink_ifindex && uplink_ifindex != 0 {
-            self.write(&[Change::PutInstance(InstanceRow { uplink_ifindex, ..row })])?;
+        if uplinks != row.uplinks {
+            self.write(&[Change::PutInstance(InstanceRow { uplinks, ..row })])?;
         }
         Ok(())
     }
@@ -212,9 +212,7 @@ impl<F: Fabric> Session<'_, F> {
         self.fabric.reserve(&row.reserved_ports).await?;
         self.fabric.load(&row).await?;
         self.opened = true;
-        if row.uplink.is_some() {
-            self.fabric.add_uplink(&row).await?;
-        }
+        self.fabric.add_uplinks(&row).await?;
         Ok(())
     }
 
@@ -379,9 +377,7 @@ impl<F: Fabric> Session<'_, F> {
     }
 
     async fn unmake_instance(&mut self, row: &InstanceRow) -> Result<Option<FabricError>, InstanceError> {
-        if row.uplink.is_some()
-            && let Err(e) = self.fabric.remove_uplink(row).await
-        {
+        if let Err(e) = self.fabric.remove_uplinks(row).await {
             return Ok(Some(e));
         }
         self.opened = false;

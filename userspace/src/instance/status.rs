@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{FabricError, Instance, InstanceError, KernelFabric, NetworkView, PodView, PublishView};
 use crate::datapath::DatapathError;
+use crate::store::UplinkRow;
 use crate::topology::Nat;
 
 /// What an instance is doing.
@@ -17,8 +18,8 @@ pub struct Status {
     pub instance: String,
     /// Named namespace that is its host; absent for the real one.
     pub host_netns: Option<String>,
-    /// The interface to the LAN; absent without one.
-    pub uplink: Option<UplinkStatus>,
+    /// The interfaces to the LAN.
+    pub uplinks: Vec<UplinkStatus>,
     /// Ports SNAT may hand out.
     pub snat_ports: String,
     /// Idle times after which flows are forgotten.
@@ -37,7 +38,7 @@ pub struct Status {
     pub drops: Vec<DropStatus>,
 }
 
-/// The uplink as the data path knows it.
+/// An uplink as the data path knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UplinkStatus {
     /// Name.
@@ -146,11 +147,11 @@ impl Instance<KernelFabric> {
         let datapath = self.fabric().host().datapath();
         let read = |e: DatapathError| FabricError::step("read the data path", e);
         let known = datapath.uplinks().map_err(read)?;
-        let uplink = row.uplink.clone().map(|name| {
-            let entry = known.iter().find(|(index, _)| *index == row.uplink_ifindex).map(|(_, uplink)| *uplink);
+        let uplinks = row.uplinks.iter().map(|UplinkRow { name, ifindex }| {
+            let entry = known.iter().find(|(index, _)| index == ifindex).map(|(_, uplink)| *uplink);
             let addresses = entry.into_iter().flat_map(|u| [IpAddr::from(u.addr4), IpAddr::from(u.addr6)]);
             UplinkStatus {
-                name,
+                name: name.clone(),
                 addresses: addresses.filter(|a| !a.is_unspecified()).collect(),
                 mtu: entry.map_or(0, |u| u.mtu_bytes),
                 attached: entry.is_some(),
@@ -181,7 +182,7 @@ impl Instance<KernelFabric> {
         Ok(Status {
             instance: self.dirs().name().to_owned(),
             host_netns: row.host_netns,
-            uplink,
+            uplinks: uplinks.collect(),
             snat_ports: row.host.snat_ports.to_string(),
             nat: row.nat,
             host_sockets: datapath.has_socket_hooks(),

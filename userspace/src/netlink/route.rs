@@ -43,6 +43,8 @@ pub struct Route {
     pub gateway: Option<IpAddr>,
     /// Way out (of the first next hop, where there are several); `None` for a refusing route.
     pub oif: Option<u32>,
+    /// Ways out of the next hops after the first.
+    pub more_oifs: Vec<u32>,
     /// Source address the kernel prefers on it.
     pub preferred_source: Option<IpAddr>,
     /// Table: 254 is main, 255 local.
@@ -152,6 +154,7 @@ impl Route {
             destination: family.default_net(),
             gateway: None,
             oif: None,
+            more_oifs: Vec::new(),
             preferred_source: None,
             table: u32::from(message.header.table),
             metric: 0,
@@ -189,6 +192,7 @@ impl Route {
                         self.take(attribute, prefix_len);
                     }
                 }
+                self.more_oifs = hops.iter().skip(1).map(|hop| hop.interface_index).collect();
             }
             _ => {}
         }
@@ -219,15 +223,14 @@ impl Netlink {
         Ok(routes)
     }
 
-    /// The default route of the main table that the kernel would take.
-    pub async fn default_route(&self, family: Family) -> Result<Option<Route>, NetlinkError> {
+    /// The default routes of the main table, those the kernel would take first.
+    pub async fn default_routes(&self, family: Family) -> Result<Vec<Route>, NetlinkError> {
         let main = u32::from(RouteHeader::RT_TABLE_MAIN);
-        let routes = self.routes().await?;
-        Ok(routes
-            .into_iter()
-            .filter(|r| r.is_default() && Family::of(r.destination.addr()) == family)
-            .filter(|r| r.table == main && r.kind == RouteKind::Unicast && r.oif.is_some())
-            .min_by_key(|r| r.metric))
+        let mut routes = self.routes().await?;
+        routes.retain(|r| r.is_default() && Family::of(r.destination.addr()) == family);
+        routes.retain(|r| r.table == main && r.kind == RouteKind::Unicast && r.oif.is_some());
+        routes.sort_by_key(|r| r.metric);
+        Ok(routes)
     }
 
     /// Adds a route to the main table.

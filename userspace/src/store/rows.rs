@@ -1,6 +1,8 @@
 //! The rows as plain data.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 use serde::Serialize;
 
@@ -43,14 +45,21 @@ pub struct InstanceRow {
     pub host: Host,
     /// `[nat]` as declared.
     pub nat: Nat,
-    /// The uplink in use; `None` without a LAN.
-    pub uplink: Option<String>,
-    /// Index of the uplink when it was wired, 0 without one.
-    pub uplink_ifindex: u32,
+    /// The uplinks in use; empty without a LAN.
+    pub uplinks: Vec<UplinkRow>,
     /// Ports this instance added to the reserved ones, as a list of ranges, to be given back.
     pub reserved_ports: String,
     /// Phase.
     pub phase: Phase,
+}
+
+/// An uplink in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UplinkRow {
+    /// Name.
+    pub name: String,
+    /// Index when it was wired last.
+    pub ifindex: u32,
 }
 
 /// A network.
@@ -72,6 +81,29 @@ pub struct NetworkRow {
     pub origin: Origin,
     /// Phase.
     pub phase: Phase,
+}
+
+impl InstanceRow {
+    /// Whether it has this uplink.
+    pub fn has_uplink(&self, name: &str) -> bool {
+        self.uplinks.iter().any(|u| u.name == name)
+    }
+}
+
+/// Name and index; a name may have a colon nowhere.
+impl fmt::Display for UplinkRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.name, self.ifindex)
+    }
+}
+
+impl FromStr for UplinkRow {
+    type Err = &'static str;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let (name, ifindex) = s.split_once(':').ok_or("no colon")?;
+        Ok(Self { name: name.to_owned(), ifindex: ifindex.parse().map_err(|_| "no index")? })
+    }
 }
 
 impl NetworkRow {

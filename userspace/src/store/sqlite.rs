@@ -9,7 +9,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
 
 use super::{Change, InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, Store, StoreError};
-use crate::topology::{Host, Nat, Network, Seconds, Timeouts, Uplink};
+use crate::topology::{Host, Nat, Network, Seconds, Timeouts};
 
 /// Schema changes in order: the file's `user_version` is how many of them it has seen. Append only.
 pub(super) const MIGRATIONS: &[&str] = &[
@@ -46,6 +46,10 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ALTER TABLE publish ADD COLUMN draining INTEGER NOT NULL DEFAULT 0;
 ",
     "
+    ALTER TABLE instance ADD COLUMN uplinks TEXT NOT NULL DEFAULT '';
+    UPDATE instance SET uplinks = uplink || ':' || uplink_ifindex WHERE uplink IS NOT NULL;
+    ALTER TABLE instance DROP COLUMN uplink;
+    ALTER TABLE instance DROP COLUMN uplink_ifindex;
     ALTER TABLE network ADD COLUMN snat_address TEXT NOT NULL DEFAULT '';
     ALTER TABLE network ADD COLUMN mapping TEXT NOT NULL DEFAULT 'address-and-port-dependent';
     ALTER TABLE network ADD COLUMN filtering TEXT NOT NULL DEFAULT 'address-and-port-dependent';
@@ -186,17 +190,18 @@ fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
     // An update in place, not a replacement: rows that refer to the old one stay.
     match change {
         Change::PutInstance(r) => tx.prepare_cached(
-            "INSERT INTO instance VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
-             ON CONFLICT (id) DO UPDATE SET host_netns = ?1, uplink_word = ?2, snat_ports = ?3, mtu = ?4, uplink = ?5,
-             uplink_ifindex = ?6, reserved_ports = ?7, phase = ?8, host_id = ?9, nat_profile = ?10,
-             tcp_established_s = ?11, tcp_transitory_s = ?12, udp_s = ?13, icmp_s = ?14",
+            "INSERT INTO instance (id, host_netns, uplink_word, snat_ports, mtu, uplinks, reserved_ports, phase, host_id,
+             nat_profile, tcp_established_s, tcp_transitory_s, udp_s, icmp_s)
+             VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+             ON CONFLICT (id) DO UPDATE SET host_netns = ?1, uplink_word = ?2, snat_ports = ?3, mtu = ?4, uplinks = ?5,
+             reserved_ports = ?6, phase = ?7, host_id = ?8, nat_profile = ?9,
+             tcp_established_s = ?10, tcp_transitory_s = ?11, udp_s = ?12, icmp_s = ?13",
         )?.execute(params![
             r.host_netns,
-            r.host.uplink.as_str(),
+            r.host.uplink.to_string(),
             r.host.snat_ports.to_string(),
             r.host.mtu,
-            r.uplink,
-            r.uplink_ifindex,
+            words(&r.uplinks),
             r.reserved_ports,
             r.phase.as_str(),
             r.host_id,
@@ -270,11 +275,7 @@ fn instance(r: &Row<'_>) -> rusqlite::Result<InstanceRow> {
     Ok(InstanceRow {
         host_netns: r.get("host_netns")?,
         host_id: r.get("host_id")?,
-        host: Host {
-            uplink: Uplink::from_word(&r.get::<_, String>("uplink_word")?),
-            snat_ports: parsed(r, "snat_ports")?,
-            mtu: r.get("mtu")?,
-        },
+        host: Host { uplink: parsed(r, "uplink_word")?, snat_ports: parsed(r, "snat_ports")?, mtu: r.get("mtu")? },
         nat: Nat {
             profile: parsed(r, "nat_profile")?,
             timeouts: Timeouts {
@@ -284,8 +285,7 @@ fn instance(r: &Row<'_>) -> rusqlite::Result<InstanceRow> {
                 icmp: seconds(r, "icmp_s")?,
             },
         },
-        uplink: r.get("uplink")?,
-        uplink_ifindex: r.get("uplink_ifindex")?,
+        uplinks: list(r, "uplinks")?,
         reserved_ports: r.get("reserved_ports")?,
         phase: parsed(r, "phase")?,
     })

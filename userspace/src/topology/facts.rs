@@ -56,8 +56,8 @@ pub struct HostFacts {
     pub interfaces: Vec<Interface>,
     /// Routes of the main table, default routes included.
     pub routes: Vec<HostRoute>,
-    /// Name of the interface of the best default route, IPv4's before IPv6's.
-    pub default_uplink: Option<String>,
+    /// Names of the interfaces of default routes, IPv4's before IPv6's and the best first.
+    pub default_uplinks: Vec<String>,
     /// Names of all network namespaces in `/run/netns`.
     pub namespaces: Vec<String>,
     /// Indexes of interfaces that belong to this instance.

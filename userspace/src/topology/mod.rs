@@ -6,7 +6,7 @@
 //!
 //! ```toml
 //! [host]
-//! uplink = "auto"                  # the default route's interface; a name; or "none"
+//! uplink = "auto"                  # the default routes' interfaces; a name or a list of them; or "none"
 //! snat_ports = "20000-32767"
 //! mtu = 1500                       # default: the uplink's
 //! [nat]
@@ -54,7 +54,7 @@ pub use parse::{Document, parse};
 pub use problem::{InputError, InputFault, Position, Problem};
 pub use publish::{PortRange, Proto, Publish};
 pub use subnet::{gateway, is_assignable, last_host, same_family};
-pub use validate::{Taken, TakenPod, resolve_uplink, validate};
+pub use validate::{Taken, TakenPod, resolve_uplinks, validate};
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! The declared topology as plain data.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -27,7 +28,7 @@ pub struct Topology {
 /// `[host]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Host {
-    /// The interface to the LAN.
+    /// The interfaces to the LAN.
     pub uplink: Uplink,
     /// Ports SNAT may hand out.
     pub snat_ports: PortRange,
@@ -50,41 +51,64 @@ impl Default for Host {
     }
 }
 
-/// How the interface to the LAN is chosen.
+/// How the interfaces to the LAN are chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Uplink {
-    /// The interface of the default route, IPv4's before IPv6's.
+    /// Every interface that has a default route, of either family.
     #[default]
     Auto,
     /// No LAN.
     None,
-    /// This interface.
-    Named(String),
+    /// These interfaces, at least one.
+    Named(Vec<String>),
 }
 
 impl Uplink {
-    /// As in the file.
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Auto => "auto",
-            Self::None => "none",
-            Self::Named(name) => name,
-        }
-    }
-
     /// From the file's word; an interface called `auto` or `none` cannot be named.
     pub fn from_word(word: &str) -> Self {
         match word {
             "auto" => Self::Auto,
             "none" => Self::None,
-            name => Self::Named(name.to_owned()),
+            name => Self::Named(vec![name.to_owned()]),
         }
+    }
+
+    /// From the file's list of names; an empty one means none.
+    pub fn from_list(names: Vec<String>) -> Self {
+        if names.is_empty() { Self::None } else { Self::Named(names) }
+    }
+}
+
+/// The word, or the names separated by blanks.
+impl fmt::Display for Uplink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::None => f.write_str("none"),
+            Self::Named(names) => f.write_str(&names.join(" ")),
+        }
+    }
+}
+
+/// Reads what [`Display`](fmt::Display) writes.
+impl FromStr for Uplink {
+    type Err = Infallible;
+
+    fn from_str(s: &str) -> Result<Self, Infallible> {
+        let names: Vec<String> = s.split_whitespace().map(str::to_owned).collect();
+        Ok(match names.as_slice() {
+            [word] => Self::from_word(word),
+            _ => Self::from_list(names),
+        })
     }
 }
 
 impl Serialize for Uplink {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(self.as_str())
+        match self {
+            Self::Named(names) if names.len() > 1 => names.serialize(s),
+            word => s.collect_str(word),
+        }
     }
 }
 

@@ -60,7 +60,7 @@ struct RawFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawHost {
-    uplink: Option<Spanned<String>>,
+    uplink: Option<Spanned<toml::Value>>,
     snat_ports: Option<Spanned<String>>,
     mtu: Option<Spanned<i64>>,
 }
@@ -197,7 +197,8 @@ impl Reader<'_> {
     fn host(&mut self, raw: RawHost) -> Result<Host, InputError> {
         let mut host = Host::default();
         if let Some(uplink) = raw.uplink {
-            host.uplink = Uplink::from_word(&self.text("host.uplink", uplink));
+            self.mark("host.uplink", uplink.span());
+            host.uplink = self.uplink(uplink.into_inner())?;
         }
         if let Some(ports) = raw.snat_ports {
             let ports = self.text("host.snat_ports", ports);
@@ -206,6 +207,23 @@ impl Reader<'_> {
         }
         host.mtu = self.mtu("host.mtu", raw.mtu)?;
         Ok(host)
+    }
+
+    fn uplink(&self, value: toml::Value) -> Result<Uplink, InputError> {
+        use toml::Value;
+        let error = |value: &Value| self.error("host.uplink", &value.to_string(), Problem::UplinkForm);
+        match value {
+            Value::String(word) => Ok(Uplink::from_word(&word)),
+            Value::Array(list) => {
+                // The words are no names: a list of them would be read as something else by whoever knows the words.
+                let name = |value: Value| match value {
+                    Value::String(name) if name != "auto" && name != "none" => Ok(name),
+                    other => Err(error(&other)),
+                };
+                Ok(Uplink::from_list(list.into_iter().map(name).collect::<Result<_, _>>()?))
+            }
+            other => Err(error(&other)),
+        }
     }
 
     fn nat(&mut self, raw: Option<RawNat>) -> Result<Nat, InputError> {

@@ -183,12 +183,16 @@ pub enum Problem {
     #[error("more than {0}; the data path holds no more")]
     TooMany(u32),
 
-    #[error("no such interface; `ip link` names them, \"auto\" takes the default route's, \"none\" goes without a LAN")]
+    #[error(
+        "no such interface; `ip link` names them, \"auto\" takes those of default routes, \"none\" goes without a LAN"
+    )]
     UplinkMissing,
     #[error("the host has no default route to find the uplink by; name the interface, or say \"none\"")]
     UplinkAuto,
     #[error("an interface name is 1 to 15 bytes without `/` or white space")]
     UplinkName,
+    #[error("write \"auto\", \"none\", a name, or a list of names such as [\"eth0\", \"eth1\"]")]
+    UplinkForm,
     #[error("shares ports with instance {0:?} on the same uplink ({1}); choose a range of its own")]
     SnatPortsTaken(String, String),
     #[error("an interface of this instance; the uplink leads to the LAN")]

@@ -46,7 +46,7 @@ fn facts() -> HostFacts {
             HostRoute { destination: net("192.0.2.0/24"), ifindex: 7, ours: false },
             HostRoute { destination: net("172.16.0.0/12"), ifindex: 7, ours: false },
         ],
-        default_uplink: Some("eth7".into()),
+        default_uplinks: vec!["eth7".into()],
         namespaces: vec!["theirs".into()],
         ours: vec![],
     }
@@ -67,7 +67,7 @@ fn check_with(text: &str, facts: &HostFacts, taken: &Taken) -> Result<Topology, 
 #[test]
 fn reads_the_documented_file() {
     let t = check(GOOD).unwrap();
-    assert_eq!(t.host.uplink, Uplink::Named("eth7".into()));
+    assert_eq!(t.host.uplink, Uplink::Named(vec!["eth7".into()]));
     assert_eq!(t.networks[0].subnets.len(), 2);
     assert!(t.networks[0].masquerade, "masquerade is the default");
     assert_eq!(t.pods[1].network, "pods", "the only network is the default");
@@ -234,12 +234,50 @@ fn two_networks_may_have_the_same_subnet() {
 #[test]
 fn uplinks_are_found_or_refused() {
     let mut facts = facts();
-    assert_eq!(resolve_uplink(&Uplink::Auto, &facts).unwrap().unwrap().index, 7);
-    assert_eq!(resolve_uplink(&Uplink::None, &facts).unwrap(), None);
-    facts.default_uplink = None;
-    assert_eq!(resolve_uplink(&Uplink::Auto, &facts).unwrap_err().problem, Problem::UplinkAuto);
+    assert_eq!(resolve_uplinks(&Uplink::Auto, &facts).unwrap()[0].index, 7);
+    assert_eq!(resolve_uplinks(&Uplink::None, &facts).unwrap(), Vec::<&Interface>::new());
+    let mut second = facts.interfaces.iter().find(|i| i.name == "eth7").unwrap().clone();
+    (second.index, second.name) = (8, "tun0".into());
+    facts.interfaces.push(second);
+    facts.default_uplinks.push("tun0".into());
+    let names = |facts: &HostFacts, uplink: &Uplink| {
+        let found = resolve_uplinks(uplink, facts).unwrap();
+        found.iter().map(|i| i.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&facts, &Uplink::Auto), ["eth7", "tun0"], "all that have a default route");
+    let named = |names: &[&str]| Uplink::Named(names.iter().map(|n| (*n).to_owned()).collect());
+    assert_eq!(names(&facts, &named(&["tun0", "eth7"])), ["tun0", "eth7"], "in the file's order");
+    let twice = resolve_uplinks(&named(&["tun0", "eth7", "tun0"]), &facts).unwrap_err();
+    assert_eq!(
+        (twice.field.as_str(), &twice.problem),
+        ("host.uplink[2]", &Problem::NameTwice("host.uplink[0]".into()))
+    );
+    facts.default_uplinks.clear();
+    assert_eq!(resolve_uplinks(&Uplink::Auto, &facts).unwrap_err().problem, Problem::UplinkAuto);
     facts.ours = vec![7];
-    assert_eq!(resolve_uplink(&Uplink::Named("eth7".into()), &facts).unwrap_err().problem, Problem::UplinkOurs);
+    assert_eq!(resolve_uplinks(&named(&["eth7"]), &facts).unwrap_err().problem, Problem::UplinkOurs);
+}
+
+#[test]
+fn uplinks_are_a_word_or_a_list() {
+    let read = |value: &str| parse(&format!("[host]\nuplink = {value}\n")).map(|d| d.topology.host.uplink);
+    let named = |names: &[&str]| Uplink::Named(names.iter().map(|n| (*n).to_owned()).collect());
+    for (value, uplink) in [
+        ("\"auto\"", Uplink::Auto),
+        ("\"none\"", Uplink::None),
+        ("[]", Uplink::None),
+        ("\"eth0\"", named(&["eth0"])),
+        ("[\"eth0\"]", named(&["eth0"])),
+        ("[\"eth0\", \"tun0\"]", named(&["eth0", "tun0"])),
+    ] {
+        assert_eq!(read(value).unwrap(), uplink, "{value}");
+        assert_eq!(uplink.to_string().parse(), Ok(uplink), "what the store writes is read back");
+    }
+    for value in ["[\"auto\"]", "[\"eth0\", \"none\"]", "7", "[7]", "true", "{ a = 1 }"] {
+        let error = read(value).unwrap_err();
+        assert_eq!((error.field.as_str(), error.problem.clone()), ("host.uplink", Problem::UplinkForm), "{value}");
+        assert_eq!(error.at.map(|at| at.line), Some(2));
+    }
 }
 
 #[test]

@@ -49,35 +49,46 @@ pub fn validate(
     ports: &dyn PortProbe,
     taken: &Taken,
 ) -> Result<(), InputError> {
-    resolve_uplink(&topology.host.uplink, facts)?;
+    resolve_uplinks(&topology.host.uplink, facts)?;
     networks(topology, facts, taken)?;
     pods(topology, facts, taken)?;
     publishes(topology, facts, ports, taken)
 }
 
-/// The interface to the LAN, or `None` for a host without one.
+/// The interfaces to the LAN; empty for a host without one.
 ///
 /// # Errors
 ///
-/// It does not exist, cannot be found, or is one of this instance's own.
-pub fn resolve_uplink<'a>(uplink: &Uplink, facts: &'a HostFacts) -> Result<Option<&'a Interface>, InputError> {
-    let error = |problem| InputError::new("host.uplink", uplink.as_str(), problem);
-    let name = match uplink {
-        Uplink::None => return Ok(None),
-        Uplink::Auto => facts.default_uplink.as_deref().ok_or_else(|| error(Problem::UplinkAuto))?,
-        Uplink::Named(name) => {
-            let odd = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-            if name.is_empty() || name.len() > 15 || name.contains(odd) || name == "." || name == ".." {
-                return Err(error(Problem::UplinkName));
-            }
-            name
-        }
+/// One does not exist, none can be found, one is named twice, or is one of this instance's own.
+pub fn resolve_uplinks<'a>(uplink: &Uplink, facts: &'a HostFacts) -> Result<Vec<&'a Interface>, InputError> {
+    let whole = |problem| InputError::new("host.uplink", uplink, problem);
+    let names = match uplink {
+        Uplink::None => return Ok(Vec::new()),
+        Uplink::Auto if facts.default_uplinks.is_empty() => return Err(whole(Problem::UplinkAuto)),
+        Uplink::Auto => &facts.default_uplinks,
+        Uplink::Named(names) => names,
     };
-    let interface = facts.interface(name).ok_or_else(|| error(Problem::UplinkMissing))?;
-    if facts.ours.contains(&interface.index) || name == "lo" {
-        return Err(error(Problem::UplinkOurs));
+    if names.len() > abi::MAX_UPLINKS as usize {
+        return Err(whole(Problem::TooMany(abi::MAX_UPLINKS)));
     }
-    Ok(Some(interface))
+    let mut found = Vec::new();
+    for (i, name) in names.iter().enumerate() {
+        let field = |i: usize| if names.len() > 1 { format!("host.uplink[{i}]") } else { "host.uplink".to_owned() };
+        let error = |problem| InputError::new(field(i), name, problem);
+        let odd = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+        if name.is_empty() || name.len() > 15 || name.contains(odd) || name == "." || name == ".." {
+            return Err(error(Problem::UplinkName));
+        }
+        if let Some(first) = names[..i].iter().position(|n| n == name) {
+            return Err(error(Problem::NameTwice(field(first))));
+        }
+        let interface = facts.interface(name).ok_or_else(|| error(Problem::UplinkMissing))?;
+        if facts.ours.contains(&interface.index) || name == "lo" {
+            return Err(error(Problem::UplinkOurs));
+        }
+        found.push(interface);
+    }
+    Ok(found)
 }
 
 fn networks(topology: &Topology, facts: &HostFacts, taken: &Taken) -> Result<(), InputError> {

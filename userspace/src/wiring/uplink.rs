@@ -26,17 +26,20 @@ pub struct UplinkState {
 }
 
 impl Host {
-    /// The name of the interface of the default route: IPv4's, else IPv6's.
-    pub async fn find_uplink(&self) -> Result<Option<String>, WiringError> {
+    /// The names of the interfaces of all default routes: IPv4's before IPv6's, and those the kernel would take first.
+    pub async fn find_uplinks(&self) -> Result<Vec<String>, WiringError> {
+        let mut names = Vec::new();
         for family in Family::ALL {
-            let route = self.netlink.default_route(family).await?;
-            if let Some(index) = route.and_then(|r| r.oif)
-                && let Some(link) = self.netlink.link_by_index(index).await?
-            {
-                return Ok(Some(link.name));
+            for route in self.netlink.default_routes(family).await? {
+                for index in route.oif.into_iter().chain(route.more_oifs) {
+                    match self.netlink.link_by_index(index).await? {
+                        Some(link) if !link.loopback && !names.contains(&link.name) => names.push(link.name),
+                        _ => {}
+                    }
+                }
             }
         }
-        Ok(None)
+        Ok(names)
     }
 
     /// What an interface would be as an uplink. Changes nothing.
@@ -44,8 +47,9 @@ impl Host {
         let link = self.uplink_link(ifname).await?;
         let addresses = self.netlink.addresses(Some(link.index)).await?;
         let preferred = |family| async move {
-            let route = self.netlink.default_route(family).await?;
-            Ok::<_, WiringError>(route.filter(|r| r.oif == Some(link.index)).and_then(|r| r.preferred_source))
+            let routes = self.netlink.default_routes(family).await?;
+            let first = routes.into_iter().find(|r| r.oif == Some(link.index));
+            Ok::<_, WiringError>(first.and_then(|r| r.preferred_source))
         };
         let addr4 = match preferred(Family::V4).await? {
             Some(IpAddr::V4(a)) => Some(a),

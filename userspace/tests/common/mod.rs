@@ -22,6 +22,7 @@ pub mod lan;
 pub mod packet;
 pub mod pods;
 pub mod snapshot;
+pub mod talk;
 pub mod traffic;
 pub mod wait;
 

@@ -7,7 +7,7 @@ use std::panic;
 use std::rc::Rc;
 
 use crate::instance::{Ending, Fabric, FabricError};
-use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State};
+use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
 use crate::topology::{HostFacts, HostRoute, Interface, PortProbe, Proto};
 
 /// What becomes of the step that is counted down to.
@@ -108,7 +108,7 @@ impl Fabric for Model {
                 addresses: vec![net("192.0.2.1/24")],
             }],
             routes: vec![HostRoute { destination: net("0.0.0.0/0"), ifindex: 7, ours: false }],
-            default_uplink: (!self.0.no_uplink.get()).then(|| "eth7".into()),
+            default_uplinks: if self.0.no_uplink.get() { vec![] } else { vec!["eth7".into()] },
             namespaces,
             ours: vec![],
         })
@@ -145,16 +145,16 @@ impl Fabric for Model {
         self.0.remove("pins")
     }
 
-    async fn add_uplink(&mut self, row: &InstanceRow) -> Result<(), FabricError> {
-        self.0.add(&format!("uplink {}", row.uplink.as_deref().unwrap()))
+    async fn add_uplinks(&mut self, row: &InstanceRow) -> Result<(), FabricError> {
+        row.uplinks.iter().try_for_each(|uplink| self.0.add(&format!("uplink {uplink}")))
     }
 
-    async fn remove_uplink(&mut self, row: &InstanceRow) -> Result<(), FabricError> {
-        self.0.remove(&format!("uplink {}", row.uplink.as_deref().unwrap()))
+    async fn remove_uplinks(&mut self, row: &InstanceRow) -> Result<(), FabricError> {
+        row.uplinks.iter().try_for_each(|uplink| self.0.remove(&format!("uplink {uplink}")))
     }
 
-    async fn refresh(&mut self, row: &InstanceRow) -> Result<u32, FabricError> {
-        self.0.step("refresh", || Ok(())).map(|()| row.uplink_ifindex)
+    async fn refresh(&mut self, row: &InstanceRow) -> Result<Vec<UplinkRow>, FabricError> {
+        self.0.step("refresh", || Ok(())).map(|()| row.uplinks.clone())
     }
 
     async fn refresh_networks(&mut self, _: &[NetworkRow]) -> Result<(), FabricError> {
