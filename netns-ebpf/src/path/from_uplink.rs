@@ -203,6 +203,9 @@ fn along_flow<F: FamilyMaps + ErrorFormat>(
             report::count_endpoint_rx_drop(slot);
             return Ok(reject::<F>(pkt, p, eth, problem));
         }
+        if pkt.is_others() && maps::is_host_addr::<F>(p.tuple.src) {
+            pkt.adopt()?;
+        }
         if published != FlowEntry::<F::Addr>::NO_OWNER {
             let len_bytes = pkt.len_bytes();
             maps::with_publish_stats(published, |s| {
