@@ -29,6 +29,7 @@
 extern crate std;
 
 pub mod abi;
+pub mod account;
 pub mod addr;
 pub mod counters;
 pub mod csum;

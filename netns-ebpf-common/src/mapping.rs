@@ -80,12 +80,8 @@ mod tests {
 
     #[test]
     fn both_entries_point_at_each_other_and_are_found_by_any_flow() {
-        let tuple = |src: (Addr4, Port), dst: (Addr4, Port)| FlowTuple {
-            src: src.0,
-            dst: dst.0,
-            sport: src.1,
-            dport: dst.1,
-        };
+        let tuple =
+            |src: (Addr4, Port), dst: (Addr4, Port)| FlowTuple { src: src.0, dst: dst.0, sport: src.1, dport: dst.1 };
         let nobody = (Addr4::UNSPECIFIED, Port::default());
         let (mut inside, mut outside) = (FlowKey::default(), FlowKey::default());
         set_inside_key(&mut inside, 3, proto::UDP, &tuple(POD, PEER));

@@ -231,8 +231,10 @@ drop_reasons! {
     SourceRoute = 31, "source-route";
     /// The publish's `allow` list does not have the client's address.
     NotAllowed = 32, "not-allowed";
+    /// The pod has all the flows it may have (`netns status` counts them); if it opened the flow it got administratively-prohibited.
+    FlowLimit = 33, "flow-limit";
     /// To the port of a pod's endpoint-independent mapping, from somebody the pod has not sent to, which the network's `filtering` forbids.
-    Filtered = 33, "filtered";
+    Filtered = 34, "filtered";
 }
 
 /// Elements of the drop counters.

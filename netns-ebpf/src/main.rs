@@ -54,6 +54,12 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
     act(verdict)
 }
 
+/// Run by user space over keys of the flow table; returns how many entries it took out or changed.
+#[classifier]
+pub fn sweep(ctx: TcContext) -> i32 {
+    path::sweep::run(&Packet::new(ctx)) as i32
+}
+
 /// `connect` of an IPv4 socket of any process of the machine.
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {

@@ -276,7 +276,8 @@ fn a_network_and_its_mappings_end_together() {
         });
         assert!(refused.is_some(), "{red_at} still leads somewhere");
         let flows = common::talk::flows();
-        let left: Vec<_> = flows.iter().filter(|f| f.src == IpAddr::V4(RED.v4) || f.to_dst == IpAddr::V4(RED.v4)).collect();
+        let left: Vec<_> =
+            flows.iter().filter(|f| f.src == IpAddr::V4(RED.v4) || f.to_dst == IpAddr::V4(RED.v4)).collect();
         assert!(left.is_empty(), "{left:?}");
     });
 }

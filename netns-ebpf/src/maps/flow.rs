@@ -6,7 +6,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, State};
 use netns_ebpf_common::mapping;
 
-use super::{FamilyMaps, mapping_key, scratch};
+use super::{Account, FamilyMaps, leave, mapping_key, scratch};
 
 /// An entry of the flow table, in place.
 ///
@@ -65,8 +65,25 @@ impl<F: FamilyMaps> FlowRef<F> {
     /// The publish the flow came in by, or `FlowEntry::NO_OWNER`.
     #[inline(always)]
     pub fn publish(self) -> u32 {
+        // SAFETY: an aligned word that is changed once, when the publish goes.
+        unsafe { core::ptr::addr_of!((*self.0.as_ptr()).publish).read_volatile() }
+    }
+
+    /// Makes it no publish's.
+    #[inline(always)]
+    pub fn disown(self) {
+        // SAFETY: as in `publish`.
+        unsafe {
+            core::ptr::addr_of_mut!((*self.0.as_ptr()).publish).write_volatile(FlowEntry::<F::Addr>::NO_OWNER);
+        }
+    }
+
+    /// Where the flow is counted.
+    #[inline(always)]
+    pub fn account(self) -> Account {
         // SAFETY: as in `to`.
-        unsafe { (*self.0.as_ptr()).publish }
+        let slot = unsafe { (*self.0.as_ptr()).owner_slot };
+        Account { slot, incoming: self.flags() & FlowEntry::<F::Addr>::INCOMING != 0 }
     }
 
     /// Whether this is the opener's direction.
@@ -101,26 +118,6 @@ impl<F: FamilyMaps> FlowRef<F> {
         Self::find(self.peer_key(proto)?)
     }
 
-    /// Removes both directions; `key` is this one's.
-    #[inline(never)]
-    pub fn remove_both(self, key: &FlowKey<F::Addr>) {
-        if let Some(peer_key) = self.peer_key(key.proto)
-            && let Some(peer) = Self::find(peer_key)
-        {
-            peer.remove_one(peer_key);
-        }
-        self.remove_one(key);
-    }
-
-    /// Whoever takes an entry out counts it no longer in its mapping.
-    #[inline(always)]
-    fn remove_one(self, key: &FlowKey<F::Addr>) {
-        let (flags, seen) = (self.flags(), self.last_seen_ns());
-        if Self::remove(key) && flags & FlowEntry::<F::Addr>::MAPPED != 0 {
-            leave_mapping::<F>(key, seen);
-        }
-    }
-
     /// Of a mapping's inside entry: how many flows it counts.
     #[inline(always)]
     pub fn mapped_flows(self) -> u32 {
@@ -138,6 +135,51 @@ impl<F: FamilyMaps> FlowRef<F> {
             let word = core::ptr::addr_of_mut!((*self.0.as_ptr()).ack);
             core::arch::asm!("lock *(u32 *)({word} + 0) += {n}", word = in(reg) word, n = in(wreg) n, options(nostack));
         }
+    }
+
+    /// Removes both directions and counts the flow no longer; `key` is this one's. Returns how many entries went.
+    ///
+    /// The one place where flows end. Whoever takes the opener's entry out gives its place in the account back; that the account
+    /// is read before the entry is out matters only if another CPU ends this flow and opens it again, for another pod, between
+    /// two instructions.
+    #[inline(never)]
+    pub fn remove_both(self, key: &FlowKey<F::Addr>) -> u32 {
+        let mut gone = 0;
+        if let Some(peer_key) = self.peer_key(key.proto)
+            && let Some(peer) = Self::find(peer_key)
+            && peer.leads_to(key)
+        {
+            gone += peer.remove_one(peer_key);
+        }
+        gone + self.remove_one(key)
+    }
+
+    #[inline(always)]
+    fn remove_one(self, key: &FlowKey<F::Addr>) -> u32 {
+        let (flags, account, seen) = (self.flags(), self.account(), self.last_seen_ns());
+        if !Self::remove(key) {
+            return 0;
+        }
+        if flags & FlowEntry::<F::Addr>::ORIGINAL != 0 {
+            leave::<F>(account);
+        }
+        if flags & FlowEntry::<F::Addr>::MAPPED != 0 {
+            leave_mapping::<F>(key, seen);
+        }
+        1
+    }
+
+    /// Whether `key` is that of its other direction: a flow that was opened anew has another one.
+    #[inline(always)]
+    fn leads_to(self, key: &FlowKey<F::Addr>) -> bool {
+        // SAFETY: as in `to`.
+        let zone = unsafe { (*self.0.as_ptr()).peer_zone };
+        let to = self.to();
+        zone == key.zone
+            && to.src == key.tuple.dst
+            && to.dst == key.tuple.src
+            && to.sport == key.tuple.dport
+            && to.dport == key.tuple.sport
     }
 
     /// Where the connection stands.

@@ -83,7 +83,10 @@ fn internet<F: FamilyMaps + ErrorFormat>(pkt: &mut Packet, eth: EthHdr) -> Verdi
         }
 
         // 7. The planned flow is opened, and the packet goes along it.
-        flow::open::<F>(pkt, p, false)?;
+        if let Err(reason) = flow::open::<F>(pkt, p, false) {
+            report::count_endpoint_rx_drop(maps::opening_flow::<F>()?.plan.owner_slot);
+            return Err(reason);
+        }
         Ok(along_flow::<F>(pkt, p, eth, flow::opened::<F>()?))
     })
 }
@@ -127,7 +130,7 @@ fn to_mapping<F: FamilyMaps>(pkt: &mut Packet, p: &Parsed<<F as Family>::Addr>) 
             peer_target: pkt.ifindex(),
             owner_slot: slot,
             publish: FlowEntry::<F::Addr>::NO_OWNER,
-            flags: 0,
+            flags: FlowEntry::<F::Addr>::INCOMING,
             peer_flags,
             ports: Ports::Keep,
             _pad: 0,
@@ -176,7 +179,7 @@ fn to_published<F: FamilyMaps + ErrorFormat>(
             peer_target: pkt.ifindex(),
             owner_slot: slot,
             publish: found.id,
-            flags: 0,
+            flags: FlowEntry::<F::Addr>::INCOMING,
             peer_flags: FlowEntry::<F::Addr>::TO_UPLINK,
             ports: Ports::Prefer,
             _pad: 0,

@@ -6,10 +6,10 @@ use netns_ebpf_common::mapping::stamps;
 use netns_ebpf_common::parse::{IcmpKind, L4, Parsed};
 use netns_ebpf_common::verdict::DropReason;
 
-use crate::maps::{self, FamilyMaps, FlowRef, InsertError};
+use crate::maps::{self, Account, FamilyMaps, FlowRef, InsertError};
 use crate::packet::{Packet, now_ns};
-use crate::stage::mapping;
 use crate::stage::port::{self, Claim, Ports};
+use crate::stage::{account, mapping};
 
 /// Whether a flow can be made of this packet's protocol.
 #[inline(always)]
@@ -42,19 +42,19 @@ pub fn may_open<A>(p: &Parsed<A>) -> bool {
 /// `None` if there is none, its time is over, or the packet is a SYN that opens the connection anew.
 #[inline(never)]
 pub fn find<F: FamilyMaps>(zone: u16, p: &Parsed<<F as Family>::Addr>) -> Option<FlowRef<F>> {
-    let key = FlowKey::new(zone, p.proto, p.tuple);
-    let flow = FlowRef::<F>::find(&key)?;
+    let OnStack(ref key) = OnStack(FlowKey::new(zone, p.proto, p.tuple));
+    let flow = FlowRef::<F>::find(key)?;
     if flow.flags() & FlowEntry::<F::Addr>::MAPPING != 0 {
         // The address of nobody is nobody's.
         return None;
     }
     let now = now_ns();
     if is_expired(flow, p.proto, now) {
-        flow.remove_both(&key);
+        flow.remove_both(key);
         return None;
     }
     match p.l4 {
-        L4::Tcp => advance_tcp(flow, &key, p, now),
+        L4::Tcp => advance_tcp(flow, key, p, now),
         _ => {
             let state = flow.state().after_datagram(flow.is_original());
             if state as u8 != flow.state() as u8 {
@@ -76,6 +76,10 @@ fn touch<F: FamilyMaps>(flow: FlowRef<F>, key: &FlowKey<F::Addr>, now: u64) {
     }
     flow.touch(now);
 }
+
+/// The compiler reads a key by words of 8 bytes, which the kernel refuses of a stack where they are not aligned.
+#[repr(align(8))]
+struct OnStack<T>(T);
 
 #[inline(always)]
 fn advance_tcp<F: FamilyMaps>(
@@ -127,7 +131,7 @@ pub fn find_quoted<F: FamilyMaps>(zone: u16, proto: u8, quoted: &FlowTuple<F::Ad
 
 /// Whether both directions have been idle for too long. The other entry is looked at only if this one has.
 #[inline(always)]
-fn is_expired<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, now: u64) -> bool {
+pub fn is_expired<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, now: u64) -> bool {
     let timeout_ns = maps::timeout_ns(flow.state().timeout_class(proto));
     let peer_last_seen_ns = || flow.peer(proto).map(FlowRef::last_seen_ns);
     netns_ebpf_common::flow::is_expired(flow.last_seen_ns(), peer_last_seen_ns, now, timeout_ns)
@@ -135,7 +139,7 @@ fn is_expired<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, now: u64) -> bool {
 
 /// The same of a flow or a mapping.
 #[inline(always)]
-fn is_over<F: FamilyMaps>(entry: FlowRef<F>, proto: u8, now: u64) -> bool {
+pub fn is_over<F: FamilyMaps>(entry: FlowRef<F>, proto: u8, now: u64) -> bool {
     if entry.flags() & FlowEntry::<F::Addr>::MAPPING != 0 {
         return mapping::is_expired(entry, proto, now);
     }
@@ -158,7 +162,7 @@ pub struct Plan {
     pub target: u32,
     /// Where the replies go: slot, or ifindex with `TO_UPLINK` in `peer_flags`.
     pub peer_target: u32,
-    /// Slot whose limit the flow counts against.
+    /// Slot the flow is accounted to.
     pub owner_slot: u32,
     /// Publish it came in by, or `FlowEntry::NO_OWNER`.
     pub publish: u32,
@@ -166,7 +170,7 @@ pub struct Plan {
     pub zone: u16,
     /// Zone of the other side.
     pub peer_zone: u16,
-    /// `FlowEntry::TO_UPLINK`, `TURNS_BACK`, and `MAPPED` to have a mapping, or 0.
+    /// `FlowEntry::TO_UPLINK`, `TURNS_BACK`, `INCOMING`, and `MAPPED` to have a mapping, or 0.
     pub flags: u8,
     /// `FlowEntry::TO_UPLINK`, `TURNS_BACK`, and `MAPPED` to be counted in the one there is, or 0.
     pub peer_flags: u8,
@@ -176,13 +180,39 @@ pub struct Plan {
     pub _pad: u8,
 }
 
-/// Opens a new flow; [`opened`] finds it. One that leaves for the LAN gets a mapping before, if it is to have one.
+impl Plan {
+    /// Where the flow is counted.
+    #[inline(always)]
+    pub fn account<F: Family>(&self) -> Account {
+        Account { slot: self.owner_slot, incoming: self.flags & FlowEntry::<F::Addr>::INCOMING != 0 }
+    }
+}
+
+/// Opens a new flow: a place for it is taken, then both directions are inserted; [`opened`] finds it. One that `leaves` for the
+/// LAN gets a mapping before, if it is to have one.
+///
+/// # Errors
+///
+/// There is no place for it, no port or no memory; that is counted.
 #[inline(always)]
 pub fn open<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>, leaves: bool) -> Result<(), DropReason> {
-    if leaves && maps::opening_flow::<F>()?.plan.flags & FlowEntry::<F::Addr>::MAPPED != 0 {
-        mapping::obtain::<F>(pkt, p)?;
+    let account = maps::opening_flow::<F>()?.plan.account::<F>();
+    let mut opened = account::enter::<F>(pkt, account);
+    if opened.is_ok() {
+        if leaves && maps::opening_flow::<F>()?.plan.flags & FlowEntry::<F::Addr>::MAPPED != 0 {
+            opened = mapping::obtain::<F>(pkt, p);
+        }
+        if opened.is_ok() {
+            opened = insert::<F>(pkt, p);
+        }
+        if opened.is_err() {
+            maps::leave::<F>(account);
+        }
     }
-    insert::<F>(pkt, p)
+    if let Err(reason) = opened {
+        account::refused::<F>(p.proto, reason);
+    }
+    opened
 }
 
 /// Inserts both directions.
@@ -193,23 +223,22 @@ pub fn open<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>, leaves
 fn insert<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Result<(), DropReason> {
     let now = now_ns();
     let s = maps::opening_flow::<F>()?;
-    let plan = s.plan;
     s.key.tuple = p.tuple;
-    set_key(&mut s.key, plan.zone, p.proto);
+    set_key(&mut s.key, s.plan.zone, p.proto);
     s.peer_key.tuple.src = s.entry.to.dst;
     s.peer_key.tuple.dst = s.entry.to.src;
     s.peer_key.tuple.sport = s.entry.to.dport;
     s.peer_key.tuple.dport = s.entry.to.sport;
-    set_key(&mut s.peer_key, plan.peer_zone, p.proto);
+    set_key(&mut s.peer_key, s.plan.peer_zone, p.proto);
 
     s.peer_entry.to.src = p.tuple.dst;
     s.peer_entry.to.dst = p.tuple.src;
     s.peer_entry.to.sport = p.tuple.dport;
     s.peer_entry.to.dport = p.tuple.sport;
-    s.peer_entry.target = plan.peer_target;
-    s.peer_entry.peer_zone = plan.zone;
-    s.peer_entry.flags = plan.peer_flags | FlowEntry::<F::Addr>::TRANSLATED;
-    set_common(&mut s.peer_entry, &plan, now);
+    s.peer_entry.target = s.plan.peer_target;
+    s.peer_entry.peer_zone = s.plan.zone;
+    s.peer_entry.flags = s.plan.peer_flags | FlowEntry::<F::Addr>::TRANSLATED;
+    set_common(&mut s.peer_entry, &s.plan, now);
     port::claim::<F>(pkt, Claim::Flow)?;
 
     let s = maps::opening_flow::<F>()?;
@@ -219,10 +248,10 @@ fn insert<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Resul
     }
     s.entry.to.src = s.peer_key.tuple.dst;
     s.entry.to.sport = s.peer_key.tuple.dport;
-    s.entry.target = plan.target;
-    s.entry.peer_zone = plan.peer_zone;
+    s.entry.target = s.plan.target;
+    s.entry.peer_zone = s.plan.peer_zone;
     s.entry.flags = s.plan.flags | FlowEntry::<F::Addr>::ORIGINAL | FlowEntry::<F::Addr>::TRANSLATED;
-    set_common(&mut s.entry, &plan, now);
+    set_common(&mut s.entry, &s.plan, now);
     if s.entry.to == p.tuple {
         s.entry.flags &= !FlowEntry::<F::Addr>::TRANSLATED;
     }
@@ -230,6 +259,7 @@ fn insert<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Resul
         Ok(()) => {}
         Err(InsertError::Exists) => {
             FlowRef::<F>::remove(&s.peer_key);
+            maps::leave::<F>(s.plan.account::<F>());
             return Ok(());
         }
         Err(InsertError::Full) => {
@@ -243,8 +273,11 @@ fn insert<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Resul
     if s.plan.peer_flags & FlowEntry::<F::Addr>::MAPPED != 0 {
         maps::enter_mapping::<F>(&s.peer_key);
     }
-    if plan.publish != FlowEntry::<F::Addr>::NO_OWNER {
-        maps::with_publish_stats(plan.publish, |s| s.flows += 1);
+    if s.plan.flags & FlowEntry::<F::Addr>::INCOMING != 0 {
+        maps::push_incoming::<F>(&s.key);
+    }
+    if s.plan.publish != FlowEntry::<F::Addr>::NO_OWNER {
+        maps::with_publish_stats(s.plan.publish, |s| s.flows += 1);
     }
     Ok(())
 }

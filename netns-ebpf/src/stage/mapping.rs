@@ -68,8 +68,7 @@ fn make<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Result<
     m.entry.to.dport = Port::default();
     m.entry.target = s.plan.target;
     m.entry.peer_zone = ZONE_HOST;
-    m.entry.flags =
-        FlowEntry::<F::Addr>::MAPPING | FlowEntry::<F::Addr>::TO_UPLINK | FlowEntry::<F::Addr>::TRANSLATED;
+    m.entry.flags = FlowEntry::<F::Addr>::MAPPING | FlowEntry::<F::Addr>::TO_UPLINK | FlowEntry::<F::Addr>::TRANSLATED;
     set_common(&mut m.entry, s.plan.owner_slot, now);
 
     mapping::set_outside_key(&mut m.peer_key, p.proto, &s.peer_key.tuple);

@@ -8,8 +8,8 @@ use netns_ebpf_common::abi;
 
 use super::subnet::{check_subnet, overlap};
 use super::{
-    Behaviour, HostFacts, InputError, Interface, MAX_SNAT_ADDRS, Network, Pod, PortProbe, Problem, Publish, Topology, Uplink,
-    check_name, gateway, is_assignable, same_family,
+    Behaviour, HostFacts, InputError, Interface, MAX_SNAT_ADDRS, Network, Pod, PortProbe, Problem, Publish, Topology,
+    Uplink, check_name, gateway, is_assignable, same_family,
 };
 
 /// What the instance holds beside the topology that is checked.
