@@ -66,6 +66,8 @@ pub mod program {
     pub const FROM_HOST: &str = "from_host";
     /// TC ingress on an uplink.
     pub const FROM_UPLINK: &str = "from_uplink";
+    /// TC ingress on an uplink without a link layer.
+    pub const FROM_UPLINK_L3: &str = "from_uplink_l3";
     /// Run by user space over keys of the flow table: see [`crate::account::SweepHeader`].
     pub const SWEEP: &str = "sweep";
     /// Cgroup hook: [`crate::host_socket::SocketHook::Connect4`]; the rest likewise.

@@ -51,11 +51,13 @@ pub enum Hook {
     FromHost = 1,
     /// `from_uplink`.
     FromUplink = 2,
+    /// `from_uplink_l3`.
+    FromUplinkL3 = 3,
 }
 
 impl Hook {
     /// All of them, in row order.
-    pub const ALL: [Self; 3] = [Self::FromPod, Self::FromHost, Self::FromUplink];
+    pub const ALL: [Self; 4] = [Self::FromPod, Self::FromHost, Self::FromUplink, Self::FromUplinkL3];
 
     /// The program's name.
     pub const fn as_str(self) -> &'static str {
@@ -63,6 +65,7 @@ impl Hook {
             Self::FromPod => crate::abi::program::FROM_POD,
             Self::FromHost => crate::abi::program::FROM_HOST,
             Self::FromUplink => crate::abi::program::FROM_UPLINK,
+            Self::FromUplinkL3 => crate::abi::program::FROM_UPLINK_L3,
         }
     }
 }

@@ -98,6 +98,12 @@ impl Off {
         if off <= Self::MASK as usize { Some(Self(off as u16)) } else { None }
     }
 
+    /// Further on by `by`: a header came before.
+    #[inline(always)]
+    const fn shifted(self, by: usize) -> Self {
+        Self(self.0 + by as u16)
+    }
+
     /// As a number.
     #[inline(always)]
     pub const fn get(self) -> usize {
@@ -135,6 +141,12 @@ impl<A> Parsed<A> {
     #[inline(always)]
     pub const fn l4_off(&self) -> usize {
         self.l4_off.get()
+    }
+
+    /// The frame has grown by `by` bytes at its start.
+    #[inline(always)]
+    pub const fn shift(&mut self, by: usize) {
+        self.l4_off = self.l4_off.shifted(by);
     }
 
     /// Headers from the start of the IP header to the transport's payload: what each segment of a GSO packet repeats.
@@ -175,6 +187,13 @@ pub struct Quote<A> {
 }
 
 impl<A> Quote<A> {
+    /// The frame has grown by `by` bytes at its start.
+    #[inline(always)]
+    pub const fn shift(&mut self, by: usize) {
+        self.l3_off = self.l3_off.shifted(by);
+        self.l4_off = self.l4_off.shifted(by);
+    }
+
     /// Offset of the quoted IP header from the start of the frame.
     #[inline(always)]
     pub const fn l3_off(&self) -> usize {

@@ -18,6 +18,7 @@ use aya_ebpf::bindings::{BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::macros::{cgroup_sock_addr, classifier};
 use aya_ebpf::programs::{SockAddrContext, TcContext};
 use netns_ebpf_common::counters::Hook;
+use netns_ebpf_common::hdr::eth::ETH_LEN;
 use netns_ebpf_common::verdict::{Kind, Verdict};
 
 use crate::packet::Packet;
@@ -49,8 +50,17 @@ pub fn from_host(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
     let mut pkt = Packet::new(ctx);
-    let verdict = path::from_uplink::run(&mut pkt);
+    let verdict = path::from_uplink::run::<ETH_LEN>(&mut pkt);
     report::count(&pkt, Hook::FromUplink, verdict);
+    act(verdict)
+}
+
+/// TC ingress on an uplink without a link layer, such as a tunnel: every packet from the LAN.
+#[classifier]
+pub fn from_uplink_l3(ctx: TcContext) -> i32 {
+    let mut pkt = Packet::new(ctx);
+    let verdict = path::from_uplink::run::<0>(&mut pkt);
+    report::count(&pkt, Hook::FromUplinkL3, verdict);
     act(verdict)
 }
 

@@ -141,6 +141,14 @@ impl Packet {
         if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }
     }
 
+    /// The EtherType the device's driver gave the packet, whether the frame has one or not.
+    #[inline(always)]
+    pub fn ethertype(&self) -> u16 {
+        // SAFETY: as in `ifindex`. The field holds it in network order in its first two bytes.
+        let [a, b, ..] = unsafe { (*self.skb()).protocol }.to_ne_bytes();
+        u16::from_be_bytes([a, b])
+    }
+
     /// Payload bytes of each segment of a GSO packet; 0 if it is none.
     #[inline(always)]
     pub fn gso_size_bytes(&self) -> usize {
@@ -239,6 +247,15 @@ impl Packet {
     pub fn truncate(&mut self, len_bytes: usize) -> Result<(), DropReason> {
         // SAFETY: plain numbers; later accesses are checked against the new end.
         let ret = unsafe { helpers::bpf_skb_change_tail(self.skb(), len_bytes as u32, 0) };
+        if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }
+    }
+
+    /// Makes room for a link-layer header, of zeros, before the IP header of a packet that has none (kernel 4.10, commit
+    /// 3a0af8fd61f9). The stack takes it for a packet of a device with such headers then.
+    #[inline(always)]
+    pub fn grow_l2(&mut self, room_bytes: usize) -> Result<(), DropReason> {
+        // SAFETY: plain numbers; later accesses are checked against the new bounds.
+        let ret = unsafe { helpers::bpf_skb_change_head(self.skb(), room_bytes as u32, 0) };
         if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }
     }
 

@@ -13,7 +13,7 @@ use netns_ebpf_common::verdict::DropReason;
 use crate::maps;
 use crate::packet::{self, Packet};
 
-/// Offset of the IP header: every device the programs run on is Ethernet.
+/// Offset of the IP header: every device the programs run on is Ethernet, or was made look like it (`from_uplink`).
 pub const L3_OFF: usize = eth::ETH_LEN;
 
 /// Takes one from the hop limit; the caller has seen that it is above 1.

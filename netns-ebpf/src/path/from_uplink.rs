@@ -1,10 +1,13 @@
 //! TC ingress on an uplink: replies to pods, published ports, and everything that is the host's own.
+//!
+//! Compiled twice: for devices with Ethernet headers (`L3_OFF` is their length) and for those without a link layer (0). There
+//! a packet that is a pod's gets an Ethernet header ([`take`]), and from then on both are the same.
 
 use netns_ebpf_common::abi::ZONE_HOST;
 use netns_ebpf_common::family::{Address, Family, Scope, V4, V6, is_loopback};
 use netns_ebpf_common::flow::FlowEntry;
 use netns_ebpf_common::hdr::Frame;
-use netns_ebpf_common::hdr::eth::{EthHdr, ethertype};
+use netns_ebpf_common::hdr::eth::{ETH_LEN, EthHdr, ethertype};
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::parse::{IcmpKind, Parsed};
 use netns_ebpf_common::publish::Publish;
@@ -22,32 +25,39 @@ use crate::stage::{deliver, flow, fragment, mapping, parse, publish, related};
 
 /// Runs the hook.
 #[inline(always)]
-pub fn run(pkt: &mut Packet) -> Verdict {
-    link_layer(pkt).unwrap_or_else(Verdict::drop)
+pub fn run<const L3_OFF: usize>(pkt: &mut Packet) -> Verdict {
+    link_layer::<L3_OFF>(pkt).unwrap_or_else(Verdict::drop)
 }
 
 /// 1. The EtherType picks the family; what is neither is the host's.
 #[inline(always)]
-fn link_layer(pkt: &mut Packet) -> Result<Verdict, DropReason> {
+fn link_layer<const L3_OFF: usize>(pkt: &mut Packet) -> Result<Verdict, DropReason> {
     // A tagged frame is a VLAN device's of the host, not the uplink's.
     if pkt.is_tagged() {
         return Ok(Verdict::PASS);
     }
     pkt.pull(USUAL_HEADERS_BYTES)?;
-    let Some(eth) = pkt.read::<EthHdr>(0) else { return Ok(Verdict::PASS) };
-    match eth.ethertype() {
-        ethertype::IPV4 => Ok(internet::<V4>(pkt, eth)),
-        ethertype::IPV6 => Ok(internet::<V6>(pkt, eth)),
+    let ethertype = if L3_OFF == 0 {
+        pkt.ethertype()
+    } else {
+        match pkt.read::<EthHdr>(0) {
+            Some(eth) => eth.ethertype(),
+            None => return Ok(Verdict::PASS),
+        }
+    };
+    match ethertype {
+        ethertype::IPV4 => Ok(internet::<V4, L3_OFF>(pkt)),
+        ethertype::IPV6 => Ok(internet::<V6, L3_OFF>(pkt)),
         _ => Ok(Verdict::PASS),
     }
 }
 
 /// The way of an IP packet.
 #[inline(never)]
-fn internet<F: FamilyMaps + ErrorFormat>(pkt: &mut Packet, eth: EthHdr) -> Verdict {
+fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) -> Verdict {
     settle(|| {
         // 2. Take it apart. What cannot be is the host's to judge: its own traffic never changes.
-        let Ok(p) = parse::run::<F>(pkt) else { return Ok(Verdict::PASS) };
+        let Ok(p) = parse::at::<F, L3_OFF>(pkt) else { return Ok(Verdict::PASS) };
 
         // 3. Loopback addresses never come from a wire.
         if is_loopback(&p.tuple.src) || is_loopback(&p.tuple.dst) {
@@ -59,7 +69,7 @@ fn internet<F: FamilyMaps + ErrorFormat>(pkt: &mut Packet, eth: EthHdr) -> Verdi
 
         // 4. An error about a flow.
         if p.is_icmp(IcmpKind::Error) {
-            return Ok(error_of_flow::<F>(pkt, p));
+            return Ok(error_of_flow::<F, L3_OFF>(pkt, p));
         }
 
         // 5. A packet of a flow: replies to pods before published ports, or a published port would swallow them.
@@ -67,16 +77,17 @@ fn internet<F: FamilyMaps + ErrorFormat>(pkt: &mut Packet, eth: EthHdr) -> Verdi
             && flow::is_trackable(p)
             && let Some(flow) = flow::find::<F>(ZONE_HOST, p)
         {
-            return Ok(along_flow::<F>(pkt, p, eth, flow));
+            take::<L3_OFF, _>(pkt, p)?;
+            return Ok(along_flow::<F>(pkt, p, flow));
         }
 
         // 6. To the mapping of a pod, or to a published port; the way ends there, or a flow is planned.
         let mut planned = Verdict::PASS;
         if maps::has_mappings() && flow::may_open(p) {
-            planned = to_mapping::<F>(pkt, p);
+            planned = to_mapping::<F, L3_OFF>(pkt, p);
         }
         if planned == Verdict::PASS {
-            planned = to_published::<F>(pkt, p, eth);
+            planned = to_published::<F, L3_OFF>(pkt, p);
         }
         if planned != PLANNED {
             return Ok(planned);
@@ -87,7 +98,7 @@ fn internet<F: FamilyMaps + ErrorFormat>(pkt: &mut Packet, eth: EthHdr) -> Verdi
             report::count_endpoint_rx_drop(maps::opening_flow::<F>()?.plan.owner_slot);
             return Err(reason);
         }
-        Ok(along_flow::<F>(pkt, p, eth, flow::opened::<F>()?))
+        Ok(along_flow::<F>(pkt, p, flow::opened::<F>()?))
     })
 }
 
@@ -96,7 +107,7 @@ const PLANNED: Verdict = Verdict::out(0);
 
 /// To the pod that has a mapping at the destination: with endpoint-independent filtering whoever sends to it opens a flow.
 #[inline(never)]
-fn to_mapping<F: FamilyMaps>(pkt: &mut Packet, p: &Parsed<<F as Family>::Addr>) -> Verdict {
+fn to_mapping<F: FamilyMaps, const L3_OFF: usize>(pkt: &mut Packet, p: &mut Parsed<<F as Family>::Addr>) -> Verdict {
     settle(|| {
         if p.tuple.src.is_unspecified() {
             return Ok(Verdict::PASS);
@@ -135,16 +146,16 @@ fn to_mapping<F: FamilyMaps>(pkt: &mut Packet, p: &Parsed<<F as Family>::Addr>) 
             ports: Ports::Keep,
             _pad: 0,
         };
+        take::<L3_OFF, _>(pkt, p)?;
         Ok(PLANNED)
     })
 }
 
 /// To a published port; the client's address is kept.
 #[inline(never)]
-fn to_published<F: FamilyMaps + ErrorFormat>(
+fn to_published<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(
     pkt: &mut Packet,
-    p: &Parsed<<F as Family>::Addr>,
-    eth: EthHdr,
+    p: &mut Parsed<<F as Family>::Addr>,
 ) -> Verdict {
     settle(|| {
         // Not to the host: straight to a pod's address nobody comes; the rest is the host's to refuse or forward.
@@ -164,9 +175,10 @@ fn to_published<F: FamilyMaps + ErrorFormat>(
             return Ok(Verdict::PASS);
         }
         let publish::Backend { slot, endpoint } = publish::backend::<F>(p, &found)?;
+        take::<L3_OFF, _>(pkt, p)?;
         if let Some(problem) = deliver::problem(pkt, p, endpoint.mtu_bytes) {
             report::count_endpoint_rx_drop(slot);
-            return Ok(reject::<F>(pkt, p, eth, problem));
+            return Ok(reject::<F>(pkt, p, problem));
         }
         let o = maps::opening_flow::<F>()?;
         o.entry.to = p.tuple;
@@ -188,12 +200,21 @@ fn to_published<F: FamilyMaps + ErrorFormat>(
     })
 }
 
+/// The packet is no more the stack's: one without a link layer gets room for the pod's.
+#[inline(always)]
+fn take<const L3_OFF: usize, A>(pkt: &mut Packet, p: &mut Parsed<A>) -> Result<(), DropReason> {
+    if L3_OFF == 0 {
+        pkt.grow_l2(ETH_LEN)?;
+        p.shift(ETH_LEN);
+    }
+    Ok(())
+}
+
 /// To the pod a flow leads to.
 #[inline(never)]
 fn along_flow<F: FamilyMaps + ErrorFormat>(
     pkt: &mut Packet,
     p: &Parsed<<F as Family>::Addr>,
-    eth: EthHdr,
     flow: FlowRef<F>,
 ) -> Verdict {
     settle(|| {
@@ -204,7 +225,7 @@ fn along_flow<F: FamilyMaps + ErrorFormat>(
         let (endpoint, network) = deliver::backend(slot)?;
         if let Some(problem) = deliver::problem(pkt, p, endpoint.mtu_bytes) {
             report::count_endpoint_rx_drop(slot);
-            return Ok(reject::<F>(pkt, p, eth, problem));
+            return Ok(reject::<F>(pkt, p, problem));
         }
         if pkt.is_others() && maps::is_host_addr::<F>(p.tuple.src) {
             pkt.adopt()?;
@@ -225,7 +246,7 @@ fn along_flow<F: FamilyMaps + ErrorFormat>(
 
 /// An ICMP error from the LAN; one about no flow of ours is the host's.
 #[inline(never)]
-fn error_of_flow<F: FamilyMaps>(pkt: &mut Packet, p: &Parsed<<F as Family>::Addr>) -> Verdict {
+fn error_of_flow<F: FamilyMaps, const L3_OFF: usize>(pkt: &mut Packet, p: &mut Parsed<<F as Family>::Addr>) -> Verdict {
     settle(|| {
         let Ok(mut related) = related::find::<F>(pkt, ZONE_HOST, p) else { return Ok(Verdict::PASS) };
         let slot = related.flow.target();
@@ -236,6 +257,8 @@ fn error_of_flow<F: FamilyMaps>(pkt: &mut Packet, p: &Parsed<<F as Family>::Addr
             return Err(DropReason::HopLimit);
         }
         let (endpoint, network) = deliver::backend(slot)?;
+        take::<L3_OFF, _>(pkt, p)?;
+        related.shift(rewrite::L3_OFF - L3_OFF);
         // The error's own source stays: it is the router that made it.
         related::translate::<F>(pkt, p, &mut related, &p.tuple.src)?;
         deliver::to_endpoint::<F>(pkt, p, slot, endpoint, network)
@@ -244,18 +267,15 @@ fn error_of_flow<F: FamilyMaps>(pkt: &mut Packet, p: &Parsed<<F as Family>::Addr
 
 /// Drops the packet and answers it from the address it was sent to.
 #[inline(never)]
-fn reject<F: FamilyMaps + ErrorFormat>(
-    pkt: &mut Packet,
-    p: &Parsed<<F as Family>::Addr>,
-    eth: EthHdr,
-    problem: Problem,
-) -> Verdict {
+fn reject<F: FamilyMaps + ErrorFormat>(pkt: &mut Packet, p: &Parsed<<F as Family>::Addr>, problem: Problem) -> Verdict {
     settle(|| {
         let ifindex = pkt.ifindex();
         let src = match maps::uplink(ifindex) {
             Some(uplink) if !F::uplink_addr(uplink).is_unspecified() => F::uplink_addr(uplink),
             _ => &p.tuple.dst,
         };
+        // Zeros, which nobody sees, of a device without a link layer.
+        let eth: EthHdr = pkt.read(0).ok_or(DropReason::Malformed)?;
         let answer = Answer { problem, src, dst_mac: eth.src, src_mac: eth.dst };
         icmp_error::replace::<F>(pkt, p, &answer)?;
         if maps::is_host_addr::<F>(p.tuple.src) {

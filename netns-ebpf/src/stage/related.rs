@@ -18,6 +18,14 @@ pub struct Related<F: FamilyMaps> {
     quoted: &'static mut Quoted<F::Addr>,
 }
 
+impl<F: FamilyMaps> Related<F> {
+    /// The packet has grown by `by` bytes at its start.
+    #[inline(always)]
+    pub fn shift(&mut self, by: usize) {
+        self.quoted.quote.shift(by);
+    }
+}
+
 /// Working memory of the step.
 #[repr(C)]
 pub struct Quoted<A> {

@@ -13,7 +13,7 @@ use super::{Datapath, DatapathError};
 /// The side of the interface a hook is on.
 fn attach_type(hook: Hook) -> TcAttachType {
     match hook {
-        Hook::FromPod | Hook::FromUplink => TcAttachType::Ingress,
+        Hook::FromPod | Hook::FromUplink | Hook::FromUplinkL3 => TcAttachType::Ingress,
         Hook::FromHost => TcAttachType::Egress,
     }
 }

@@ -35,6 +35,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// Whether frames have an Ethernet header.
     pub ethernet: bool,
+    /// Whether there is no link layer: packets begin with the IP header (tunnels, point-to-point links).
+    pub bare_ip: bool,
     /// The loopback interface.
     pub loopback: bool,
 }
@@ -79,6 +81,17 @@ impl From<&LinkMessage> for Link {
             peer_index: None,
             kind: None,
             ethernet: matches!(message.header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback),
+            bare_ip: matches!(
+                message.header.link_layer_type,
+                LinkLayerType::None
+                    | LinkLayerType::Rawip
+                    | LinkLayerType::Ppp
+                    | LinkLayerType::Tunnel
+                    | LinkLayerType::Tunnel6
+                    | LinkLayerType::Sit
+                    | LinkLayerType::Ipgre
+                    | LinkLayerType::Ip6gre
+            ),
             loopback: flags.contains(LinkFlags::Loopback),
         };
         for attribute in &message.attributes {

@@ -23,6 +23,8 @@ pub struct UplinkState {
     pub addr6: Option<Ipv6Addr>,
     /// MTU, in bytes.
     pub mtu_bytes: u32,
+    /// The hook for its kind of frames.
+    pub hook: Hook,
 }
 
 impl Host {
@@ -59,7 +61,8 @@ impl Host {
             Some(IpAddr::V6(a)) => Some(a),
             _ => primary6(&addresses),
         };
-        Ok(UplinkState { ifindex: link.index, ifname: link.name, addr4, addr6, mtu_bytes: link.mtu_bytes })
+        let hook = if link.ethernet { Hook::FromUplink } else { Hook::FromUplinkL3 };
+        Ok(UplinkState { ifindex: link.index, ifname: link.name, addr4, addr6, mtu_bytes: link.mtu_bytes, hook })
     }
 
     /// Makes an interface an uplink, or brings what is known of it up to date. May be repeated.
@@ -69,11 +72,11 @@ impl Host {
             addr4: state.addr4.map_or(Addr4::UNSPECIFIED, Into::into),
             addr6: state.addr6.map_or(Addr6::UNSPECIFIED, Into::into),
             mtu_bytes: state.mtu_bytes,
-            l2_len_bytes: ETH_LEN as u32,
+            l2_len_bytes: if state.hook == Hook::FromUplink { ETH_LEN as u32 } else { 0 },
         };
         let known = self.datapath.uplinks()?.iter().any(|(index, _)| *index == state.ifindex);
         self.datapath.put_uplink(state.ifindex, &uplink)?;
-        let attached = self.netns.run(|| self.datapath.attach(Hook::FromUplink, ifname, state.ifindex))?;
+        let attached = self.netns.run(|| self.datapath.attach(state.hook, ifname, state.ifindex))?;
         if attached.is_err()
             && !known
             && let Err(e) = self.unwire_uplink(state.ifindex)
@@ -87,7 +90,9 @@ impl Host {
     /// Ends an interface's being an uplink. The interface may be gone.
     pub fn unwire_uplink(&self, ifindex: u32) -> Result<(), WiringError> {
         let mut errors = FirstError::default();
-        errors.note(self.datapath.detach(Hook::FromUplink, ifindex));
+        for hook in [Hook::FromUplink, Hook::FromUplinkL3] {
+            errors.note(self.datapath.detach(hook, ifindex));
+        }
         errors.note(self.datapath.remove_uplink(ifindex));
         errors.done()
     }
@@ -130,8 +135,8 @@ impl Host {
         if link.loopback {
             return Err(WiringError::BadUplink(link.name, "it is the loopback interface"));
         }
-        if !link.ethernet {
-            return Err(WiringError::BadUplink(link.name, "it is no Ethernet device"));
+        if !link.ethernet && !link.bare_ip {
+            return Err(WiringError::BadUplink(link.name, "its frames are neither Ethernet nor bare IP"));
         }
         Ok(link)
     }

@@ -24,6 +24,7 @@ pub mod pods;
 pub mod snapshot;
 pub mod talk;
 pub mod traffic;
+pub mod tun;
 pub mod wait;
 
 use std::fs;

@@ -63,7 +63,7 @@ pub struct Output {
 /// The loaded programs and their maps.
 pub struct Bench {
     datapath: Datapath,
-    programs: [SchedClassifier; 3],
+    programs: [SchedClassifier; 4],
     /// Index of the uplink.
     pub uplink: u32,
     /// Index of the uplink without addresses.
