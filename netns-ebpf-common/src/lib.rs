@@ -41,6 +41,8 @@ pub mod hdr;
 pub mod host;
 pub mod host_socket;
 pub mod mapping;
+#[doc = include_str!("../docs/nat-rfcs.md")]
+pub mod nat_rfcs {}
 pub mod network;
 pub mod parse;
 mod pod;

@@ -27,8 +27,8 @@ pub use status::{
     DropStatus, ExhaustedStatus, FlowTotals, HookStatus, NetworkStatus, PodCounters, PodFlows, PodRefusals, PodStatus,
     PublishStatus, Status, Talker, UplinkStatus,
 };
-pub use verbs::PublishRef;
-pub use view::{Applied, NetworkView, PodView, PublishView};
+pub use verbs::{PublishChange, PublishRef};
+pub use view::{Applied, BackendView, NetworkView, PodView, PublishView};
 
 /// An instance: one set of pins and state, and the kernel side it drives.
 ///

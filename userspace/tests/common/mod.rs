@@ -26,6 +26,7 @@ pub mod talk;
 pub mod traffic;
 pub mod tun;
 pub mod wait;
+pub mod who;
 
 use std::fs;
 use std::panic;
