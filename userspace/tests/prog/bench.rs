@@ -269,6 +269,22 @@ impl Bench {
         }
     }
 
+    /// Makes a family's mappings count this many flows, whatever they have.
+    pub fn forge_mapped_flows(&self, v: Version, flows: u32) {
+        match v {
+            Version::V4 => change::<Addr4>(map::FLOWS4, is_inside, |e| e.ack = flows),
+            Version::V6 => change::<Addr6>(map::FLOWS6, is_inside, |e| e.ack = flows),
+        }
+    }
+
+    /// Makes the entries of a family's flow table whose flags `which` picks look as if they were last seen this much earlier.
+    pub fn age(&self, v: Version, by: Duration, which: impl Fn(u8) -> bool) {
+        match v {
+            Version::V4 => change::<Addr4>(map::FLOWS4, which, |e| e.last_seen_ns = earlier(e.last_seen_ns, by)),
+            Version::V6 => change::<Addr6>(map::FLOWS6, which, |e| e.last_seen_ns = earlier(e.last_seen_ns, by)),
+        }
+    }
+
     /// How many datagrams in pieces a family's ports are remembered of.
     pub fn fragments(&self, v: Version) -> usize {
         match v {
@@ -291,6 +307,32 @@ fn keys<K: Plain, V: Plain>(name: &str) -> Vec<K> {
     let map = open_map(name);
     let map = if name.starts_with("FRAG") { Map::LruHashMap(map) } else { Map::HashMap(map) };
     HashMap::<_, K, V>::try_from(map).expect("a hash").keys().collect::<Result<_, _>>().expect("keys")
+}
+
+/// Of the inside entry of a mapping.
+pub fn is_inside(flags: u8) -> bool {
+    const INSIDE: u8 = FlowEntry::<Addr4>::MAPPING | FlowEntry::<Addr4>::TO_UPLINK;
+    flags & INSIDE == INSIDE
+}
+
+fn earlier(at_ns: u64, by: Duration) -> u64 {
+    let by = by.as_nanos() as u64;
+    assert!(at_ns > by, "the machine has not been up for that long");
+    at_ns - by
+}
+
+fn change<A: Copy>(name: &str, which: impl Fn(u8) -> bool, change: impl Fn(&mut FlowEntry<A>))
+where
+    FlowKey<A>: Plain,
+    FlowEntry<A>: Plain,
+{
+    let mut flows = HashMap::<_, FlowKey<A>, FlowEntry<A>>::try_from(Map::HashMap(open_map(name))).expect("a hash");
+    let picked: Vec<_> = flows.iter().filter_map(Result::ok).filter(|(_, e)| which(e.flags)).collect();
+    assert!(!picked.is_empty(), "no such entry");
+    for (key, mut entry) in picked {
+        change(&mut entry);
+        flows.insert(key, entry, 0).expect("change an entry");
+    }
 }
 
 fn remove_reply<A: Copy>(name: &str)
