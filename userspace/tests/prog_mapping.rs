@@ -7,7 +7,7 @@ mod prog;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-use netns::datapath::PublishPorts;
+use netns::datapath::{Hook, PublishPorts};
 use netns_ebpf_common::Addr4;
 use netns_ebpf_common::flow::{FlowEntry, State};
 use netns_ebpf_common::host::HostConfig;
@@ -493,5 +493,60 @@ both!(
         let nothing = Packet::new(at.0, NOBODY_AT_ALL.ip(v), udp(at.1, 0)).ip_bytes();
         let error = from_lan(ROUTER.ip(v), at.0, Problem::PortUnreachable.quoting(v, &nothing));
         b.lan_sends(&error, &Want::pass(&error));
+    }
+);
+
+both!(
+    fn many_first_packets_at_once_make_one_mapping(b, v) {
+        independent(b, false);
+        // Blue has the port red would keep, so that it has to be searched for.
+        let blue_at = (HOST.ip(v), 20_000);
+        let blue = Pair::mapping(b, v, UDP, (BLUE, 20_000), blue_at, 1);
+        sends(b, v, BLUE, SERVER, udp(20_000, 53), blue_at, &[blue]);
+        let meta = Meta { ifindex: RED.ifindex(), ..Meta::default() };
+        const THREADS: u16 = 4;
+        const EACH: u16 = 12;
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                scope.spawn(move || {
+                    for n in 0..EACH {
+                        let sent = from_pod(RED, SERVER2.ip(v), udp(20_000, 1000 * (thread + 1) + n)).bytes();
+                        assert_eq!(b.run(Hook::FromPod, meta, &sent).action, 7, "datagram {n} of {thread}");
+                    }
+                });
+            }
+        });
+        let flows = b.datapath().flows().expect("flows");
+        let mappings: Vec<_> = flows.iter().filter(|r| r.mapping.is_some() && r.owner_slot == Some(RED.slot)).collect();
+        assert_eq!(mappings.len(), 2, "{mappings:?}");
+        let inside = mappings.iter().find(|r| r.to_sport != 0).expect("the inside entry");
+        assert_eq!(inside.mapping, Some(u32::from(THREADS * EACH)));
+        let of_red: Vec<_> = flows.iter().filter(|r| r.original && r.owner_slot == Some(RED.slot)).collect();
+        assert_eq!(of_red.len(), usize::from(THREADS * EACH));
+        assert!(of_red.iter().all(|r| (r.to_src, r.to_sport) == (inside.to_src, inside.to_sport)), "{of_red:?}");
+        // They all leave it.
+        b.datapath().delete_flows(|r| r.original && r.owner_slot == Some(RED.slot)).expect("delete");
+        let flows = b.datapath().flows().expect("flows");
+        assert_eq!(flows.iter().filter_map(|r| r.mapping).sum::<u32>(), 1, "blue's alone");
+    }
+);
+
+both!(
+    fn by_an_uplink_with_another_address_a_flow_has_no_mapping(b, v) {
+        independent(b, false);
+        let at = (HOST.ip(v), 20_000);
+        let mapping = Pair::mapping(b, v, UDP, (RED, 20_000), at, 1);
+        let first = sends(b, v, RED, SERVER, udp(20_000, 53), at, &[mapping]);
+        b.set_uplink_address(b.bare, HOST2);
+        let (sent, left, _) = leaves(b, v, RED, BARE_SIDE, udp(20_000, 53), (HOST2.ip(v), 20_000));
+        let other = Pair::new(1, &sent, 0, &left, Target::Uplink(b.bare), Target::Slot(RED.slot)).owned(RED.slot);
+        b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&mapping, &first, &other]));
+        // With a pool the address is the network's, whatever the way.
+        let pool = [HOST.ip(v)];
+        b.set_snat_pool(1, &pool, &pool);
+        let (sent, left, _) = leaves(b, v, RED, BARE_SIDE, udp(20_000, 54), at);
+        let pooled = Pair::new(1, &sent, 0, &left, Target::Uplink(b.bare), Target::Slot(RED.slot)).owned(RED.slot);
+        let mapping = Pair::mapping(b, v, UDP, (RED, 20_000), at, 2);
+        b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&mapping, &first, &other, &pooled]));
     }
 );

@@ -62,7 +62,7 @@ pub fn find<F: FamilyMaps>(zone: u16, p: &Parsed<<F as Family>::Addr>) -> Option
             }
             // RFC 4787 REQ-6: inbound packets need not refresh a mapping; outbound ones must. Each direction has its own
             // clock here and the flow lives while either runs.
-            touch(flow, &key, now);
+            touch(flow, key, now);
             Some(flow)
         }
     }

@@ -244,6 +244,11 @@ impl Bench {
         assert_eq!(self.datapath.snat_addresses(id).expect("read"), live);
     }
 
+    /// Gives an uplink this place's addresses.
+    pub fn set_uplink_address(&self, index: u32, place: super::world::Place) {
+        self.datapath.put_uplink(index, &uplink(Some(place))).expect("uplink");
+    }
+
     /// Sets the uplink's MTU.
     pub fn set_uplink_mtu(&self, mtu_bytes: u32) {
         self.datapath.put_uplink(self.uplink, &Uplink { mtu_bytes, ..uplink(Some(HOST)) }).expect("uplink");
