@@ -5,11 +5,12 @@
 
 use netns_ebpf_common::abi::ZONE_HOST;
 use netns_ebpf_common::family::{Address, Family, Scope, V4, V6, is_loopback};
-use netns_ebpf_common::flow::FlowEntry;
+use netns_ebpf_common::flow::{FlowEntry, FlowKey};
+use netns_ebpf_common::fragment::lan_area;
 use netns_ebpf_common::hdr::Frame;
 use netns_ebpf_common::hdr::eth::{ETH_LEN, EthHdr, ethertype};
 use netns_ebpf_common::network::Network;
-use netns_ebpf_common::parse::{IcmpKind, Parsed};
+use netns_ebpf_common::parse::{Fragment, IcmpKind, Parsed};
 use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 
@@ -72,16 +73,23 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
             return Ok(error_of_flow::<F, L3_OFF>(pkt, p));
         }
 
-        // 5. A packet of a flow: replies to pods before published ports, or a published port would swallow them.
-        if fragment::track::<F>(ZONE_HOST, p).is_ok()
-            && flow::is_trackable(p)
+        // 5. A piece of a datagram gets the ports of the first one, or waits for it.
+        if !matches!(p.fragment, Fragment::Whole) {
+            let verdict = piece::<F>(pkt, p);
+            if verdict != fragment::GO_ON {
+                return Ok(verdict);
+            }
+        }
+
+        // 6. A packet of a flow: replies to pods before published ports, or a published port would swallow them.
+        if flow::is_trackable(p)
             && let Some(flow) = flow::find::<F>(ZONE_HOST, p)
         {
             take::<L3_OFF, _>(pkt, p)?;
             return Ok(along_flow::<F>(pkt, p, flow));
         }
 
-        // 6. To the mapping of a pod, or to a published port; the way ends there, or a flow is planned.
+        // 7. To the mapping of a pod, or to a published port; the way ends there, or a flow is planned.
         let mut planned = Verdict::PASS;
         if maps::has_mappings() && flow::may_open(p) {
             planned = to_mapping::<F, L3_OFF>(pkt, p);
@@ -93,7 +101,7 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
             return Ok(planned);
         }
 
-        // 7. The planned flow is opened, and the packet goes along it.
+        // 8. The planned flow is opened, and the packet goes along it.
         if let Err(reason) = flow::open::<F>(pkt, p, false) {
             report::count_endpoint_rx_drop(maps::opening_flow::<F>()?.plan.owner_slot);
             return Err(reason);
@@ -198,6 +206,50 @@ fn to_published<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(
         };
         Ok(PLANNED)
     })
+}
+
+/// The verdict on a piece of a datagram, or [`fragment::GO_ON`].
+///
+/// What comes early for an address of the host goes up the stack all the same, as nobody knows yet whose it is: only a copy waits.
+#[inline(never)]
+fn piece<F: FamilyMaps>(pkt: &Packet, p: &mut Parsed<<F as Family>::Addr>) -> Verdict {
+    settle(|| {
+        let area = lan_area(&p.tuple.src);
+        match fragment::track::<F>(pkt, area, ZONE_HOST, p) {
+            Ok(()) if fragment::is_awaited::<F>(p) && is_ours::<F>(p) => {
+                fragment::replay::<F>(pkt, area).map(|()| Verdict::HELD)
+            }
+            Ok(()) => Ok(fragment::GO_ON),
+            Err(DropReason::Fragment) => {
+                if maps::is_host_addr::<F>(p.tuple.dst) {
+                    let _without_a_copy = fragment::hold::<F>(pkt, area);
+                    return Ok(Verdict::PASS);
+                }
+                match maps::slot_by_addr::<F>(ZONE_HOST as u32, p.tuple.dst) {
+                    Some(_) => fragment::hold::<F>(pkt, area).map(|()| Verdict::HELD),
+                    None => Ok(Verdict::PASS),
+                }
+            }
+            Err(reason) if is_ours::<F>(p) => Err(reason),
+            Err(_) => Ok(Verdict::PASS),
+        }
+    })
+}
+
+/// Whether the packet belongs to a flow, a published port or a mapping that is open to it.
+#[inline(always)]
+fn is_ours<F: FamilyMaps>(p: &Parsed<<F as Family>::Addr>) -> bool {
+    if FlowRef::<F>::find(&FlowKey::new(ZONE_HOST, p.proto, p.tuple)).is_some() {
+        return true;
+    }
+    if maps::has_mappings()
+        && let Some(outside) = mapping::at::<F>(p.proto, &p.tuple)
+        && deliver::backend(outside.target()).is_ok_and(|(_, network)| network.flags & Network::OPEN_TO_ALL != 0)
+    {
+        return true;
+    }
+    maps::is_host_addr::<F>(p.tuple.dst)
+        && publish::find::<F>(p).is_some_and(|found| found.publish.flags & Publish::LOOPBACK == 0)
 }
 
 /// The packet is no more the stack's: one without a link layer gets room for the pod's.
