@@ -1,8 +1,8 @@
 //! Datagrams in pieces: the first one says what the others are, in whatever order they come.
 //!
 //! A piece that comes before the first of its datagram waits, as a copy. When the first one comes, it and those that waited are
-//! sent through the ingress of their device once more, the first one first, the others as they came. No decision on ports is ever taken from a
-//! later piece's own bytes.
+//! sent through the ingress of their device once more, the first one first, the others as they came. No decision on ports is
+//! ever taken from a later piece's own bytes.
 //!
 //! Between pods of a network none of this is needed: the address alone decides there.
 
@@ -109,7 +109,7 @@ fn note<F: FamilyMaps>(pkt: &Packet, d: DatagramRef<F>, p: &Parsed<F::Addr>) -> 
     let mut note = Note { datagram: d, start, end, word: start / 64, old: false, new: false };
     pkt.repeat(RECEIVED_WORDS as u32, &mut note);
     if note.old {
-        // All of it had come: a copy made on the way, or one more of a receiver's own business (RFC 8200 section 4.5).
+        // One that has come twice may just be dropped (RFC 8200 section 4.5).
         if note.new {
             d.set_progress(Progress::Bad);
         }
@@ -184,7 +184,7 @@ pub fn hold<F: FamilyMaps>(pkt: &Packet, area: u32) -> Result<(), DropReason> {
     d.add_held(1 << (place & 63));
     if !matches!(d.progress(), Progress::Waiting) {
         // The first one came by on another CPU meanwhile; should it have found this piece, the copy will be seen to be one.
-        pkt.clone_to_ingress(pkt.ifindex())?;
+        pkt.clone_to_ingress(pkt.ifindex()).map_err(|_| DropReason::Fragment)?;
     }
     Ok(())
 }
@@ -196,7 +196,8 @@ pub fn replay<F: FamilyMaps>(pkt: &Packet, area: u32) -> Result<(), DropReason> 
     let place = maps::oldest_held(area);
     let held = d.take_held().rotate_right(place);
     let mut replay = Replay { serial: d.serial(), held, key: HeldKey { area, place }, ifindex: pkt.ifindex() };
-    pkt.clone_to_ingress(replay.ifindex)?;
+    // The queue of packets that come in may be full.
+    pkt.clone_to_ingress(replay.ifindex).map_err(|_| DropReason::Fragment)?;
     pkt.repeat(HELD_PER_AREA, &mut replay);
     Ok(())
 }
