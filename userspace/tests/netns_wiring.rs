@@ -321,6 +321,9 @@ fn ports_are_published_as_a_whole_or_not_at_all() {
         assert!(host.unwire_publish(&web).expect("remove"));
         assert!(!host.unwire_publish(&web).expect("remove again"));
         host.unwire_publish(&below).expect("remove");
+        let theirs = PublishSpec { owner: 99, allow: Allow::Only(vec![]), backends: vec![backend(5)], ..clash.clone() };
+        host.wire_publish(&PublishSpec { id: 3, ..theirs.clone() }).expect_err("another's index");
+        host.switch_publish(&PublishSpec { id: 3, ..theirs }, |_| None).expect_err("another's index");
         // Neither is anything left of who might come in and of where they went.
         for map in ["ALLOW4", "ALLOW6", "BACKENDS"] {
             let left = of_publish(map, 1);

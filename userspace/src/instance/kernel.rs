@@ -36,7 +36,7 @@ const BPFFS_MARK: &str = "bpffs-mounted";
 pub struct KernelFabric {
     dirs: Dirs,
     host: Host,
-    listeners: RefCell<[Option<Vec<Listener>>; 2]>,
+    listeners: RefCell<[Option<Vec<Listener>>; 3]>,
 }
 
 impl KernelFabric {
@@ -153,7 +153,7 @@ impl KernelFabric {
     /// Whether any socket at all has the port: rules out nearly all of a range at one reading of the socket tables.
     fn has_listener(&self, proto: PortProto, port: u16) -> bool {
         let mut cache = self.listeners.borrow_mut();
-        let entry = &mut cache[usize::from(proto == PortProto::Udp)];
+        let entry = &mut cache[proto as usize];
         let found = entry.get_or_insert_with(|| {
             probe::listeners(self.host.netns(), proto).unwrap_or_else(|e| {
                 tracing::warn!("cannot tell which ports are in use: {e}");
@@ -208,6 +208,7 @@ impl PortProbe for KernelFabric {
         let proto = match proto {
             Proto::Tcp => PortProto::Tcp,
             Proto::Udp => PortProto::Udp,
+            Proto::Sctp => PortProto::Sctp,
         };
         self.has_listener(proto, port)
             && match probe::port_listener(self.host.netns(), proto, address, port) {

@@ -122,9 +122,13 @@ impl Host {
         Ok(removed)
     }
 
-    /// Withdraws ports and nothing else, for when all flows go anyway.
+    /// Withdraws ports and nothing else, for when all flows, and the maps, go anyway.
     pub fn forget_publish(&self, spec: &PublishSpec) -> Result<bool, WiringError> {
-        Ok(self.datapath.remove_publish(spec.id, spec.owner, &spec.ports)?)
+        let ours = self.datapath.publish(spec.id)?.is_some_and(|live| live.owner == spec.owner);
+        if ours {
+            self.datapath.withdraw_ports(spec.id, &spec.ports)?;
+        }
+        Ok(ours)
     }
 
     /// Takes no new flows by a publish from now on, and ends the TCP connections it has with a RST.
@@ -134,21 +138,25 @@ impl Host {
     }
 
     /// Changes a declaration between what it needs and what it leaves behind: clients and backends are there before it asks
-    /// for them, and go when it does no more.
+    /// for them, and go when it does no more. A new one leaves nothing: whoever was killed making or changing another of its
+    /// index has an heir that cleared up.
     fn around(&self, spec: &PublishSpec, change: impl FnOnce() -> Result<(), WiringError>) -> Result<(), WiringError> {
-        let table = spec.table();
+        let (table, prefixes) = (spec.table(), spec.allow.prefixes().unwrap_or_default());
+        let live = self.datapath.publish(spec.id)?;
+        if live.is_some_and(|live| live.owner != spec.owner) {
+            // Refused there, and what belongs to the other is left alone.
+            return change();
+        }
         if table.is_some() {
             self.datapath.set_backends(spec.id, table.as_ref())?;
         }
-        if let Some(prefixes) = spec.allow.prefixes() {
-            self.datapath.sync_allowed(spec.id, prefixes)?;
-        }
+        self.datapath.add_allowed(spec.id, prefixes)?;
         change()?;
-        if table.is_none() {
-            self.datapath.set_backends(spec.id, None)?;
-        }
-        if spec.allow.is_anyone() {
-            self.datapath.sync_allowed(spec.id, &[])?;
+        if live.is_some() {
+            if table.is_none() {
+                self.datapath.set_backends(spec.id, None)?;
+            }
+            self.datapath.sync_allowed(spec.id, prefixes)?;
         }
         Ok(())
     }
