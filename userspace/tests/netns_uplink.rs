@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use common::frame::Tap;
 use common::lan::{CLIENT, SERVER, UPLINK};
+use common::observer::{PATIENCE, Talk, at, flows, serve};
 use common::pods::{RED, TOPOLOGY, client, server, site};
-use common::talk::{PATIENCE, Talk, at, flows, serve};
 use common::{Background, Isolated, isolated, wait_until};
 use netns::check::{Family, Site};
 use nix::sys::signal::Signal;

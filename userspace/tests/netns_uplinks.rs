@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use common::frame::Tap;
 use common::lan::{FAR, SERVER, UPLINK};
+use common::observer::{PATIENCE, Talk, at, flows, serve};
 use common::packet::{ethernet, ipv4, ipv6, udp, udp6};
 use common::pods::{BLUE, GATEWAY, RED, TOPOLOGY, far, server, site, uplink};
-use common::talk::{PATIENCE, Talk, at, flows, serve};
 use common::traffic::{both, closed, direct, published};
 use common::{Isolated, isolated};
 use netns::check::{Family, Probe, Site, Target};

@@ -1,7 +1,7 @@
 //! Published ports.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -55,7 +55,10 @@ impl Host {
     /// seen by every program before they do, so that none is made to the old backend after. May be repeated.
     pub fn switch_publish(&self, spec: &PublishSpec) -> Result<(), WiringError> {
         self.datapath.switch_publish(spec.id, &spec.declaration())?;
-        self.end_datagrams(spec)
+        self.end_datagrams(spec)?;
+        let pod = self.datapath.endpoint(spec.slot)?.filter(|_| spec.active);
+        let stay = pod.map(|e| [IpAddr::from(e.addr4), IpAddr::from(e.addr6)]);
+        self.end_host_sockets(spec.id, proto::UDP, |end| stay.is_some_and(|pod| pod.contains(&end.ip())))
     }
 
     /// Withdraws ports. `false`: the index is free or another owner's.
@@ -66,6 +69,8 @@ impl Host {
         if removed {
             self.end_datagrams(spec)?;
             self.datapath.orphan_flows(spec.id)?;
+            self.end_host_sockets(spec.id, proto::UDP, |_| false)?;
+            self.datapath.orphan_host_peers(spec.id)?;
         }
         Ok(removed)
     }
@@ -110,7 +115,7 @@ impl Host {
             thread::sleep(Duration::from_millis(5));
         }
         self.datapath.delete_flows(is_ours)?;
-        Ok(())
+        self.end_host_sockets(spec.id, proto::TCP, |_| false)
     }
 
     fn end_datagrams(&self, spec: &PublishSpec) -> Result<(), WiringError> {
