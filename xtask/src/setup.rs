@@ -18,14 +18,16 @@ struct Tool(&'static str, &'static str);
 const BUILD_TOOLS: [Tool; 2] = [Tool("cc", "gcc"), Tool("c++", "g++")];
 
 /// What the tests and the benchmarks measure against and look with. The product needs none of them.
-const PEERS: [Tool; 13] = [
+const PEERS: [Tool; 15] = [
     Tool("bpftool", "bpftool"),
     Tool("curl", "curl"),
+    Tool("dig", "bind9-dnsutils"),
     Tool("ip", "iproute2"),
     Tool("iperf3", "iperf3"),
     Tool("iptables", "iptables"),
     Tool("nc", "netcat-openbsd"),
     Tool("nft", "nftables"),
+    Tool("nginx", "nginx"),
     Tool("nsenter", "util-linux"),
     Tool("ping", "iputils-ping"),
     Tool("sockperf", "sockperf"),
@@ -33,6 +35,19 @@ const PEERS: [Tool; 13] = [
     Tool("tracepath", "iputils-tracepath"),
     Tool("traceroute", "traceroute"),
 ];
+
+/// Packages whose service would serve the machine's network from its next start on.
+const SERVICES: [&str; 1] = ["nginx"];
+
+/// Runs its arguments while no package may start a service (Debian Policy section 9.3.3.3), unless the machine has a rule of
+/// its own.
+const WITHOUT_SERVICES: &str = r#"
+policy=/usr/sbin/policy-rc.d
+[ -e "$policy" ] && exec "$@"
+trap 'rm -f "$policy"' EXIT
+trap 'exit 130' HUP INT TERM
+printf '#!/bin/sh\nexit 101\n' > "$policy" && chmod 755 "$policy" && "$@"
+"#;
 
 /// A rustc with a prebuilt `core` for BPF, its cargo, and its clippy for `cargo xtask lint`.
 const COMPILER_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf", "rust-web-clippy"];
@@ -108,11 +123,16 @@ fn apt_install(packages: &[&str]) -> Result<()> {
     if let Err(error) = apt_get().arg("update").run() {
         eprintln!("xtask: {error}; going on with the package lists there are");
     }
-    apt_get().args(["install", "--yes", "--no-install-recommends"]).args(packages).run()
+    apt_get().args(["install", "--yes", "--no-install-recommends"]).args(packages).run()?;
+    for service in SERVICES.iter().filter(|service| packages.contains(service) && find("systemctl").is_some()) {
+        root::command("systemctl", "to keep a service off").args(["--quiet", "disable", service]).run()?;
+    }
+    Ok(())
 }
 
 fn apt_get() -> Command {
-    let mut command = root::command("env", "to install packages");
+    let mut command = root::command("sh", "to install packages");
+    command.args(["-c", WITHOUT_SERVICES, "sh", "env"]);
     // Packages must neither ask questions nor wait long for another apt.
     command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-o", "DPkg::Lock::Timeout=120"]);
     command
