@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, U
 use std::thread;
 use std::time::Duration;
 
-use common::pods::{GREEN, RED, uplink};
+use common::pods::{GREEN, RED, TOPOLOGY, uplink};
 use common::{Isolated, isolated};
 use netns::check::{Family, Site};
 
@@ -217,5 +217,41 @@ fn flows_of_the_host_are_counted() {
         let n = aims(8080).len() as u64;
         assert_eq!(flows("8080:80/tcp"), (n, 0), "one for each connection");
         assert_eq!(flows("8080:80/udp"), (2 * n, 0), "one for each socket, whatever it sends");
+    });
+}
+
+#[test]
+fn the_kernel_gives_no_published_port_to_a_socket_that_asks_for_any() {
+    const KEY: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+    let reserved = || std::fs::read_to_string(KEY).expect("read").trim().to_owned();
+    isolated(move |here| {
+        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 41099").expect("a small range");
+        std::fs::write(KEY, "40003").expect("reserve");
+        here.lan();
+        here.file("topology.toml", TOPOLOGY);
+        let before = here.snapshot();
+        here.up(TOPOLOGY).ok();
+        assert_eq!(reserved(), "20000-32767,40003");
+        here.netns(["publish", "add", "red", "40000-40049:1000-1049/udp", "40010:80/tcp"]).ok();
+        assert_eq!(reserved(), "20000-32767,40000-40049");
+        // All the others can be had, at once.
+        let any: Vec<UdpSocket> = (0..1050).map(|_| UdpSocket::bind("0.0.0.0:0").expect("bind")).collect();
+        for socket in &any {
+            let port = socket.local_addr().expect("own address").port();
+            assert!((40_050..=41_099).contains(&port), "{port}");
+        }
+        let more = UdpSocket::bind("0.0.0.0:0").expect_err("none is left");
+        assert_eq!(more.kind(), ErrorKind::AddrInUse);
+        drop(any);
+        here.netns(["publish", "del", "red", "40000-40049:1000-1049/udp"]).ok();
+        assert_eq!(reserved(), "20000-32767,40003,40010");
+        // The store is lost: what is published says what was reserved.
+        std::fs::write("/run/netns-ebpf/default/state.db", "").expect("damage the store");
+        here.netns(["down", "--force"]).ok();
+        assert_eq!(reserved(), "40003");
+        here.up(TOPOLOGY).ok();
+        here.netns(["publish", "add", "red", "40020:80"]).ok();
+        here.netns(["down"]).ok();
+        before.assert_unchanged("after down");
     });
 }

@@ -237,6 +237,12 @@ impl Fabric for KernelFabric {
         self.read_facts(state).await
     }
 
+    async fn local_ports(&self) -> Result<String, FabricError> {
+        let read = self.host.netns().run(sysctl::local_ports);
+        let read = read.map_err(|e| FabricError::step("enter the host's namespace", e))?;
+        Ok(read.map_err(|e| FabricError::step("read the kernel's range of ports", e))?.to_string())
+    }
+
     async fn unreserved(&self, ports: &str) -> Result<String, FabricError> {
         let wanted = port_set(ports)?;
         let before = self
@@ -253,7 +259,7 @@ impl Fabric for KernelFabric {
         let done = self.host.netns().run(|| sysctl::reserve_ports(&ports));
         done.map_err(|e| FabricError::step("enter the host's namespace", e))?
             .map(|_| ())
-            .map_err(|e| FabricError::step("reserve the SNAT ports", e))
+            .map_err(|e| FabricError::step("reserve ports", e))
     }
 
     async fn release(&self, ports: &str) -> Result<(), FabricError> {
