@@ -154,6 +154,16 @@ fn connected_datagram_sockets_follow_a_publish() {
         here.netns(["publish", "add", "red", "8080:80/udp"]).ok();
         let led: Vec<_> = aims(8080).into_iter().map(|aim| (aim, connected(aim))).collect();
         names(&led, "red", "published again");
+        // Who may come in is judged by the address the process asked for.
+        here.netns(["publish", "set", "8080:80/udp", "--allow", "127.0.0.0/8"]).ok();
+        for (aim, socket) in led {
+            if aim.ip().to_canonical() == Ipv4Addr::LOCALHOST {
+                assert_eq!(asked(&socket).expect("an answer"), "red", "{aim}");
+            } else {
+                ended(&socket, &format!("{aim}, not allowed any more"));
+            }
+        }
+        all_else("with clients allowed");
     });
 }
 

@@ -9,16 +9,13 @@ use std::thread;
 use std::time::Duration;
 
 use common::pods::{BLUE, GREEN, RED, TOPOLOGY, client, uplink};
+use common::who::{self, PATIENCE, SILENCE, asked, told};
 use common::{Isolated, isolated, wait_for, wait_until};
 use netns::check::{Family, Site};
 use netns::datapath::{Datapath, FlowRecord};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// How long an answer may take that takes microseconds.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// How long to wait for an answer that must not come.
-const SILENCE: Duration = Duration::from_millis(300);
 const SOON: Duration = Duration::from_secs(60);
 
 /// The published port 8080, and the pods' port 80 it leads to.
@@ -29,73 +26,16 @@ fn published(family: Family) -> SocketAddr {
     SocketAddr::new(uplink().ip(family), PORT)
 }
 
-/// Answers datagrams and connections in a pod with the pod's name, until the test's end.
 fn serve(here: &Isolated, pod: Site) {
-    for family in Family::ALL {
-        let at = SocketAddr::new(pod.ip(family), POD_PORT);
-        let (datagrams, connections) =
-            here.inside(pod.name, || (UdpSocket::bind(at).expect("bind UDP"), TcpListener::bind(at).expect("listen")));
-        thread::spawn(move || {
-            let mut block = [0; 64];
-            while let Ok((_, peer)) = datagrams.recv_from(&mut block) {
-                let _ = datagrams.send_to(pod.name.as_bytes(), peer);
-            }
-        });
-        thread::spawn(move || {
-            for stream in connections.incoming().map_while(Result::ok) {
-                thread::spawn(move || answer(stream, pod.name));
-            }
-        });
-    }
+    who::serve(here, pod, POD_PORT);
 }
 
-fn answer(mut stream: TcpStream, name: &str) {
-    let mut block = [0; 64];
-    while let Ok(1..) = stream.read(&mut block) {
-        if stream.write_all(name.as_bytes()).is_err() {
-            return;
-        }
-    }
-}
-
-/// A UDP socket of a place, connected to the published port.
 fn datagrams(here: &Isolated, from: Site, family: Family) -> UdpSocket {
-    let socket = inside(here, from, || UdpSocket::bind(SocketAddr::new(from.ip(family), 0)).expect("bind"));
-    socket.connect(published(family)).expect("connect");
-    socket
+    who::datagrams(here, from, published(family))
 }
 
-/// Who answers a datagram; `None` for nobody, or nobody there.
-fn asked(socket: &UdpSocket, patience: Duration) -> Option<String> {
-    socket.set_read_timeout(Some(patience)).expect("set a time-out");
-    let mut block = [0; 64];
-    // An error that came for the datagram before is told by the next call.
-    let _ = socket.take_error();
-    socket.send(b"who").ok()?;
-    let length = socket.recv(&mut block).ok()?;
-    Some(String::from_utf8_lossy(&block[..length]).into_owned())
-}
-
-fn inside<T: Send>(here: &Isolated, site: Site, body: impl FnOnce() -> T + Send) -> T {
-    here.inside(site.place, body)
-}
-
-/// A connection from a place to the published port.
 fn connect(here: &Isolated, from: Site, family: Family, patience: Duration) -> std::io::Result<TcpStream> {
-    let stream = inside(here, from, || TcpStream::connect_timeout(&published(family), patience))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-/// Who answers on a connection.
-fn told(stream: &mut TcpStream) -> std::io::Result<String> {
-    let mut block = [0; 64];
-    stream.write_all(b"who")?;
-    match stream.read(&mut block)? {
-        0 => Err(ErrorKind::UnexpectedEof.into()),
-        length => Ok(String::from_utf8_lossy(&block[..length]).into_owned()),
-    }
+    who::connect(here, from, published(family), patience)
 }
 
 /// Every family from the LAN and from another pod.

@@ -13,10 +13,12 @@ use netns::datapath::{
 use netns::netlink::{Change, Family, Monitor, Netlink, RouteKind};
 use netns::netns::{Netns, NetnsName, remove_run_dir};
 use netns::probe::{self, PortProto, port_listener};
-use netns::wiring::{Host, NetworkSpec, PodSpec, PublishSpec, WiringError, endpoint_ifindex, host_ifname};
+use netns::topology::Allow;
+use netns::wiring::{BackendSpec, Host, NetworkSpec, PodSpec, PublishSpec, WiringError, endpoint_ifindex, host_ifname};
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple};
 use netns_ebpf_common::host::HostConfig;
 use netns_ebpf_common::prefix::PrefixKey;
+use netns_ebpf_common::publish::Backends;
 use netns_ebpf_common::{Addr4, Addr6, Port};
 
 const PINS: &str = "/sys/fs/bpf/netns-ebpf/test";
@@ -264,31 +266,66 @@ fn the_uplink_is_found_and_followed() {
     });
 }
 
+/// Elements of a map that belong to a publish.
+fn of_publish(name: &str, id: u32) -> usize {
+    let data = MapData::from_pin(format!("{PINS}/maps/{name}")).expect("pin");
+    match name {
+        "ALLOW4" => {
+            let trie = LpmTrie::<_, PrefixKey<Addr4>, u32>::try_from(Map::LpmTrie(data)).expect("map");
+            trie.keys().filter(|k| k.as_ref().expect("key").data().id_be == id.to_be_bytes()).count()
+        }
+        "ALLOW6" => {
+            let trie = LpmTrie::<_, PrefixKey<Addr6>, u32>::try_from(Map::LpmTrie(data)).expect("map");
+            trie.keys().filter(|k| k.as_ref().expect("key").data().id_be == id.to_be_bytes()).count()
+        }
+        _ => {
+            let hash = HashMap::<_, u32, Backends>::try_from(Map::HashMap(data)).expect("map");
+            hash.keys().filter(|k| *k.as_ref().expect("key") == id).count()
+        }
+    }
+}
+
 #[test]
 fn ports_are_published_as_a_whole_or_not_at_all() {
     on_host(async |_, host| {
         let ports = PublishPorts { addr: None, proto: 6, host_first: 8000, pod_first: 80, count: 100 };
-        let web = PublishSpec { id: 1, owner: 11, slot: 3, active: true, loopback: false, ports };
+        let backend = |slot| BackendSpec { slot, name: format!("pod{slot}"), weight: 1, open: true };
+        let web = PublishSpec {
+            id: 1,
+            owner: 11,
+            backends: vec![backend(3), backend(4)],
+            sticky: true,
+            allow: Allow::Only(vec!["10.0.0.0/8".parse().expect("a prefix")]),
+            active: true,
+            loopback: false,
+            ports,
+        };
         for _ in 0..2 {
             host.wire_publish(&web).expect("publish");
         }
         let clash = PublishPorts { host_first: 7950, ..ports };
-        let clash = PublishSpec { id: 2, owner: 12, ports: clash, ..web };
+        let clash = PublishSpec { id: 2, owner: 12, ports: clash, ..web.clone() };
         let error = host.wire_publish(&clash).expect_err("8000 is taken");
         assert!(matches!(error, WiringError::Datapath(DatapathError::Published { publish: 1, .. })), "{error}");
         assert!(host.datapath().publish(2).expect("read").is_none());
         // Nothing is left of the first fifty: they can be had.
-        let below = PublishSpec { ports: PublishPorts { count: 50, ..clash.ports }, ..clash };
+        let below = PublishSpec { ports: PublishPorts { count: 50, ..clash.ports }, ..clash.clone() };
         host.wire_publish(&below).expect("below");
         // The same ports on one address, or of another protocol, are other ports.
         let one = PublishPorts { addr: Some(IpAddr::from([192, 0, 2, 1])), ..ports };
-        host.wire_publish(&PublishSpec { id: 3, owner: 13, ports: one, ..web }).expect("one address");
+        host.wire_publish(&PublishSpec { id: 3, owner: 13, ports: one, ..web.clone() }).expect("one address");
         let udp = PublishPorts { proto: 17, ..ports };
-        host.wire_publish(&PublishSpec { id: 4, owner: 14, ports: udp, ..web }).expect("udp");
-        assert!(!host.unwire_publish(&PublishSpec { owner: 1, ..web }).expect("not the owner"));
+        host.wire_publish(&PublishSpec { id: 4, owner: 14, ports: udp, ..web.clone() }).expect("udp");
+        assert!(!host.unwire_publish(&PublishSpec { owner: 1, ..web.clone() }).expect("not the owner"));
         assert!(host.unwire_publish(&web).expect("remove"));
         assert!(!host.unwire_publish(&web).expect("remove again"));
         host.unwire_publish(&below).expect("remove");
+        // Neither is anything left of who might come in and of where they went.
+        for map in ["ALLOW4", "ALLOW6", "BACKENDS"] {
+            let left = of_publish(map, 1);
+            assert_eq!(left, 0, "{map}");
+        }
+        assert_eq!((of_publish("ALLOW4", 3), of_publish("ALLOW6", 3), of_publish("BACKENDS", 3)), (1, 0, 1));
         host.wire_publish(&clash).expect("all of it is free now");
     });
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use super::open::{in_file, open, read_topology};
 use super::table::list;
 use super::{CliError, Global};
-use crate::instance::{Applied, choose};
+use crate::instance::{Applied, PublishView, choose};
 
 /// Arguments of `up`.
 #[derive(Debug, Args)]
@@ -48,7 +48,7 @@ pub(super) fn text(applied: &Applied) -> String {
     }
     for publish in &applied.publishes_changed {
         let more = if publish.draining { "  drains at" } else { "  to" };
-        line('=', "publish", &publish.publish, format!("{more} {}", publish.pod));
+        line('=', "publish", &publish.publish, format!("{more} {}{}", publish.pod, clients(publish)));
     }
     for network in &applied.networks_added {
         line('+', "network", network, String::new());
@@ -57,10 +57,15 @@ pub(super) fn text(applied: &Applied) -> String {
         line('+', "pod", &pod.name, format!("  {}  in {}", list(&pod.addresses), pod.network));
     }
     for publish in &applied.publishes_added {
-        line('+', "publish", &publish.publish, format!("  to {}", publish.pod));
+        line('+', "publish", &publish.publish, format!("  to {}{}", publish.pod, clients(publish)));
     }
     if out.is_empty() {
         out = format!("instance {}: up\n", applied.instance);
     }
     out
+}
+
+/// Who may come in, where that is not everybody.
+fn clients(publish: &PublishView) -> String {
+    if publish.allow.is_anyone() { String::new() } else { format!("  for {}", publish.allow) }
 }

@@ -4,7 +4,6 @@
 //! They are an addition to the data path, not a part of what it cannot do without: a kernel without cgroup BPF or a machine
 //! without cgroup v2 has everything else.
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -23,6 +22,9 @@ use super::{Datapath, DatapathError, call, io_error, map_error, or_absent};
 
 /// Mounts as the calling thread sees them.
 const MOUNTS: &str = "/proc/thread-self/mounts";
+
+/// By a socket's peer and cookie, the address its process asked for.
+pub type HostPeers = std::collections::HashMap<(SocketAddr, [u8; 8]), IpAddr>;
 
 impl Datapath {
     /// Loads and pins the programs of the socket hooks; a kernel that refuses them gets a warning and goes without.
@@ -60,12 +62,16 @@ impl Datapath {
         attached
     }
 
-    /// The sockets of the host that a publish has led to pods: the pod's end and the cookie of each. Sockets that have ended
-    /// are among them until others take their place.
-    pub fn host_peers(&self, publish: u32) -> Result<HashSet<(SocketAddr, [u8; 8])>, DatapathError> {
-        let mut found = HashSet::new();
-        self.each_host_peer::<Addr4>(map::HOST_PEERS4, publish, |key, _| found.extend([end(key)]))?;
-        self.each_host_peer::<Addr6>(map::HOST_PEERS6, publish, |key, _| found.extend([end(key)]))?;
+    /// The sockets of the host that a publish has led to pods: the pod's end and the cookie of each, and the address its
+    /// process asked for. Sockets that have ended are among them until others take their place.
+    pub fn host_peers(&self, publish: u32) -> Result<HostPeers, DatapathError> {
+        let mut found = HostPeers::new();
+        self.each_host_peer::<Addr4>(map::HOST_PEERS4, publish, |key, peer| {
+            found.extend([(end(key), peer.addr.into())]);
+        })?;
+        self.each_host_peer::<Addr6>(map::HOST_PEERS6, publish, |key, peer| {
+            found.extend([(end(key), peer.addr.into())]);
+        })?;
         Ok(found)
     }
 

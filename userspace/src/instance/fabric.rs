@@ -94,17 +94,17 @@ pub trait Fabric: PortProbe {
     /// Undoes [`Self::add_pod`], flows included.
     async fn remove_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError>;
 
-    /// Publishes ports: the declaration, then its ports.
-    async fn add_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError>;
+    /// Publishes ports: the declaration, then its ports. `pods` are all there are, here and below.
+    async fn add_publish(&mut self, publish: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError>;
 
-    /// Gives a live publish the backend and flags of its row; flows other than TCP's end.
-    async fn switch_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError>;
+    /// Gives a live publish the backends, clients and flags of its row. Connections end with a RST if their client may not
+    /// come in any more; other flows also if their pod is no backend any more, or none takes new ones.
+    async fn switch_publish(&mut self, publish: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError>;
 
-    /// Undoes [`Self::add_publish`]. `pods` are all there are: any of them may have flows of a publish that was moved.
+    /// Undoes [`Self::add_publish`]. Any of the pods may have flows of a publish that was moved.
     async fn remove_publish(
         &mut self,
         publish: &PublishRow,
-        pod: &PodRow,
         ending: Ending,
         pods: &[PodRow],
     ) -> Result<(), FabricError>;

@@ -8,8 +8,8 @@ use netns_ebpf_common::abi;
 use super::InstanceError;
 use super::plan::{NextId, Plan};
 use crate::ipam;
-use crate::store::{NetworkRow, Origin, Phase, PodRow, PublishRow, State};
-use crate::topology::{self, HostFacts, InputError, Network, Pod, Problem, Publish, Topology};
+use crate::store::{BackendRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State};
+use crate::topology::{self, HostFacts, InputError, Network, Pod, Problem, SharedPublish, Topology};
 
 /// Numbers and addresses that are still free.
 pub(super) struct Grants<'a> {
@@ -81,25 +81,18 @@ impl<'a> Grants<'a> {
             self.addresses.extend(pod.address.iter().map(|a| (network, *a)));
         }
         for (i, pod) in wanted.pods.iter().enumerate() {
-            let (id, present) = match state.pod(&pod.name) {
-                Some(row) => (row.id, state.publishes_of(row.id).map(|q| q.publish).collect::<Vec<_>>()),
-                None => {
-                    let field = |f: &str| format!("pod[{i}].{f}");
-                    let taken = |slot| self.ifindexes.contains(&(abi::IFINDEX_ENDPOINT + slot));
-                    let slot = Self::lowest(&mut self.slots, taken, 0, abi::MAX_ENDPOINTS)
-                        .map_err(|p| error(InputError::new(field("name"), &pod.name, p)))?;
-                    let row = self
-                        .pod(pod, next_id()?, slot, origin)
-                        .map_err(|p| error(InputError::new(field("address"), "", p)))?;
-                    plan.pods.push(row);
-                    (plan.pods[plan.pods.len() - 1].id, Vec::new())
-                }
-            };
-            for (k, publish) in pod.publish.iter().enumerate().filter(|(_, p)| !present.contains(p)) {
-                let located = |p| error(InputError::new(format!("pod[{i}].publish[{k}]"), publish, p));
-                self.publish(id, publish, origin, plan, next_id, &located)?;
+            if state.pod(&pod.name).is_some() {
+                continue;
             }
+            let field = |f: &str| format!("pod[{i}].{f}");
+            let taken = |slot| self.ifindexes.contains(&(abi::IFINDEX_ENDPOINT + slot));
+            let slot = Self::lowest(&mut self.slots, taken, 0, abi::MAX_ENDPOINTS)
+                .map_err(|p| error(InputError::new(field("name"), &pod.name, p)))?;
+            let row =
+                self.pod(pod, next_id()?, slot, origin).map_err(|p| error(InputError::new(field("address"), "", p)))?;
+            plan.pods.push(row);
         }
+        self.publishes(state, wanted, origin, plan, next_id, error)?;
         let moved = self.networks.iter().filter(|n| state.network(n.id).is_some_and(|old| old != *n));
         plan.touched = moved.cloned().collect();
         for row in &mut plan.networks {
@@ -150,26 +143,41 @@ impl<'a> Grants<'a> {
         Ok(row)
     }
 
-    pub(super) fn publish(
+    /// Rows of the publishes that are not there yet; those that are stay, whatever they lead to.
+    pub(super) fn publishes(
         &mut self,
-        pod: u64,
-        publish: &Publish,
+        state: &State,
+        wanted: &Topology,
         origin: Origin,
         plan: &mut Plan,
         next_id: NextId<'_>,
-        error: &dyn Fn(Problem) -> InstanceError,
+        error: &dyn Fn(InputError) -> InstanceError,
     ) -> Result<(), InstanceError> {
-        let index = Self::lowest(&mut self.indexes, |_| false, 0, abi::MAX_PUBLISHES).map_err(error)?;
-        let id = next_id()?;
-        plan.publishes.push(PublishRow {
-            id,
-            index,
-            pod,
-            publish: *publish,
-            draining: false,
-            origin,
-            phase: Phase::Creating,
-        });
+        for declared in wanted.declared() {
+            let SharedPublish { port, backends, affinity, allow } = declared.publish;
+            if state.publishes.iter().any(|q| q.publish == port && !plan.remove_publishes.contains(&q.id)) {
+                continue;
+            }
+            let located = |p| error(InputError::new(&declared.field, port, p));
+            let index = Self::lowest(&mut self.indexes, |_| false, 0, abi::MAX_PUBLISHES).map_err(located)?;
+            let pods = plan.pods.iter().chain(&state.pods);
+            let id = |name: &str| pods.clone().find(|p| p.name == name).map(|p| p.id);
+            let backends = backends
+                .iter()
+                .filter_map(|b| Some(BackendRow { pod: id(&b.pod)?, weight: b.weight, draining: false }))
+                .collect();
+            plan.publishes.push(PublishRow {
+                id: next_id()?,
+                index,
+                publish: port,
+                backends,
+                affinity,
+                allow,
+                draining: false,
+                origin,
+                phase: Phase::Creating,
+            });
+        }
         Ok(())
     }
 }

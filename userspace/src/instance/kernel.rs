@@ -18,12 +18,12 @@ use crate::datapath::{Datapath, PublishPorts, Sizes, ensure_bpffs, unmount_bpffs
 use crate::netlink::RouteKind;
 use crate::netns::{Netns, NetnsName, delete_named, list_named};
 use crate::probe::{self, Listener, PortProto};
-use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
+use crate::store::{BackendRow, InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
 use crate::sysctl::{self, PortSet};
-use crate::topology::{HostFacts, HostRoute, Interface, PortProbe, Proto, gateway};
+use crate::topology::{Affinity, HostFacts, HostRoute, Interface, PortProbe, Proto, gateway};
 use crate::wiring::{
-    Host, NetworkSpec, PodSpec, PublishSpec, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac,
-    host_ifname, host_mac,
+    BackendSpec, Host, NetworkSpec, PodSpec, PublishSpec, endpoint_ifindex, gateway_ifindex, gateway_ifname,
+    gateway_mac, host_ifname, host_mac,
 };
 
 /// The main routing table.
@@ -410,40 +410,45 @@ impl Fabric for KernelFabric {
         done.map(|_| ()).map_err(|e| FabricError::step(format!("disconnect pod {:?}", pod.name), e))
     }
 
-    async fn add_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError> {
+    async fn add_publish(&mut self, publish: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError> {
         if publish.publish.is_loopback() && !self.host.datapath().has_socket_hooks() {
             tracing::warn!("{} is reached by nobody: it takes the socket hooks, which are off", publish.publish);
         }
-        let done = self.host.wire_publish(&publish_spec(publish, pod));
+        let done = self.host.wire_publish(&publish_spec(publish, pods));
         done.map_err(|e| FabricError::step(format!("publish {}", publish.publish), e))
     }
 
-    async fn switch_publish(&mut self, publish: &PublishRow, pod: &PodRow) -> Result<(), FabricError> {
-        let done = self.host.switch_publish(&publish_spec(publish, pod));
+    async fn switch_publish(&mut self, publish: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError> {
+        let done = self.host.switch_publish(&publish_spec(publish, pods), netns_of(pods));
         done.map_err(|e| FabricError::step(format!("switch {}", publish.publish), e))
     }
 
     async fn remove_publish(
         &mut self,
         publish: &PublishRow,
-        pod: &PodRow,
         ending: Ending,
         pods: &[PodRow],
     ) -> Result<(), FabricError> {
         if !self.is_loaded() {
             return Ok(());
         }
-        let spec = publish_spec(publish, pod);
-        let netns = |slot| {
-            let pod = pods.iter().find(|p| p.slot == slot)?;
-            Netns::open_named(&netns_name(pod).ok()?).ok()
-        };
+        let spec = publish_spec(publish, pods);
         let done = match ending {
             Ending::RunOn => self.host.unwire_publish(&spec),
-            Ending::Reset => self.host.reset_publish(&spec, netns).and_then(|()| self.host.unwire_publish(&spec)),
+            Ending::Reset => {
+                self.host.reset_publish(&spec, netns_of(pods)).and_then(|()| self.host.unwire_publish(&spec))
+            }
             Ending::WithMaps => self.host.forget_publish(&spec),
         };
         done.map(|_| ()).map_err(|e| FabricError::step(format!("withdraw {}", publish.publish), e))
+    }
+}
+
+/// Finds the namespace of the pod in a slot.
+fn netns_of(pods: &[PodRow]) -> impl Fn(u32) -> Option<Netns> {
+    move |slot| {
+        let pod = pods.iter().find(|p| p.slot == slot)?;
+        Netns::open_named(&netns_name(pod).ok()?).ok()
     }
 }
 
@@ -488,18 +493,26 @@ fn network_spec(row: &NetworkRow) -> NetworkSpec {
     }
 }
 
-fn publish_spec(row: &PublishRow, pod: &PodRow) -> PublishSpec {
+fn publish_spec(row: &PublishRow, pods: &[PodRow]) -> PublishSpec {
     let publish = &row.publish;
-    // Of "any address, both families" only the families the pod has: the host's own sockets keep the other.
-    let addr = match (publish.address, pod.addr4, pod.addr6) {
-        (None, Some(_), None) => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-        (None, None, Some(_)) => Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
-        (address, ..) => address,
+    let pod = |b: &BackendRow| pods.iter().find(|p| p.id == b.pod).map(|p| (*b, p));
+    let backends: Vec<_> = row.backends.iter().filter_map(pod).collect();
+    // Of "any address, both families" only the families the pods have: the host's own sockets keep the other.
+    let families = backends.first().map(|(_, p)| (p.addr4.is_some(), p.addr6.is_some()));
+    let addr = match (publish.address, families) {
+        (None, Some((true, false))) => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        (None, Some((false, true))) => Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        (address, _) => address,
     };
     PublishSpec {
         id: row.index,
         owner: row.id,
-        slot: pod.slot,
+        backends: backends
+            .iter()
+            .map(|(b, pod)| BackendSpec { slot: pod.slot, name: pod.name.clone(), weight: b.weight, open: !b.draining })
+            .collect(),
+        sticky: row.affinity == Affinity::Client,
+        allow: row.allow.clone(),
         active: !row.draining,
         loopback: publish.is_loopback(),
         ports: PublishPorts {

@@ -25,8 +25,8 @@ pub use fabric::{Ending, Fabric};
 pub use kernel::KernelFabric;
 pub use plan::{Plan, PodRequest};
 pub use status::{DropStatus, HookStatus, NetworkStatus, PodCounters, PodStatus, PublishStatus, Status, UplinkStatus};
-pub use verbs::PublishRef;
-pub use view::{Applied, NetworkView, PodView, PublishView};
+pub use verbs::{PublishChange, PublishRef};
+pub use view::{Applied, BackendView, NetworkView, PodView, PublishView};
 
 /// An instance: one set of pins and state, and the kernel side it drives.
 ///

@@ -5,9 +5,12 @@ use std::net::IpAddr;
 
 use super::InstanceError;
 use super::grants::Grants;
-use crate::store::{InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, StoreError, UplinkRow};
+use crate::store::{
+    BackendRow, InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, StoreError, UplinkRow,
+};
 use crate::topology::{
-    self, Document, HostFacts, InputError, Interface, Pod, PortProbe, Problem, Publish, Taken, TakenPod, Topology,
+    self, Backend, Document, HostFacts, InputError, Interface, Pod, PortProbe, Problem, Publish, SharedPublish, Taken,
+    TakenPod, Topology,
 };
 
 /// MTU where neither file nor uplink name one, in bytes.
@@ -36,6 +39,8 @@ pub struct Plan {
     pub pods: Vec<PodRow>,
     /// Publishes to make.
     pub publishes: Vec<PublishRow>,
+    /// Live publishes that change in place, once all else is done.
+    pub switched: Vec<PublishRow>,
 }
 
 impl Plan {
@@ -135,6 +140,7 @@ pub(super) fn up(
     unchanged(state, wanted).map_err(located)?;
     let (mut taken, mut plan) = divide(state, wanted);
     taken.publishes.extend(host.publishes());
+    let kept = taken.live.clone();
     let uplinks = match &state.instance {
         None => {
             topology::validate(wanted, facts, host.ports, &taken).map_err(located)?;
@@ -176,7 +182,47 @@ pub(super) fn up(
         }
     }
     grants.pods(state, wanted, Origin::File, &mut plan, next_id, &located)?;
+    plan.switched = switched(state, wanted, &kept, &plan);
     Ok(plan)
+}
+
+/// The rows of publishes that stay, where the file says otherwise than they do.
+fn switched(state: &State, wanted: &Topology, kept: &[Publish], plan: &Plan) -> Vec<PublishRow> {
+    let mut rows = Vec::new();
+    for declared in wanted.declared() {
+        let publish = &declared.publish;
+        let Some(row) = state.publishes.iter().find(|q| q.publish == publish.port && kept.contains(&q.publish)) else {
+            continue;
+        };
+        if is_as_declared(state, row, publish) {
+            continue;
+        }
+        let pods = state.pods.iter().chain(&plan.pods);
+        let id = |name: &str| pods.clone().find(|p| p.name == name && !plan.remove_pods.contains(&p.id)).map(|p| p.id);
+        let was = |pod| row.backends.iter().any(|b| b.pod == pod && b.draining);
+        let backend = |b: &Backend| id(&b.pod).map(|pod| BackendRow { pod, weight: b.weight, draining: was(pod) });
+        let backends: Vec<_> = publish.backends.iter().filter_map(backend).collect();
+        let same_pods = backends.iter().all(|b| row.leads_to(b.pod));
+        rows.push(PublishRow {
+            backends,
+            affinity: publish.affinity,
+            allow: publish.allow.clone(),
+            draining: row.draining && same_pods,
+            ..row.clone()
+        });
+    }
+    rows
+}
+
+/// Whether a live publish is what the file says.
+fn is_as_declared(state: &State, row: &PublishRow, publish: &SharedPublish) -> bool {
+    let sorted = |mut backends: Vec<Backend>| {
+        backends.sort();
+        backends
+    };
+    row.affinity == publish.affinity
+        && row.allow.is_like(&publish.allow)
+        && sorted(state.backends(row)) == sorted(publish.backends.clone())
 }
 
 /// What `add` has to do.
@@ -206,9 +252,10 @@ pub(super) fn add(
         name: request.name.clone(),
         network,
         address: request.addresses.clone(),
-        publish: request.publishes.clone(),
+        publish: request.publishes.iter().map(|p| (*p).into()).collect(),
     };
-    let (wanted, mut taken) = beside(state, pod, None);
+    let (mut wanted, mut taken) = beside(state);
+    wanted.pods.push(pod);
     taken.publishes.extend(host.publishes());
     topology::validate(&wanted, host.facts, host.ports, &taken).map_err(as_flag)?;
     let mut plan = Plan::default();
@@ -217,65 +264,70 @@ pub(super) fn add(
     Ok(plan)
 }
 
-/// What `publish add` has to do; nothing when the pod publishes exactly this already.
+/// What `publish add` has to do; nothing when it is published exactly like this already.
 ///
 /// # Errors
 ///
-/// The pod is unknown, or the publish breaks a rule.
+/// A pod is unknown, or a publish breaks a rule.
 pub(super) fn publish(
     state: &State,
-    pod: &str,
-    publishes: &[Publish],
+    publishes: &[SharedPublish],
     host: &Surroundings<'_>,
     next_id: NextId<'_>,
 ) -> Result<Plan, InstanceError> {
-    let Some(row) = state.pod(pod) else { return Err(InputError::new("POD", pod, Problem::UnknownPod).into()) };
-    let present: Vec<Publish> = state.publishes_of(row.id).map(|q| q.publish).collect();
-    let network = state.network(row.network).map_or_else(String::new, |n| n.network.name.clone());
-    let publish = publishes.iter().filter(|p| !present.contains(p)).copied().collect();
-    let asked = Pod { name: row.name.clone(), network, address: row.addresses().collect(), publish };
-    let (wanted, mut taken) = beside(state, asked, Some(row.id));
+    let (mut wanted, mut taken) = beside(state);
+    for publish in publishes {
+        if let Some(unknown) = publish.backends.iter().find(|b| state.pod(&b.pod).is_none()) {
+            return Err(InputError::new("POD", &unknown.pod, Problem::UnknownPod).into());
+        }
+        let is_there = |row: &PublishRow| row.publish == publish.port && is_as_declared(state, row, publish);
+        if !state.publishes.iter().any(is_there) {
+            wanted.publishes.push(publish.clone());
+        }
+    }
     taken.publishes.extend(host.publishes());
     topology::validate(&wanted, host.facts, host.ports, &taken).map_err(as_flag)?;
     let mut plan = Plan::default();
     let mut grants = Grants::new(state, host.facts, &plan);
-    for (k, publish) in wanted.pods[0].publish.iter().enumerate() {
-        let error = |p| as_flag(InputError::new(format!("pod[0].publish[{k}]"), publish, p)).into();
-        grants.publish(row.id, publish, Origin::Verb, &mut plan, next_id, &error)?;
-    }
+    grants.publishes(state, &wanted, Origin::Verb, &mut plan, next_id, &|e| as_flag(e).into())?;
     Ok(plan)
 }
 
 /// The same error, in the words of a verb's flags.
 fn as_flag(error: InputError) -> InputError {
+    let is_list = |what: &str| error.field.starts_with("publish[") && error.field.contains(what);
     let field = match error.field.strip_prefix("pod[0].") {
         Some(f) if f.starts_with("address") => "--address",
         Some(f) if f.starts_with("publish") => "--publish",
         Some("network") => "--network",
         Some("name") => "NAME",
+        _ if is_list("].backends") => "POD",
+        _ if is_list("].port") => "PORTS",
         _ => return error,
     };
     error.under(field)
 }
 
-/// One pod beside everything the instance holds, less the pod `except`.
-fn beside(state: &State, pod: Pod, except: Option<u64>) -> (Topology, Taken) {
+/// What the instance has networks for, without a pod or publish, and everything it holds beside that.
+fn beside(state: &State) -> (Topology, Taken) {
     let mut taken = Taken {
         networks: state.networks.iter().map(|n| n.network.name.clone()).collect(),
         namespaces: state.pods.iter().map(|p| p.name.clone()).collect(),
+        pods: state.pods.iter().map(|row| taken_pod(state, row)).collect(),
         ..Taken::default()
     };
-    for row in state.pods.iter().filter(|p| Some(p.id) != except) {
-        taken.pods.push(taken_pod(state, row));
-    }
     for q in &state.publishes {
-        let name = state.pods.iter().find(|p| p.id == q.pod).map_or_else(String::new, |p| p.name.clone());
-        taken.publishes.push((name, q.publish));
+        taken.publishes.push((names(state, q), q.publish));
     }
     let networks = state.networks.iter().map(|n| n.network.clone()).collect();
     // The uplink was judged when the instance came up; it may be away for a moment now.
     let host = topology::Host { uplink: topology::Uplink::None, ..topology::Host::default() };
-    (Topology { host, networks, pods: vec![pod], ..Topology::default() }, taken)
+    (Topology { host, networks, ..Topology::default() }, taken)
+}
+
+/// The pods a publish leads to, for messages.
+fn names(state: &State, row: &PublishRow) -> String {
+    row.backends.iter().map(|b| state.pod_name(b.pod)).collect::<Vec<_>>().join(",")
 }
 
 fn taken_pod(state: &State, row: &PodRow) -> TakenPod {
@@ -369,17 +421,18 @@ fn divide(state: &State, wanted: &Topology) -> (Taken, Plan) {
             plan.remove_pods.push(row.id);
         }
     }
+    let all = wanted.declared();
     for q in &state.publishes {
-        let name = state.pods.iter().find(|p| p.id == q.pod).map_or("", |p| p.name.as_str());
-        let declared = wanted.pods.iter().any(|p| p.name == name && p.publish.contains(&q.publish));
-        if going.contains(&q.pod) {
-            plan.remove_publishes.push(q.id);
-        } else if declared {
-            taken.live.push(q.publish);
-        } else if q.origin == Origin::Verb {
-            taken.publishes.push((name.to_owned(), q.publish));
-        } else {
-            plan.remove_publishes.push(q.id);
+        let declared = all.iter().map(|d| &d.publish).find(|p| p.port == q.publish);
+        let goes = q.backends.iter().all(|b| going.contains(&b.pod));
+        match declared {
+            _ if goes => plan.remove_publishes.push(q.id),
+            Some(publish) if is_as_declared(state, q, publish) => taken.live.push(q.publish),
+            Some(publish) if q.origin == Origin::File && keeps_families(state, wanted, q, publish) => {
+                taken.live.push(q.publish);
+            }
+            _ if q.origin == Origin::Verb => taken.publishes.push((names(state, q), q.publish)),
+            _ => plan.remove_publishes.push(q.id),
         }
     }
     for row in &state.networks {
@@ -388,4 +441,17 @@ fn divide(state: &State, wanted: &Topology) -> (Taken, Plan) {
         }
     }
     (taken, plan)
+}
+
+/// Whether the ports' entries of a publish are right for other pods as well: those of "every address, both families" are
+/// for the families its pods have.
+fn keeps_families(state: &State, wanted: &Topology, row: &PublishRow, publish: &SharedPublish) -> bool {
+    let now = row.backends.iter().filter_map(|b| state.pods.iter().find(|p| p.id == b.pod)).map(|p| p.network);
+    let now = now.filter_map(|id| state.network(id)).map(|n| &n.network).map(topology::Network::families).next();
+    let network = |name: &str| match wanted.pods.iter().find(|p| p.name == name) {
+        Some(pod) => wanted.networks.iter().find(|n| n.name == pod.network),
+        None => state.pod(name).and_then(|p| state.network(p.network)).map(|n| &n.network),
+    };
+    let then = publish.backends.first().and_then(|b| network(&b.pod)).map(topology::Network::families);
+    row.publish.address.is_some() || now == then
 }

@@ -2,7 +2,7 @@
 
 use super::plan::Plan;
 use super::{Applied, Dirs, Ending, Fabric, FabricError, Instance, InstanceError};
-use crate::store::{Change, InstanceRow, NetworkRow, Phase, PodRow, PublishRow, SqliteStore, State, Store};
+use crate::store::{BackendRow, Change, InstanceRow, NetworkRow, Phase, PodRow, PublishRow, SqliteStore, State, Store};
 use crate::topology::HostFacts;
 
 /// Flow entries of a family a verb sweeps in passing, a fraction of a second's work; `run` does the rest, or the next verb.
@@ -155,12 +155,12 @@ impl<F: Fabric> Session<'_, F> {
             self.make_pod(pod).await?;
         }
         for publish in &plan.publishes {
-            if let Some(pod) = self.state.pods.iter().find(|p| p.id == publish.pod) {
-                self.fabric.add_publish(publish, pod).await?;
-            }
+            self.fabric.add_publish(publish, &self.state.pods).await?;
         }
         self.refresh().await?;
         self.mark_ready()?;
+        // Last, when what is new stays whatever comes: a change of what is live is carried on, never undone.
+        self.switch_rows(&plan.switched, applied).await?;
         let state = &self.state;
         applied.nat_changed = plan.retimed.as_ref().map(|row| row.nat);
         applied.networks_added = plan.networks.iter().map(|n| n.network.name.clone()).collect();
@@ -235,10 +235,22 @@ impl<F: Fabric> Session<'_, F> {
     /// Removes what a plan removes, recording each intent first.
     pub(super) async fn remove_planned(&mut self, plan: &Plan, applied: &mut Applied) -> Result<(), InstanceError> {
         let mut changes = Vec::new();
-        for row in self.state.publishes.iter().filter(|q| plan.remove_publishes.contains(&q.id)) {
-            applied.publishes_removed.push(self.state.publish_view(row));
-            let phase = if plan.reset { Phase::Resetting } else { Phase::Deleting };
-            changes.push(Change::PutPublish(PublishRow { phase, ..row.clone() }));
+        for row in &self.state.publishes {
+            let stays = |b: &&BackendRow| !plan.remove_pods.contains(&b.pod);
+            let backends: Vec<_> = row.backends.iter().filter(stays).copied().collect();
+            let row = if plan.remove_publishes.contains(&row.id) || backends.is_empty() {
+                applied.publishes_removed.push(self.state.publish_view(row));
+                let phase = if plan.reset { Phase::Resetting } else { Phase::Deleting };
+                PublishRow { phase, ..row.clone() }
+            } else if backends.len() < row.backends.len() {
+                // A pod that goes leaves it before; the others take over.
+                let row = PublishRow { backends, phase: Phase::Switching, ..row.clone() };
+                applied.publishes_changed.push(self.state.publish_view(&row));
+                row
+            } else {
+                continue;
+            };
+            changes.push(Change::PutPublish(row));
         }
         for row in self.state.pods.iter().filter(|p| plan.remove_pods.contains(&p.id)) {
             applied.pods_removed.push(row.name.clone());
@@ -300,15 +312,14 @@ impl<F: Fabric> Session<'_, F> {
             return Ok(vec![e]);
         }
         left.extend(self.switch_publishes().await?);
-        let pod_going = |id: u64| pods.iter().any(|p| p.id == id && unfinished(p.phase));
-        for row in publishes.iter().filter(|r| unfinished(r.phase) || pod_going(r.pod)) {
-            let Some(pod) = pods.iter().find(|p| p.id == row.pod) else { continue };
+        let going = |b: &BackendRow| pods.iter().any(|p| p.id == b.pod && unfinished(p.phase));
+        for row in publishes.iter().filter(|r| unfinished(r.phase) || r.backends.iter().all(going)) {
             let ending = match row.phase {
                 _ if whole => Ending::WithMaps,
                 Phase::Resetting => Ending::Reset,
                 _ => Ending::RunOn,
             };
-            match self.fabric.remove_publish(row, pod, ending, &pods).await {
+            match self.fabric.remove_publish(row, ending, &pods).await {
                 Ok(()) => self.write(&[Change::DeletePublish(row.id)])?,
                 Err(e) => left.push(e),
             }
@@ -349,8 +360,11 @@ impl<F: Fabric> Session<'_, F> {
         let mut left = Vec::new();
         let State { publishes, pods, .. } = self.state.clone();
         for row in publishes.iter().filter(|r| r.phase == Phase::Switching) {
-            let Some(pod) = pods.iter().find(|p| p.id == row.pod && p.phase == Phase::Ready) else { continue };
-            match self.fabric.switch_publish(row, pod).await {
+            let is_live = |b: &BackendRow| pods.iter().any(|p| p.id == b.pod && p.phase == Phase::Ready);
+            if !row.backends.iter().all(is_live) {
+                continue;
+            }
+            match self.fabric.switch_publish(row, &pods).await {
                 Ok(()) => {
                     self.write(&[Change::PutPublish(PublishRow { phase: Phase::Ready, ..row.clone() })])?;
                 }
@@ -364,6 +378,12 @@ impl<F: Fabric> Session<'_, F> {
     pub(super) async fn switch(mut self, rows: Vec<PublishRow>) -> Result<Applied, InstanceError> {
         let mut applied = Applied { instance: self.name(), changed: !rows.is_empty(), ..Applied::default() };
         self.open_fabric().await?;
+        self.switch_rows(&rows, &mut applied).await?;
+        self.refresh().await?;
+        Ok(applied)
+    }
+
+    async fn switch_rows(&mut self, rows: &[PublishRow], applied: &mut Applied) -> Result<(), InstanceError> {
         let intent: Vec<Change> =
             rows.iter().map(|r| Change::PutPublish(PublishRow { phase: Phase::Switching, ..r.clone() })).collect();
         self.write(&intent)?;
@@ -371,9 +391,12 @@ impl<F: Fabric> Session<'_, F> {
         if !left.is_empty() {
             return Err(InstanceError::Unfinished(left));
         }
-        self.refresh().await?;
-        applied.publishes_changed = rows.iter().map(|r| self.state.publish_view(r)).collect();
-        Ok(applied)
+        for row in rows {
+            // One that lost a pod on the way is told of once.
+            applied.publishes_changed.retain(|v| v.id != row.id);
+            applied.publishes_changed.push(self.state.publish_view(row));
+        }
+        Ok(())
     }
 
     async fn unmake_instance(&mut self, row: &InstanceRow) -> Result<Option<FabricError>, InstanceError> {

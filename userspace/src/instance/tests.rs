@@ -9,7 +9,7 @@ use std::rc::Rc;
 use self::model::{Fault, Kernel, Model, UNSEEN};
 use super::*;
 use crate::store::Origin;
-use crate::topology::{Problem, parse};
+use crate::topology::{Affinity, Allow, Backend, Problem, Publish, SharedPublish, parse};
 
 const FILE: &str = r#"
 [[network]]
@@ -86,6 +86,18 @@ impl World {
     }
 }
 
+/// Ports that lead to these pods, for everybody.
+fn shared(pods: &str, ports: &[Publish]) -> Vec<SharedPublish> {
+    let backends = Backend::list(pods).unwrap();
+    let publish = |port: &Publish| SharedPublish {
+        port: *port,
+        backends: backends.clone(),
+        affinity: Affinity::None,
+        allow: Allow::Anyone,
+    };
+    ports.iter().map(publish).collect()
+}
+
 fn input(error: InstanceError) -> (String, Problem) {
     match error {
         InstanceError::Input(e) => (e.field.clone(), e.problem.clone()),
@@ -138,17 +150,18 @@ fn a_changed_file_adds_and_removes() {
         i.add(&request).await
     })
     .unwrap();
-    w.verb(async |i| i.publish("red", &["7000:7000".parse().unwrap()]).await).unwrap();
+    w.verb(async |i| i.publish(&shared("red", &["7000:7000".parse().unwrap()])).await).unwrap();
     let changed = FILE
         .replace("\"blue\"", "\"green\"\npublish = [\"8080:80\"]")
         .replace("\"8080:80/tcp\", ", "\"8081:80/tcp\", ");
     let applied = w.up(&changed).unwrap();
     assert_eq!(applied.pods_removed, ["blue"]);
     assert_eq!(applied.pods_added[0].name, "green");
-    let removed: Vec<_> = applied.publishes_removed.iter().map(|p| p.publish.as_str()).collect();
-    assert_eq!(removed, ["8080:80/tcp"]);
-    let added: Vec<_> = applied.publishes_added.iter().map(|p| format!("{} {}", p.pod, p.publish)).collect();
-    assert_eq!(added, ["red 8081:80/tcp", "green 8080:80/tcp"]);
+    let words =
+        |views: &[PublishView]| -> Vec<String> { views.iter().map(|p| format!("{} {}", p.pod, p.publish)).collect() };
+    assert_eq!(words(&applied.publishes_removed), Vec::<String>::new());
+    assert_eq!(words(&applied.publishes_changed), ["green 8080:80/tcp"], "from red, in place");
+    assert_eq!(words(&applied.publishes_added), ["red 8081:80/tcp"]);
     let state = w.state().unwrap();
     assert!(state.pod("mine").is_some_and(|p| p.origin == Origin::Verb), "what a verb added stays");
     assert!(state.publishes.iter().any(|q| q.publish.to_string() == "7000:7000/tcp"));
@@ -203,12 +216,12 @@ fn verbs_on_pods_and_ports() {
     assert_eq!(ambiguous.0, "--network");
 
     let ports = ["9000:90".parse().unwrap(), "[::1]:9001:91/udp".parse().unwrap()];
-    assert!(w.verb(async |i| i.publish("a", &ports).await).unwrap().changed);
-    assert!(!w.verb(async |i| i.publish("a", &ports).await).unwrap().changed, "repeating it changes nothing");
-    let (field, problem) = input(w.verb(async |i| i.publish("red", &ports[..1]).await).unwrap_err());
-    assert_eq!(field, "--publish");
+    assert!(w.verb(async |i| i.publish(&shared("a", &ports)).await).unwrap().changed);
+    assert!(!w.verb(async |i| i.publish(&shared("a", &ports)).await).unwrap().changed, "repeating it changes nothing");
+    let (field, problem) = input(w.verb(async |i| i.publish(&shared("red", &ports[..1])).await).unwrap_err());
+    assert_eq!(field, "PORTS");
     assert!(matches!(problem, Problem::PublishedTwice { .. }));
-    assert_eq!(input(w.verb(async |i| i.publish("nobody", &ports).await).unwrap_err()).1, Problem::UnknownPod);
+    assert_eq!(input(w.verb(async |i| i.publish(&shared("nobody", &ports)).await).unwrap_err()).1, Problem::UnknownPod);
     w.verb(async |i| i.unpublish("a", &ports[..1], false).await).unwrap();
     let gone = w.verb(async |i| i.unpublish("a", &ports, false).await).unwrap_err();
     assert!(matches!(gone, InstanceError::NotPublished { .. }));

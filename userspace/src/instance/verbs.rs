@@ -3,8 +3,8 @@
 use super::plan::{self, Plan, PodRequest, Surroundings};
 use super::session::Session;
 use super::{Applied, Fabric, Instance, InstanceError};
-use crate::store::{PublishRow, State, Store};
-use crate::topology::{Document, InputError, Problem, Publish};
+use crate::store::{BackendRow, PodRow, PublishRow, State, Store};
+use crate::topology::{Affinity, Allow, Backend, Document, InputError, Problem, Publish, SharedPublish};
 
 /// Names a live publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,15 @@ impl std::fmt::Display for PublishRef {
             Self::Spec(publish) => publish.fmt(f),
         }
     }
+}
+
+/// What changes of a live publish; what is `None` stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PublishChange {
+    /// Who may come in.
+    pub allow: Option<Allow>,
+    /// What keeps a client with one backend.
+    pub affinity: Option<Affinity>,
 }
 
 impl<F: Fabric> Instance<F> {
@@ -93,7 +102,7 @@ impl<F: Fabric> Instance<F> {
         session.carry_out(plan).await
     }
 
-    /// Deletes a pod, its namespace, and what it publishes.
+    /// Deletes a pod, its namespace, and what it alone publishes; other publishes go on with the pods they have left.
     ///
     /// # Errors
     ///
@@ -101,34 +110,31 @@ impl<F: Fabric> Instance<F> {
     pub async fn del(&mut self, name: &str) -> Result<Applied, InstanceError> {
         let session = self.live().await?;
         let Some(pod) = session.state.pod(name) else { return Err(InstanceError::NoPod(name.to_owned())) };
-        let plan = Plan {
-            remove_pods: vec![pod.id],
-            remove_publishes: session.state.publishes_of(pod.id).map(|q| q.id).collect(),
-            ..Plan::default()
-        };
+        let plan = Plan { remove_pods: vec![pod.id], ..Plan::default() };
         session.carry_out(plan).await
     }
 
-    /// Publishes ports of a live pod; what it publishes already stays as it is.
+    /// Publishes ports of live pods; what is published exactly like this already stays as it is.
     ///
     /// # Errors
     ///
     /// The instance is not up, the request is refused, or a step failed and was undone.
-    pub async fn publish(&mut self, pod: &str, publishes: &[Publish]) -> Result<Applied, InstanceError> {
+    pub async fn publish(&mut self, publishes: &[SharedPublish]) -> Result<Applied, InstanceError> {
         let mut session = self.live().await?;
         let (facts, others) = session.look_around().await?;
         let Session { fabric, store, state, .. } = &mut session;
         let host = Surroundings { facts: &facts, ports: &**fabric, host_id: fabric.host_id(), others: &others };
-        let plan = plan::publish(state, pod, publishes, &host, &mut || store.next_id())?;
+        let plan = plan::publish(state, publishes, &host, &mut || store.next_id())?;
         session.carry_out(plan).await
     }
 
-    /// Withdraws published ports. TCP connections that came in by them run on, or end with a RST if `reset`; the next
-    /// datagram finds nothing published in either case.
+    /// Withdraws published ports of a pod. TCP connections that came in by them run on, or end with a RST if `reset`; the
+    /// next datagram finds nothing published in either case. A publish with other pods goes on with those.
     ///
     /// # Errors
     ///
-    /// There is no such pod, or it does not publish one of them: then nothing is withdrawn.
+    /// There is no such pod, or it does not publish one of them, or `reset` is asked of one that goes on: then nothing is
+    /// withdrawn.
     pub async fn unpublish(&mut self, pod: &str, publishes: &[Publish], reset: bool) -> Result<Applied, InstanceError> {
         let session = self.live().await?;
         let Some(row) = session.state.pod(pod) else { return Err(InstanceError::NoPod(pod.to_owned())) };
@@ -137,55 +143,119 @@ impl<F: Fabric> Instance<F> {
             let Some(found) = session.state.publishes_of(row.id).find(|q| q.publish == *publish) else {
                 return Err(InstanceError::NotPublished { pod: pod.to_owned(), publish: publish.to_string() });
             };
-            plan.remove_publishes.push(found.id);
+            let left: Vec<BackendRow> = found.backends.iter().filter(|b| b.pod != row.id).copied().collect();
+            if left.is_empty() {
+                plan.remove_publishes.push(found.id);
+            } else if reset {
+                return Err(InputError::new("--reset", found.publish, Problem::ResetOfShared).into());
+            } else {
+                plan.switched.push(PublishRow { backends: left, ..found.clone() });
+            }
         }
         session.carry_out(plan).await
     }
 
-    /// Sends a publish's new connections, and its next datagrams, to another pod, in one step for all its ports; it takes
-    /// new connections then, if it was draining before. Established TCP connections stay with the old pod.
+    /// Sends a publish's new connections, and its next datagrams, to other pods, in one step for all its ports; it takes
+    /// new connections then, if it was draining before. Established TCP connections stay with their pods, and so does all
+    /// else if its pod is one of them.
     ///
     /// # Errors
     ///
-    /// There is no such publish or pod, or the pod has no address of the publish's family.
-    pub async fn move_publish(&mut self, publish: &PublishRef, to: &str) -> Result<Applied, InstanceError> {
+    /// There is no such publish or pod, or a pod has no address of the publish's family.
+    pub async fn move_publish(&mut self, publish: &PublishRef, to: &[Backend]) -> Result<Applied, InstanceError> {
         let session = self.live().await?;
         let state = &session.state;
-        let refused = |problem| InstanceError::from(InputError::new("--to", to, problem));
         let row = find_publish(state, publish)?;
-        let pod = state.pod(to).ok_or_else(|| refused(Problem::UnknownPod))?;
-        // "Every address, both families" follows the pod's families, which its ports' entries were made for.
-        let families = |pod: &crate::store::PodRow| (pod.addr4.is_some(), pod.addr6.is_some());
-        let had = state.pods.iter().find(|p| p.id == row.pod).map_or((true, true), families);
-        let (v4, v6) = families(pod);
-        for (reached, led, family) in
-            [(row.publish.is_v4() && had.0, v4, "IPv4"), (row.publish.is_v6() && had.1, v6, "IPv6")]
-        {
-            if reached && !led {
-                return Err(refused(Problem::PublishFamily { pod: to.to_owned(), family }));
+        // "Every address, both families" follows the pods' families, which its ports' entries were made for.
+        let families = |pod: &PodRow| (pod.addr4.is_some(), pod.addr6.is_some());
+        let now = row.backends.first().and_then(|b| state.pods.iter().find(|p| p.id == b.pod));
+        let had = now.map_or((true, true), families);
+        let mut backends: Vec<BackendRow> = Vec::new();
+        for backend in to {
+            let refused = |problem| InstanceError::from(InputError::new("--to", &backend.pod, problem));
+            let pod = state.pod(&backend.pod).ok_or_else(|| refused(Problem::UnknownPod))?;
+            if backends.iter().any(|b| b.pod == pod.id) {
+                return Err(refused(Problem::BackendTwice(pod.name.clone())));
             }
+            let (v4, v6) = families(pod);
+            for (reached, led, family) in
+                [(row.publish.is_v4() && had.0, v4, "IPv4"), (row.publish.is_v6() && had.1, v6, "IPv6")]
+            {
+                if reached && !led {
+                    return Err(refused(Problem::PublishFamily { pod: pod.name.clone(), family }));
+                }
+            }
+            backends.push(BackendRow { pod: pod.id, weight: backend.weight, draining: false });
         }
-        let moved = PublishRow { pod: pod.id, draining: false, ..row.clone() };
+        #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
+        if backends.len() > Backend::MAX {
+            return Err(InputError::new("--to", "", Problem::TooMany(Backend::MAX as u32)).into());
+        }
+        let moved = PublishRow { backends, draining: false, ..row.clone() };
         let rows = if moved == *row { Vec::new() } else { vec![moved] };
         session.switch(rows).await
     }
 
     /// Makes publishes take no new connections and no datagrams; established TCP connections go on. With `drain` false they
-    /// take them again.
+    /// take them again, and so do all their pods.
+    ///
+    /// With `backend` it is one of their pods that gets nothing new, and all flows it has go on.
+    ///
+    /// # Errors
+    ///
+    /// There is no such publish, or the pod is none of its: then nothing is changed.
+    pub async fn drain(
+        &mut self,
+        publishes: &[PublishRef],
+        drain: bool,
+        backend: Option<&str>,
+    ) -> Result<Applied, InstanceError> {
+        let session = self.live().await?;
+        let one = match backend {
+            Some(name) => Some(session.state.pod(name).ok_or_else(|| InstanceError::NoPod(name.to_owned()))?.clone()),
+            None => None,
+        };
+        session
+            .change(publishes, |row| {
+                match &one {
+                    Some(pod) => {
+                        let Some(backend) = row.backends.iter_mut().find(|b| b.pod == pod.id) else {
+                            let (pod, publish) = (pod.name.clone(), row.publish.to_string());
+                            return Err(InstanceError::NotPublished { pod, publish });
+                        };
+                        backend.draining = drain;
+                    }
+                    None => {
+                        row.draining = drain;
+                        row.backends.iter_mut().for_each(|b| b.draining &= drain);
+                    }
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    /// Changes who may come in by publishes, and what keeps a client with a pod. Flows of clients that may not come in any
+    /// more end, TCP connections with a RST.
     ///
     /// # Errors
     ///
     /// There is no such publish: then nothing is changed.
-    pub async fn drain(&mut self, publishes: &[PublishRef], drain: bool) -> Result<Applied, InstanceError> {
+    pub async fn set_publish(
+        &mut self,
+        publishes: &[PublishRef],
+        change: &PublishChange,
+    ) -> Result<Applied, InstanceError> {
         let session = self.live().await?;
-        let mut rows: Vec<PublishRow> = Vec::new();
-        for publish in publishes {
-            let row = find_publish(&session.state, publish)?;
-            if row.draining != drain && rows.iter().all(|r| r.id != row.id) {
-                rows.push(PublishRow { draining: drain, ..row.clone() });
-            }
-        }
-        session.switch(rows).await
+        session
+            .change(publishes, |row| {
+                if let Some(allow) = change.allow.as_ref().filter(|new| !new.is_like(&row.allow)) {
+                    row.allow = allow.clone();
+                }
+                row.affinity = change.affinity.unwrap_or(row.affinity);
+                Ok(())
+            })
+            .await
     }
 
     /// Brings the data path's view of the host up to date, and undoes what a killed verb left.
@@ -212,6 +282,26 @@ impl<F: Fabric> Instance<F> {
         self.fabric.check().await?;
         let name = self.dirs.name().to_owned();
         self.begin(false).await?.ok_or(InstanceError::NotUp(name))
+    }
+}
+
+impl<F: Fabric> Session<'_, F> {
+    /// Changes live publishes, those that are something else by it; none if one of them cannot be.
+    async fn change(
+        self,
+        publishes: &[PublishRef],
+        mut change: impl FnMut(&mut PublishRow) -> Result<(), InstanceError>,
+    ) -> Result<Applied, InstanceError> {
+        let mut rows: Vec<PublishRow> = Vec::new();
+        for publish in publishes {
+            let row = find_publish(&self.state, publish)?;
+            let mut changed = row.clone();
+            change(&mut changed)?;
+            if changed != *row && rows.iter().all(|r| r.id != row.id) {
+                rows.push(changed);
+            }
+        }
+        self.switch(rows).await
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::store::{Origin, Phase, PublishRow, State};
-use crate::topology::Nat;
+use crate::topology::{Affinity, Allow, Backend, Nat};
 
 /// What a mutating verb did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -82,8 +82,14 @@ pub struct PodView {
 pub struct PublishView {
     /// Never used twice; names it to `move` and `drain`.
     pub id: u64,
-    /// The pod it leads to.
+    /// The pods it leads to: one's name, or several as `POD[:WEIGHT]` with commas between.
     pub pod: String,
+    /// The same, one by one.
+    pub backends: Vec<BackendView>,
+    /// What keeps a client with one of them.
+    pub affinity: Affinity,
+    /// Who may come in; absent: everybody, empty: nobody.
+    pub allow: Allow,
     /// As declared, in full.
     pub publish: String,
     /// Protocol.
@@ -102,6 +108,16 @@ pub struct PublishView {
     pub index: u32,
     /// Who asked for it.
     pub origin: Origin,
+}
+
+/// A pod behind a published port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BackendView {
+    /// Its name and weight.
+    #[serde(flatten)]
+    pub backend: Backend,
+    /// It takes no new connections; those it has go on.
+    pub draining: bool,
 }
 
 impl State {
@@ -145,11 +161,30 @@ impl State {
         self.publishes.iter().map(|q| self.publish_view(q)).collect()
     }
 
+    /// The pods a publish leads to, by name.
+    pub(super) fn backends(&self, row: &PublishRow) -> Vec<Backend> {
+        row.backends.iter().map(|b| Backend { pod: self.pod_name(b.pod).to_owned(), weight: b.weight }).collect()
+    }
+
     pub(super) fn publish_view(&self, row: &PublishRow) -> PublishView {
         let publish = &row.publish;
+        let backends = self.backends(row);
+        // One alone has all there is, whatever its weight.
+        let words = match backends.as_slice() {
+            [only] => vec![only.pod.clone()],
+            several => several.iter().map(Backend::to_string).collect(),
+        };
+        let draining = row.backends.iter().map(|b| b.draining);
         PublishView {
             id: row.id,
-            pod: self.pods.iter().find(|p| p.id == row.pod).map_or_else(String::new, |p| p.name.clone()),
+            pod: words.join(","),
+            backends: backends
+                .into_iter()
+                .zip(draining)
+                .map(|(backend, draining)| BackendView { backend, draining })
+                .collect(),
+            affinity: row.affinity,
+            allow: row.allow.clone(),
             publish: publish.to_string(),
             proto: publish.proto.as_str(),
             address: publish.address,

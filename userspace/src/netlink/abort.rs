@@ -4,6 +4,7 @@
 //! sequence number it expects, which nobody else knows for sure, and the program's next call fails with `ECONNABORTED`.
 //! Needs `CONFIG_INET_DIAG_DESTROY`, which distributions have, and `CAP_NET_ADMIN` in the namespace.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -34,19 +35,24 @@ const TCP_LISTEN: u8 = 10;
 /// "Whichever socket has these addresses".
 pub(super) const NO_COOKIE: [u8; 8] = [0xff; 8];
 
-/// Ends the TCP connections with these local and remote ends; says how many there were. A listening socket is never ended.
+/// Ends the TCP connections with these local and remote ends; says which there were. A listening socket is never ended.
 ///
 /// # Errors
 ///
 /// The kernel refuses; connections before that one have ended.
-pub fn abort_connections(netns: &Netns, connections: &[(SocketAddr, SocketAddr)]) -> Result<usize, NetlinkError> {
+pub fn abort_connections(
+    netns: &Netns,
+    connections: &[(SocketAddr, SocketAddr)],
+) -> Result<HashSet<(SocketAddr, SocketAddr)>, NetlinkError> {
     netns.run(|| {
         let socket = open().map_err(|e| NetlinkError::Open(e.into()))?;
-        let mut ended = 0;
+        let mut ended = HashSet::new();
         for (local, remote) in connections {
             let refused =
                 |source| NetlinkError::Refused { what: format!("end connection {local} to {remote}"), source };
-            ended += usize::from(abort(&socket, *local, *remote).map_err(refused)?);
+            if abort(&socket, *local, *remote).map_err(refused)? {
+                ended.insert((*local, *remote));
+            }
         }
         Ok(ended)
     })?

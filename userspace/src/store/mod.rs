@@ -11,7 +11,7 @@ mod sqlite;
 use std::io;
 use std::path::PathBuf;
 
-pub use rows::{InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, UplinkRow};
+pub use rows::{BackendRow, InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, UplinkRow};
 pub use sqlite::SqliteStore;
 
 /// One step of a change; a list of them takes effect as a whole or not at all.

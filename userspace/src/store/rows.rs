@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use crate::topology::{Host, Nat, Network, Publish};
+use crate::topology::{Affinity, Allow, Host, Nat, Network, Publish};
 
 /// Who asked for a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -146,6 +146,17 @@ impl PodRow {
     }
 }
 
+/// A pod behind a published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackendRow {
+    /// Id of the pod.
+    pub pod: u64,
+    /// Its share of the new flows.
+    pub weight: u32,
+    /// It takes no new flows while others do; those it has go on.
+    pub draining: bool,
+}
+
 /// A published port or range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishRow {
@@ -153,16 +164,27 @@ pub struct PublishRow {
     pub id: u64,
     /// Index in the data path's declarations.
     pub index: u32,
-    /// Id of the pod it leads to.
-    pub pod: u64,
     /// As declared.
     pub publish: Publish,
+    /// The pods it leads to, at least one.
+    pub backends: Vec<BackendRow>,
+    /// What keeps a client with one of them.
+    pub affinity: Affinity,
+    /// Who may come in.
+    pub allow: Allow,
     /// It takes no new flows; those it has go on.
     pub draining: bool,
     /// Who asked for it.
     pub origin: Origin,
     /// Phase.
     pub phase: Phase,
+}
+
+impl PublishRow {
+    /// Whether it leads to this pod.
+    pub fn leads_to(&self, pod: u64) -> bool {
+        self.backends.iter().any(|b| b.pod == pod)
+    }
 }
 
 /// Everything an instance holds.
@@ -184,6 +206,11 @@ impl State {
         self.pods.iter().find(|p| p.name == name)
     }
 
+    /// Name of the pod of this id.
+    pub fn pod_name(&self, id: u64) -> &str {
+        self.pods.iter().find(|p| p.id == id).map_or("", |p| p.name.as_str())
+    }
+
     /// The network of this id.
     pub fn network(&self, id: u32) -> Option<&NetworkRow> {
         self.networks.iter().find(|n| n.id == id)
@@ -196,6 +223,6 @@ impl State {
 
     /// What leads to this pod.
     pub fn publishes_of(&self, pod: u64) -> impl Iterator<Item = &PublishRow> {
-        self.publishes.iter().filter(move |p| p.pod == pod)
+        self.publishes.iter().filter(move |p| p.leads_to(pod))
     }
 }

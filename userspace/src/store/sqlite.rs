@@ -8,8 +8,8 @@ use std::time::Duration;
 use rusqlite::types::Type;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
 
-use super::{Change, InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, Store, StoreError};
-use crate::topology::{Host, Nat, Network, Seconds, Timeouts};
+use super::{BackendRow, Change, InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, Store, StoreError};
+use crate::topology::{Allow, Host, Nat, Network, Seconds, Timeouts};
 
 /// Schema changes in order: the file's `user_version` is how many of them it has seen. Append only.
 pub(super) const MIGRATIONS: &[&str] = &[
@@ -45,12 +45,27 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ALTER TABLE instance ADD COLUMN icmp_s INTEGER NOT NULL DEFAULT 60;
     ALTER TABLE publish ADD COLUMN draining INTEGER NOT NULL DEFAULT 0;
 ",
+    // A publish had one pod, in a column that goes with its table, as SQLite drops none that refers to another table.
     "
     ALTER TABLE instance ADD COLUMN uplinks TEXT NOT NULL DEFAULT '';
     UPDATE instance SET uplinks = uplink || ':' || uplink_ifindex WHERE uplink IS NOT NULL;
     ALTER TABLE instance DROP COLUMN uplink;
     ALTER TABLE instance DROP COLUMN uplink_ifindex;
     ALTER TABLE network ADD COLUMN snat_address TEXT NOT NULL DEFAULT '';
+    ALTER TABLE publish RENAME TO publish_2;
+    CREATE TABLE publish (
+        id INTEGER PRIMARY KEY, slot INTEGER NOT NULL UNIQUE, publish TEXT NOT NULL, affinity TEXT NOT NULL, allow TEXT,
+        draining INTEGER NOT NULL, origin TEXT NOT NULL, phase TEXT NOT NULL
+    ) STRICT;
+    INSERT INTO publish SELECT id, slot, publish, 'none', NULL, draining, origin, phase FROM publish_2;
+    CREATE TABLE backend (
+        publish INTEGER NOT NULL REFERENCES publish (id) ON DELETE CASCADE, place INTEGER NOT NULL,
+        pod INTEGER NOT NULL REFERENCES pod (id), weight INTEGER NOT NULL, draining INTEGER NOT NULL,
+        PRIMARY KEY (publish, place), UNIQUE (publish, pod)
+    ) STRICT;
+    INSERT INTO backend SELECT id, 0, pod, 1, 0 FROM publish_2;
+    DROP TABLE publish_2;
+    CREATE INDEX backend_pod ON backend (pod);
 ",
 ];
 
@@ -125,10 +140,20 @@ impl SqliteStore {
             .query_map([], network)?
             .collect::<Result<_, _>>()?;
         let pods = tx.prepare_cached("SELECT * FROM pod ORDER BY id")?.query_map([], pod)?.collect::<Result<_, _>>()?;
-        let publishes = tx
+        let mut publishes: Vec<PublishRow> = tx
             .prepare_cached("SELECT * FROM publish ORDER BY id")?
             .query_map([], publish)?
             .collect::<Result<_, _>>()?;
+        let mut select = tx.prepare_cached("SELECT * FROM backend ORDER BY publish, place")?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            let of = row.get::<_, i64>("publish")?.cast_unsigned();
+            if let Ok(at) = publishes.binary_search_by_key(&of, |p| p.id) {
+                publishes[at].backends.push(backend(row)?);
+            }
+        }
+        drop(rows);
+        drop(select);
         Ok(State { instance, networks, pods, publishes })
     }
 }
@@ -242,18 +267,27 @@ fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
             r.origin.as_str(),
             r.phase.as_str(),
         ]),
-        Change::PutPublish(r) => tx.prepare_cached(
-            "INSERT INTO publish VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO UPDATE SET slot = ?2, pod = ?3,
-             publish = ?4, origin = ?5, phase = ?6, draining = ?7",
-        )?.execute(params![
-            r.id.cast_signed(),
-            r.index,
-            r.pod.cast_signed(),
-            r.publish.to_string(),
-            r.origin.as_str(),
-            r.phase.as_str(),
-            r.draining,
-        ]),
+        Change::PutPublish(r) => {
+            tx.prepare_cached(
+                "INSERT INTO publish VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO UPDATE SET slot = ?2,
+                 publish = ?3, affinity = ?4, allow = ?5, draining = ?6, origin = ?7, phase = ?8",
+            )?.execute(params![
+                r.id.cast_signed(),
+                r.index,
+                r.publish.to_string(),
+                r.affinity.as_str(),
+                r.allow.prefixes().map(words),
+                r.draining,
+                r.origin.as_str(),
+                r.phase.as_str(),
+            ])?;
+            tx.prepare_cached("DELETE FROM backend WHERE publish = ?1")?.execute([r.id.cast_signed()])?;
+            let mut insert = tx.prepare_cached("INSERT INTO backend VALUES (?1, ?2, ?3, ?4, ?5)")?;
+            for (place, b) in r.backends.iter().enumerate() {
+                insert.execute(params![r.id.cast_signed(), place as i64, b.pod.cast_signed(), b.weight, b.draining])?;
+            }
+            Ok(r.backends.len())
+        }
         Change::DeleteInstance => tx.prepare_cached("DELETE FROM instance")?.execute([]),
         Change::DeleteNetwork(id) => tx.prepare_cached("DELETE FROM network WHERE id = ?1")?.execute([id]),
         Change::DeletePod(id) => tx.prepare_cached("DELETE FROM pod WHERE id = ?1")?.execute([id.cast_signed()]),
@@ -324,11 +358,25 @@ fn publish(r: &Row<'_>) -> rusqlite::Result<PublishRow> {
     Ok(PublishRow {
         id: r.get::<_, i64>("id")?.cast_unsigned(),
         index: r.get("slot")?,
-        pod: r.get::<_, i64>("pod")?.cast_unsigned(),
         publish: parsed(r, "publish")?,
+        backends: Vec::new(),
+        affinity: parsed(r, "affinity")?,
+        // Absent is everybody, empty is nobody.
+        allow: match r.get::<_, Option<String>>("allow")? {
+            None => Allow::Anyone,
+            Some(_) => Allow::Only(list(r, "allow")?),
+        },
         draining: r.get("draining")?,
         origin: parsed(r, "origin")?,
         phase: parsed(r, "phase")?,
+    })
+}
+
+fn backend(r: &Row<'_>) -> rusqlite::Result<BackendRow> {
+    Ok(BackendRow {
+        pod: r.get::<_, i64>("pod")?.cast_unsigned(),
+        weight: r.get("weight")?,
+        draining: r.get("draining")?,
     })
 }
 

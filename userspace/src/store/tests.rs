@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::topology::{Host, Network, Profile};
+use crate::topology::{Affinity, Allow, Host, Network, Profile};
 
 fn rows() -> (InstanceRow, NetworkRow, PodRow, PublishRow) {
     (
@@ -45,8 +45,10 @@ fn rows() -> (InstanceRow, NetworkRow, PodRow, PublishRow) {
         PublishRow {
             id: 2,
             index: 0,
-            pod: 1,
             publish: "[::1]:80-81:90-91/udp".parse().unwrap(),
+            backends: vec![BackendRow { pod: 1, weight: 7, draining: true }],
+            affinity: Affinity::Client,
+            allow: Allow::Only(vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]),
             draining: true,
             origin: Origin::Verb,
             phase: Phase::Deleting,
@@ -156,6 +158,40 @@ fn an_older_versions_file_is_brought_up_to_date() {
     let state = SqliteStore::open(&path).unwrap().load().unwrap();
     let instance = state.instance.unwrap();
     assert_eq!((instance.nat, instance.host_id.as_str()), (Profile::Rfc.into(), ""));
-    assert!(!state.publishes[0].draining && state.networks[0].network.snat_address.is_empty());
+    let publish = &state.publishes[0];
+    assert_eq!((publish.draining, &publish.allow, publish.affinity), (false, &Allow::Anyone, Affinity::None));
+    assert_eq!(publish.backends, [BackendRow { pod: 1, weight: 1, draining: false }]);
+    assert!(state.networks[0].network.snat_address.is_empty());
     SqliteStore::open(&path).unwrap();
+}
+
+#[test]
+fn an_empty_list_of_clients_stays_empty_and_no_list_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let mut store = SqliteStore::create(&path).unwrap();
+    store.apply(&put()).unwrap();
+    let (_, _, _, q) = rows();
+    for allow in [Allow::Only(vec![]), Allow::Anyone, Allow::Only(vec!["::/0".parse().unwrap()])] {
+        store.apply(&[Change::PutPublish(PublishRow { allow: allow.clone(), ..q.clone() })]).unwrap();
+        assert_eq!(SqliteStore::open(&path).unwrap().load().unwrap().publishes[0].allow, allow);
+    }
+}
+
+#[test]
+fn backends_keep_their_order_and_go_with_their_publish() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = SqliteStore::create(&dir.path().join("state.db")).unwrap();
+    store.apply(&put()).unwrap();
+    let (_, _, p, q) = rows();
+    let blue = PodRow { id: 3, slot: 1, name: "blue".into(), addr4: None, ..p };
+    let backend = |pod, weight| BackendRow { pod, weight, draining: false };
+    let two = PublishRow { backends: vec![backend(3, 2), backend(1, 5)], ..q.clone() };
+    let other = PublishRow { id: 4, index: 1, ..q.clone() };
+    let put = [Change::PutPod(blue), Change::PutPublish(two.clone()), Change::PutPublish(other.clone())];
+    store.apply(&put).unwrap();
+    assert_eq!(store.load().unwrap().publishes, [two, other.clone()]);
+    store.apply(&[Change::DeletePod(3)]).unwrap_err();
+    store.apply(&[Change::DeletePublish(2), Change::DeletePod(3)]).unwrap();
+    assert_eq!(store.load().unwrap().publishes, [other]);
 }

@@ -26,12 +26,18 @@
 //! name = "red"
 //! network = "pods"                 # may be left out when there is one network
 //! address = ["10.244.0.10"]        # what is not given is allocated
-//! publish = ["8080:80/tcp", "127.0.0.1:5353:53/udp", "[::]:9000-9010:9000-9010/tcp"]
+//! publish = ["8080:80/tcp", "127.0.0.1:5353:53/udp", { port = "[::]:9000-9010:9000-9010/tcp", allow = ["fd00::/8"] }]
+//! [[publish]]
+//! port = "443:8443/tcp"
+//! backends = [{ pod = "red", weight = 3 }, { pod = "blue" }]
+//! affinity = "client"              # a client's flows go to one pod
+//! allow = ["10.0.0.0/8"]           # no key: everybody; an empty list: nobody
 //! ```
 //!
 //! An empty list never means "all": no `no_masquerade` means every destination on the LAN is masqueraded, no `publish`
-//! means nothing is reachable from the LAN.
+//! means nothing is reachable from the LAN, an empty `allow` lets nobody in.
 
+mod backends;
 mod facts;
 mod model;
 mod name;
@@ -44,6 +50,7 @@ mod validate;
 
 pub use netns_ebpf_common::network::MAX_SNAT_ADDRS;
 
+pub use backends::{Affinity, Allow, Backend, Declared, PodPublish, SharedPublish};
 pub use facts::{HostFacts, HostRoute, Interface, PortProbe};
 pub use model::{Host, Network, Pod, Topology, Uplink};
 pub use name::{MAX_NAME_BYTES, check_name};

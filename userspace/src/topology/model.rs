@@ -8,7 +8,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
-use super::{Nat, PortRange, Publish};
+use super::{Nat, PodPublish, PortRange, SharedPublish};
 
 /// Everything a topology file says. Serialises to the file's own form.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -23,6 +23,9 @@ pub struct Topology {
     /// `[[pod]]`, in file order.
     #[serde(rename = "pod")]
     pub pods: Vec<Pod>,
+    /// `[[publish]]`, in file order.
+    #[serde(rename = "publish")]
+    pub publishes: Vec<SharedPublish>,
 }
 
 /// `[host]`.
@@ -137,6 +140,11 @@ impl Network {
         self.subnets.iter().find_map(|n| if let IpNet::V4(n) = n { Some(*n) } else { None })
     }
 
+    /// Whether it has IPv4, and IPv6.
+    pub fn families(&self) -> (bool, bool) {
+        (self.subnet4().is_some(), self.subnet6().is_some())
+    }
+
     /// The IPv6 subnet.
     pub fn subnet6(&self) -> Option<ipnet::Ipv6Net> {
         self.subnets.iter().find_map(|n| if let IpNet::V6(n) = n { Some(*n) } else { None })
@@ -153,5 +161,5 @@ pub struct Pod {
     /// At most one per family; a family that is not here is allocated.
     pub address: Vec<IpAddr>,
     /// Published ports. Empty: none.
-    pub publish: Vec<Publish>,
+    pub publish: Vec<PodPublish>,
 }

@@ -5,11 +5,14 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::{
-    Host, InputError, Nat, Network, Pod, PortRange, Position, Problem, Profile, Publish, Seconds, Topology, Uplink,
+    Affinity, Allow, Backend, Host, InputError, Nat, Network, Pod, PodPublish, PortRange, Position, Problem, Profile,
+    Publish, Seconds, SharedPublish, Topology, Uplink,
 };
 
 /// A parsed file: what it says, and where.
@@ -53,6 +56,8 @@ struct RawFile {
     network: Vec<Spanned<RawNetwork>>,
     #[serde(default)]
     pod: Vec<Spanned<RawPod>>,
+    #[serde(default)]
+    publish: Vec<Spanned<RawShared>>,
     #[serde(default)]
     link: Vec<Spanned<toml::Value>>,
 }
@@ -103,7 +108,60 @@ struct RawPod {
     #[serde(default)]
     address: Vec<Spanned<String>>,
     #[serde(default)]
-    publish: Vec<Spanned<String>>,
+    publish: Vec<Spanned<RawPodPublish>>,
+}
+
+/// A publish string, or a table with more.
+enum RawPodPublish {
+    Ports(String),
+    Table(RawPublishTable),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPublishTable {
+    port: Option<Spanned<String>>,
+    allow: Option<Vec<Spanned<String>>>,
+}
+
+impl<'de> Deserialize<'de> for RawPodPublish {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl<'de> Visitor<'de> for Either {
+            type Value = RawPodPublish;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a publish string or a table")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<RawPodPublish, E> {
+                Ok(RawPodPublish::Ports(text.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawPodPublish, A::Error> {
+                RawPublishTable::deserialize(MapAccessDeserializer::new(map)).map(RawPodPublish::Table)
+            }
+        }
+
+        from.deserialize_any(Either)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawShared {
+    port: Option<Spanned<String>>,
+    backends: Option<Spanned<Vec<RawBackend>>>,
+    affinity: Option<Spanned<String>>,
+    allow: Option<Vec<Spanned<String>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawBackend {
+    pod: Option<Spanned<String>>,
+    weight: Option<Spanned<i64>>,
 }
 
 /// Reads a topology file.
@@ -129,7 +187,9 @@ pub fn parse(text: &str) -> Result<Document, InputError> {
         raw.network.into_iter().enumerate().map(|(i, n)| read.network(i, n)).collect::<Result<Vec<_>, _>>()?;
     let pods =
         raw.pod.into_iter().enumerate().map(|(i, p)| read.pod(i, p, &networks)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Document { topology: Topology { host, nat, networks, pods }, positions: read.positions })
+    let publishes =
+        raw.publish.into_iter().enumerate().map(|(i, p)| read.shared(i, p)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Document { topology: Topology { host, nat, networks, pods, publishes }, positions: read.positions })
 }
 
 struct Reader<'a> {
@@ -286,8 +346,70 @@ impl Reader<'_> {
             }
         };
         let address = self.list(&format!("{table}.address"), raw.address, address)?;
-        let publish = self.list(&format!("{table}.publish"), raw.publish, |s| s.parse::<Publish>())?;
+        let mut publish = Vec::with_capacity(raw.publish.len());
+        for (k, entry) in raw.publish.into_iter().enumerate() {
+            publish.push(self.pod_publish(&format!("{table}.publish[{k}]"), entry)?);
+        }
         Ok(Pod { name, network, address, publish })
+    }
+
+    fn pod_publish(&mut self, field: &str, raw: Spanned<RawPodPublish>) -> Result<PodPublish, InputError> {
+        self.mark(field, raw.span());
+        match raw.into_inner() {
+            RawPodPublish::Ports(ports) => {
+                ports.parse::<Publish>().map(PodPublish::from).map_err(|p| self.error(field, &ports, p))
+            }
+            RawPodPublish::Table(raw) => {
+                Ok(PodPublish { port: self.ports(field, raw.port)?, allow: self.allow(field, raw.allow)? })
+            }
+        }
+    }
+
+    fn ports(&mut self, table: &str, port: Option<Spanned<String>>) -> Result<Publish, InputError> {
+        let field = format!("{table}.port");
+        let text = self.required(&field, table, port)?;
+        text.parse().map_err(|p| self.error(&field, &text, p))
+    }
+
+    fn allow(&mut self, table: &str, allow: Option<Vec<Spanned<String>>>) -> Result<Allow, InputError> {
+        match allow {
+            Some(list) => Ok(Allow::Only(self.list(&format!("{table}.allow"), list, Allow::prefix)?)),
+            None => Ok(Allow::Anyone),
+        }
+    }
+
+    fn shared(&mut self, i: usize, raw: Spanned<RawShared>) -> Result<SharedPublish, InputError> {
+        let table = format!("publish[{i}]");
+        self.mark(&table, raw.span());
+        let raw = raw.into_inner();
+        let port = self.ports(&table, raw.port)?;
+        let field = format!("{table}.backends");
+        let Some(list) = raw.backends else { return Err(self.error(&table, "", Problem::NoBackend).under(field)) };
+        self.mark(&field, list.span());
+        let mut backends = Vec::new();
+        for (k, backend) in list.into_inner().into_iter().enumerate() {
+            let field = format!("{field}[{k}]");
+            let pod = self.required(&format!("{field}.pod"), &format!("{table}.backends"), backend.pod)?;
+            let weight = match backend.weight {
+                Some(weight) => {
+                    let field = format!("{field}.weight");
+                    self.mark(&field, weight.span());
+                    let given = weight.into_inner();
+                    Backend::weight(given).map_err(|p| self.error(&field, &given.to_string(), p))?
+                }
+                None => 1,
+            };
+            backends.push(Backend { pod, weight });
+        }
+        let affinity = match raw.affinity {
+            Some(affinity) => {
+                let field = format!("{table}.affinity");
+                let affinity = self.text(&field, affinity);
+                affinity.parse().map_err(|p| self.error(&field, &affinity, p))?
+            }
+            None => Affinity::None,
+        };
+        Ok(SharedPublish { port, backends, affinity, allow: self.allow(&table, raw.allow)? })
     }
 }
 

@@ -180,6 +180,20 @@ pub enum Problem {
     PublishFamily { pod: String, family: &'static str },
     #[error("not published by pod {0:?}; `netns publish list` names what is")]
     NotPublished(String),
+    #[error("no pod to lead to; name at least one")]
+    NoBackend,
+    #[error("leads to pod {0:?} twice; give it a weight instead")]
+    BackendTwice(String),
+    #[error("no such pod; declare it, or name another")]
+    UnknownBackend,
+    #[error("other pods go on with it; leave --reset out, or `netns publish drain` it with --backend first")]
+    ResetOfShared,
+    #[error("not a weight; write 1 to 100")]
+    Weight,
+    #[error("no such affinity; write \"none\" or \"client\"")]
+    Affinity,
+    #[error("not a prefix such as 10.0.0.0/8 or 2001:db8::/32")]
+    Prefix,
     #[error("more than {0}; the data path holds no more")]
     TooMany(u32),
 

@@ -8,8 +8,8 @@ use netns_ebpf_common::abi;
 
 use super::subnet::{check_subnet, overlap};
 use super::{
-    HostFacts, InputError, Interface, MAX_SNAT_ADDRS, Network, Pod, PortProbe, Problem, Publish, Topology, Uplink,
-    check_name, gateway, is_assignable, same_family,
+    Backend, Declared, HostFacts, InputError, Interface, MAX_SNAT_ADDRS, Network, Pod, PortProbe, Problem, Publish,
+    SharedPublish, Topology, Uplink, check_name, gateway, is_assignable, same_family,
 };
 
 /// What the instance holds beside the topology that is checked.
@@ -247,50 +247,90 @@ fn check_address(pod: &Pod, network: &Network, k: usize, facts: &HostFacts) -> R
 }
 
 fn publishes(topology: &Topology, facts: &HostFacts, ports: &dyn PortProbe, taken: &Taken) -> Result<(), InputError> {
-    let mut seen: Vec<(&str, Publish)> = taken.publishes.iter().map(|(pod, p)| (pod.as_str(), *p)).collect();
-    for (i, pod) in topology.pods.iter().enumerate() {
-        let network = network_of(&format!("pod[{i}]"), pod, topology)?;
-        for (k, publish) in pod.publish.iter().enumerate() {
-            let error = |problem| InputError::new(format!("pod[{i}].publish[{k}]"), publish, problem);
-            if let Some((by, other)) = seen.iter().find(|(_, p)| p.conflicts(publish)) {
-                return Err(error(Problem::PublishedTwice { by: other.to_string(), pod: (*by).to_owned() }));
-            }
-            if !taken.live.contains(publish) {
-                check_publish(publish, network, &pod.name, facts, ports).map_err(error)?;
-            }
-            seen.push((&pod.name, *publish));
+    let mut seen: Vec<(String, Publish)> = taken.publishes.clone();
+    let declared = topology.declared();
+    for Declared { field, table, publish: SharedPublish { port: publish, backends, .. } } in &declared {
+        let error = |problem| InputError::new(field, publish, problem);
+        if let Some((by, other)) = seen.iter().find(|(_, p)| p.conflicts(publish)) {
+            return Err(error(Problem::PublishedTwice { by: other.to_string(), pod: by.clone() }));
         }
+        if backends.is_empty() || backends.len() > Backend::MAX {
+            #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
+            let problem = if backends.is_empty() { Problem::NoBackend } else { Problem::TooMany(Backend::MAX as u32) };
+            return Err(InputError::new(format!("{table}.backends"), "", problem));
+        }
+        let mut first = None;
+        for (k, backend) in backends.iter().enumerate() {
+            let problem = |p| InputError::new(format!("{table}.backends[{k}].pod"), &backend.pod, p);
+            if backends[..k].iter().any(|b| b.pod == backend.pod) {
+                return Err(problem(Problem::BackendTwice(backend.pod.clone())));
+            }
+            let network =
+                network_behind(topology, taken, &backend.pod).ok_or_else(|| problem(Problem::UnknownBackend))?;
+            let families = network.families();
+            check_families(publish, families, &backend.pod).map_err(error)?;
+            // The ports are entered once for all pods: they must have the same families.
+            let first = *first.get_or_insert(families);
+            if publish.address.is_none() && families != first {
+                let (family, lacks) = if families.0 == first.0 { ("IPv6", !families.1) } else { ("IPv4", !families.0) };
+                let pod = if lacks { &backend.pod } else { &backends[0].pod };
+                return Err(error(Problem::PublishFamily { pod: pod.clone(), family }));
+            }
+            if k == 0 && !taken.live.contains(publish) {
+                check_host_side(publish, families, facts, ports).map_err(error)?;
+            }
+        }
+        let names: Vec<_> = backends.iter().map(|b| b.pod.as_str()).collect();
+        seen.push((names.join(","), *publish));
     }
     if seen.len() > abi::MAX_PUBLISHES as usize {
-        return Err(InputError::new("pod.publish", "", Problem::TooMany(abi::MAX_PUBLISHES)));
+        return Err(InputError::new("publish", "", Problem::TooMany(abi::MAX_PUBLISHES)));
     }
     for reaches in [Publish::is_v4, Publish::is_v6] {
         let entries: u64 = seen.iter().filter(|(_, p)| reaches(p)).map(|(_, p)| u64::from(p.host_ports.len())).sum();
         if entries > u64::from(abi::MAX_PUBLISHED_PORTS) {
-            return Err(InputError::new("pod.publish", "", Problem::TooMany(abi::MAX_PUBLISHED_PORTS)));
+            return Err(InputError::new("publish", "", Problem::TooMany(abi::MAX_PUBLISHED_PORTS)));
+        }
+    }
+    for is_v4 in [true, false] {
+        let prefixes = declared.iter().filter_map(|d| d.publish.allow.prefixes()).flatten();
+        if prefixes.filter(|p| p.addr().is_ipv4() == is_v4).count() > abi::MAX_ALLOWED_PREFIXES as usize {
+            return Err(InputError::new("publish.allow", "", Problem::TooMany(abi::MAX_ALLOWED_PREFIXES)));
         }
     }
     Ok(())
 }
 
-fn check_publish(
+/// The network of a pod of the topology, or of one that stays beside it.
+fn network_behind<'a>(topology: &'a Topology, taken: &Taken, pod: &str) -> Option<&'a Network> {
+    let declared = topology.pods.iter().find(|p| p.name == pod).map(|p| &p.network);
+    let name = declared.or_else(|| taken.pods.iter().find(|p| p.name == pod).map(|p| &p.network))?;
+    topology.networks.iter().find(|n| n.name == *name)
+}
+
+fn check_families(publish: &Publish, (v4, v6): (bool, bool), pod: &str) -> Result<(), Problem> {
+    match publish.address {
+        Some(address) if !(if address.is_ipv4() { v4 } else { v6 }) => {
+            Err(Problem::PublishFamily { pod: pod.to_owned(), family: family(address) })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Holds a publish against the addresses and sockets of the host.
+fn check_host_side(
     publish: &Publish,
-    network: &Network,
-    pod: &str,
+    (v4, v6): (bool, bool),
     facts: &HostFacts,
     ports: &dyn PortProbe,
 ) -> Result<(), Problem> {
-    let leads = |is_v4: bool| network.subnets.iter().any(|n| n.addr().is_ipv4() == is_v4);
     if let Some(address) = publish.address {
-        if !leads(address.is_ipv4()) {
-            return Err(Problem::PublishFamily { pod: pod.to_owned(), family: family(address) });
-        }
         let local = |i: &Interface| i.addresses.iter().any(|a| a.addr() == address);
         if !address.is_unspecified() && !address.is_loopback() && !facts.interfaces.iter().any(local) {
             return Err(Problem::PublishAddress(address.to_string()));
         }
     }
-    for address in publish.keys().filter(|a| leads(a.is_ipv4())) {
+    for address in publish.keys().filter(|a| if a.is_ipv4() { v4 } else { v6 }) {
         if let Some(port) = publish.host_ports.iter().find(|p| ports.is_bound(publish.proto, address, *p)) {
             return Err(Problem::PortListened(format!("{} port {port}", publish.proto)));
         }

@@ -3,6 +3,7 @@
 //! Each step may be repeated, and undoes what it did when it fails half-way. Each has its exact undo, for which "not
 //! there" means done. What a step needs to know is in its spec; ids, slots and owners are the store's to give.
 
+mod buckets;
 mod gateway;
 mod host_socket;
 mod local_route;
@@ -24,7 +25,7 @@ pub use names::{
     POD_IFNAME, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname, host_mac, pod_mac,
 };
 pub use pod::PodSpec;
-pub use publish::PublishSpec;
+pub use publish::{BackendSpec, PublishSpec};
 pub use uplink::UplinkState;
 
 /// Why a step failed.

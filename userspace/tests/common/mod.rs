@@ -27,6 +27,7 @@ pub mod snapshot;
 pub mod traffic;
 pub mod tun;
 pub mod wait;
+pub mod who;
 
 use std::fs;
 use std::panic;

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use crate::instance::{Ending, Fabric, FabricError};
 use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
 use crate::sysctl::PortSet;
-use crate::topology::{HostFacts, HostRoute, Interface, PortProbe, Proto};
+use crate::topology::{Allow, HostFacts, HostRoute, Interface, PortProbe, Proto};
 
 /// What becomes of the step that is counted down to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +32,8 @@ pub(super) struct Kernel {
     pub(super) host_id: Cell<u32>,
     /// Times a publish was removed with its connections.
     pub(super) resets: Cell<usize>,
-    /// Slot of the backend and whether it drains, by index of a publish that was switched.
-    pub(super) backends: RefCell<BTreeMap<u32, (u32, bool)>>,
+    /// Slots of the backends that take new flows, and who may come in, by index of a publish.
+    pub(super) backends: RefCell<BTreeMap<u32, (Vec<u32>, Allow)>>,
     pub(super) fault: Cell<Option<(usize, Fault)>>,
 }
 
@@ -204,34 +204,44 @@ impl Fabric for Model {
         self.0.remove(&format!("pod {}", pod.slot))
     }
 
-    async fn add_publish(&mut self, row: &PublishRow, pod: &PodRow) -> Result<(), FabricError> {
-        let there = self.0.objects.borrow().contains(&format!("pod {}", pod.slot));
-        assert!(there, "a publish before its pod");
-        self.0.add(&format!("publish {}", row.index))
+    async fn add_publish(&mut self, row: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError> {
+        self.0.add(&format!("publish {}", row.index))?;
+        self.0.backends.borrow_mut().insert(row.index, self.leads(row, pods));
+        Ok(())
     }
 
-    async fn switch_publish(&mut self, row: &PublishRow, pod: &PodRow) -> Result<(), FabricError> {
+    async fn switch_publish(&mut self, row: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError> {
         let live = self.0.objects.borrow().contains(&format!("publish {}", row.index));
         assert!(live, "a switch of what is not published");
+        let leads = self.leads(row, pods);
         self.0.step("switch", || {
-            self.0.backends.borrow_mut().insert(row.index, (pod.slot, row.draining));
+            self.0.backends.borrow_mut().insert(row.index, leads);
             Ok(())
         })
     }
 
-    async fn remove_publish(
-        &mut self,
-        row: &PublishRow,
-        _: &PodRow,
-        ending: Ending,
-        _: &[PodRow],
-    ) -> Result<(), FabricError> {
+    async fn remove_publish(&mut self, row: &PublishRow, ending: Ending, _: &[PodRow]) -> Result<(), FabricError> {
         if ending == Ending::Reset {
             self.0.step("reset", || {
                 self.0.resets.set(self.0.resets.get() + 1);
                 Ok(())
             })?;
         }
-        self.0.remove(&format!("publish {}", row.index))
+        self.0.remove(&format!("publish {}", row.index))?;
+        self.0.backends.borrow_mut().remove(&row.index);
+        Ok(())
+    }
+}
+
+impl Model {
+    /// Where a publish leads, all of whose pods must be there.
+    fn leads(&self, row: &PublishRow, pods: &[PodRow]) -> (Vec<u32>, Allow) {
+        let slot = |pod| pods.iter().find(|p| p.id == pod).expect("a pod").slot;
+        for backend in &row.backends {
+            let there = self.0.objects.borrow().contains(&format!("pod {}", slot(backend.pod)));
+            assert!(there, "a publish before its pod, or after it");
+        }
+        let open = row.backends.iter().filter(|b| !b.draining && !row.draining);
+        (open.map(|b| slot(b.pod)).collect(), row.allow.clone())
     }
 }

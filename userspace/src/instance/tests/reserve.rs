@@ -1,7 +1,7 @@
 //! Published ports in the kernel's own range.
 
 use super::model::{Fault, Model};
-use super::{FILE, World};
+use super::{FILE, World, shared};
 use crate::instance::{Applied, Instance, InstanceError};
 use crate::topology::Publish;
 
@@ -10,7 +10,7 @@ fn ports(texts: &[&str]) -> Vec<Publish> {
 }
 
 async fn publish(i: &mut Instance<Model>, texts: &[&str]) -> Result<Applied, InstanceError> {
-    i.publish("red", &ports(texts)).await
+    i.publish(&shared("red", &ports(texts))).await
 }
 
 fn reserved(w: &World) -> String {
