@@ -7,7 +7,9 @@
 //! These run in the context of processes, where softirqs come in between: no per-CPU memory but a counter of their own.
 //!
 //! What was bound to a loopback address by its process cannot be led away: the kernel finds no route from there to a pod, and
-//! the call fails with EINVAL. A connection that exists stays with its pod whatever becomes of the publish.
+//! the call fails with EINVAL. `bpf_bind` refuses a socket that has a port, and translating packets on `lo` would need
+//! `route_localnet`: an answer put in there has lost its route, and is a martian without. What is connected is not seen here
+//! any more; user space ends it when the publish changes.
 //!
 //! A cgroup hook sees every process of the machine; whose socket is the host's is told by its network namespace.
 

@@ -349,6 +349,8 @@ impl Fabric for KernelFabric {
         if ended > 0 {
             tracing::debug!("ended {ended} flow entries of former addresses");
         }
+        let rerouted = self.host.end_rerouted_flows().await;
+        rerouted.map_err(|e| FabricError::step("end flows of former routes", e))?;
         Ok(uplinks)
     }
 
