@@ -36,8 +36,17 @@ pub const MAX_PUBLISHES: u32 = 16_384;
 /// Prefixes of one family that publishes let in, over all publishes.
 pub const MAX_ALLOWED_PREFIXES: u32 = 16_384;
 
-/// Default number of flow entries of one family; each flow takes two.
-pub const DEFAULT_FLOW_ENTRIES: u32 = 262_144;
+/// Most flows of one family: what the tables are made for. How many of them are used is a setting.
+pub const MAX_FLOWS: u32 = 1_048_576;
+
+/// Entries of the flow table of one family; each flow takes two. They cost memory when they are used.
+pub const MAX_FLOW_ENTRIES: u32 = 2 * MAX_FLOWS;
+
+/// Flows opened to pods that are remembered by age, over all pods of one family; a power of two.
+pub const INCOMING_RING: u32 = 32_768;
+
+/// Destinations of one family whose port exhaustion is counted; the least recently counted one gives way.
+pub const MAX_EXHAUSTED: u32 = 1024;
 
 /// Datagrams in pieces of one family whose ports are remembered; the least recently used one gives way.
 pub const MAX_FRAGMENTS: u32 = 8192;
@@ -59,6 +68,8 @@ pub mod program {
     pub const FROM_UPLINK: &str = "from_uplink";
     /// TC ingress on an uplink without a link layer.
     pub const FROM_UPLINK_L3: &str = "from_uplink_l3";
+    /// Run by user space over keys of the flow table: see [`crate::account::SweepHeader`].
+    pub const SWEEP: &str = "sweep";
     /// Cgroup hook: [`crate::host_socket::SocketHook::Connect4`]; the rest likewise.
     pub const CONNECT4: &str = "connect4";
     /// See [`CONNECT4`].
@@ -123,6 +134,22 @@ pub mod map {
     pub const FLOWS4: &str = "FLOWS4";
     /// Hash, IPv6.
     pub const FLOWS6: &str = "FLOWS6";
+    /// Array by slot: [`crate::account::FlowCount`] of IPv4.
+    pub const FLOW_COUNTS4: &str = "FLOW_COUNTS4";
+    /// Array by slot, IPv6.
+    pub const FLOW_COUNTS6: &str = "FLOW_COUNTS6";
+    /// Array, one element: [`crate::account::Admission`] of IPv4.
+    pub const ADMISSION4: &str = "ADMISSION4";
+    /// Array, IPv6.
+    pub const ADMISSION6: &str = "ADMISSION6";
+    /// Array used as a ring: [`crate::flow::FlowKey`]`<Addr4>` of the opener's entries of flows opened to pods.
+    pub const INCOMING4: &str = "INCOMING4";
+    /// Array, IPv6.
+    pub const INCOMING6: &str = "INCOMING6";
+    /// LRU hash: [`crate::account::Destination`]`<Addr4>` to `u64` flows refused for want of a port.
+    pub const EXHAUSTED4: &str = "EXHAUSTED4";
+    /// LRU hash, IPv6.
+    pub const EXHAUSTED6: &str = "EXHAUSTED6";
     /// LRU hash: [`crate::fragment::FragmentKey`]`<Addr4>` to [`crate::fragment::FragmentPorts`].
     pub const FRAGMENTS4: &str = "FRAGMENTS4";
     /// LRU hash, IPv6.

@@ -21,6 +21,12 @@ pub struct EndpointCounters {
     pub tx_dropped: u64,
     /// Packets for the pod the data path dropped.
     pub rx_dropped: u64,
+    /// Flows of the pod's accounts refused because an account was at its limit.
+    pub refused_limit: u64,
+    /// Flows refused because the table was full.
+    pub refused_table: u64,
+    /// Flows refused because every port towards their destination was taken.
+    pub refused_ports: u64,
 }
 
 /// A publish declaration's new flows and packets from clients.
@@ -75,5 +81,5 @@ pub const fn verdict_index(hook: Hook, kind: Kind) -> u32 {
     hook as u32 * 8 + kind as u32
 }
 
-pod!(EndpointCounters: size 48, align 8);
 pod!(PublishCounters: size 32, align 8);
+pod!(EndpointCounters: size 72, align 8);

@@ -73,9 +73,9 @@ impl<A> FlowKey<A> {
 
 /// One direction of a flow.
 ///
-/// Concurrency: everything but [`Self::state`], [`Self::last_seen_ns`], [`Self::ack`] and [`Self::window`] is constant
-/// from insertion to removal; those four are single aligned words any CPU may store, where a lost race costs one
-/// refresh, not correctness.
+/// Concurrency: everything but [`Self::state`], [`Self::last_seen_ns`], [`Self::ack`], [`Self::window`] and
+/// [`Self::publish`] is constant from insertion to removal; those are single aligned words any CPU may store, where a lost
+/// race costs one refresh, not correctness.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct FlowEntry<A> {
@@ -95,9 +95,9 @@ pub struct FlowEntry<A> {
     pub ack: u32,
     /// TCP: the last window this direction advertised, unscaled.
     pub window: u32,
-    /// Endpoint slot whose flow limit this flow counts against, or [`FlowEntry::NO_OWNER`].
+    /// Endpoint slot the flow is accounted to.
     pub owner_slot: u32,
-    /// Publish id the flow came in by, or [`FlowEntry::NO_OWNER`].
+    /// Publish id the flow came in by, or [`FlowEntry::NO_OWNER`]; set to that when the publish goes.
     pub publish: u32,
 }
 
@@ -108,7 +108,9 @@ impl<A: Copy> FlowEntry<A> {
     pub const ORIGINAL: u8 = 1 << 1;
     /// Addresses or ports change; without it the packet passes as it is (but for hop limit and link layer).
     pub const TRANSLATED: u8 = 1 << 2;
-    /// No slot, no publish.
+    /// With [`Self::ORIGINAL`]: opened to a pod from outside, and accounted so.
+    pub const INCOMING: u8 = 1 << 3;
+    /// No publish.
     pub const NO_OWNER: u32 = u32::MAX;
 
     /// Key of the other direction's entry.
@@ -226,6 +228,16 @@ impl State {
     #[inline(always)]
     pub const fn restarts_on_syn(self) -> bool {
         matches!(self, Self::Closed | Self::Reset | Self::OriginalFin | Self::ReplyFin)
+    }
+
+    /// Whether a flow opened to a pod gives its place to a newer one when the pod's account is at its limit: TCP that is being
+    /// opened or was closed, anything else that was never answered. A client that has completed its handshake is safe.
+    #[inline(always)]
+    pub const fn gives_way(self, proto: u8) -> bool {
+        match proto {
+            proto::TCP => matches!(self.timeout_class(proto), TimeoutClass::TcpTransitory),
+            _ => matches!(self, Self::Opening),
+        }
     }
 
     /// The idle timer that applies.
@@ -351,6 +363,14 @@ mod tests {
     fn only_ended_connections_restart() {
         let restart: std::vec::Vec<_> = STATES.into_iter().filter(|s| s.restarts_on_syn()).collect();
         assert_eq!(restart, [OriginalFin, ReplyFin, Closed, Reset]);
+    }
+
+    #[test]
+    fn half_open_and_ended_flows_give_way() {
+        let of = |proto| STATES.into_iter().filter(move |s| s.gives_way(proto)).collect::<std::vec::Vec<_>>();
+        assert_eq!(of(proto::TCP), [Opening, Answered, Closed, Reset]);
+        assert_eq!(of(proto::UDP), [Opening]);
+        assert_eq!(of(proto::ICMP), [Opening]);
     }
 
     #[test]

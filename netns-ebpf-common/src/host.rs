@@ -15,6 +15,10 @@ pub struct HostConfig {
     pub flags: u32,
     /// Idle time after which an entry counts as absent, by [`crate::flow::TimeoutClass`].
     pub timeout_ns: [u64; 4],
+    /// Flows of each family the tables hold.
+    pub flows: u32,
+    /// Most flows of an account (see [`crate::account::may_open`]); 0: none but the fair share.
+    pub flows_per_pod: u32,
 }
 
 impl HostConfig {
@@ -37,5 +41,5 @@ pub struct Uplink {
     pub l2_len_bytes: u32,
 }
 
-pod!(HostConfig: size 40, align 8);
+pod!(HostConfig: size 48, align 8);
 pod!(Uplink: size 28, align 4);

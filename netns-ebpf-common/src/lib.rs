@@ -29,6 +29,7 @@
 extern crate std;
 
 pub mod abi;
+pub mod account;
 pub mod addr;
 pub mod counters;
 pub mod csum;
@@ -39,6 +40,8 @@ pub mod fragment;
 pub mod hdr;
 pub mod host;
 pub mod host_socket;
+#[doc = include_str!("../docs/nat-rfcs.md")]
+pub mod nat_rfcs {}
 pub mod network;
 pub mod parse;
 mod pod;

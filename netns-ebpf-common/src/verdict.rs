@@ -231,6 +231,8 @@ drop_reasons! {
     SourceRoute = 31, "source-route";
     /// The publish's `allow` list does not have the client's address.
     NotAllowed = 32, "not-allowed";
+    /// The pod has all the flows it may have (`netns status` counts them); if it opened the flow it got administratively-prohibited.
+    FlowLimit = 33, "flow-limit";
 }
 
 /// Elements of the drop counters.

@@ -3,6 +3,7 @@
 //! The only place where a [`Verdict`] becomes an action of the kernel is [`act`] below.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(missing_docs, reason = "the program macro exports an undocumented twin of each function")]
 
 mod maps;
@@ -61,6 +62,12 @@ pub fn from_uplink_l3(ctx: TcContext) -> i32 {
     let verdict = path::from_uplink::run::<0>(&mut pkt);
     report::count(&pkt, Hook::FromUplinkL3, verdict);
     act(verdict)
+}
+
+/// Run by user space over keys of the flow table; returns how many entries it took out or changed.
+#[classifier]
+pub fn sweep(ctx: TcContext) -> i32 {
+    path::sweep::run(&Packet::new(ctx)) as i32
 }
 
 /// `connect` of an IPv4 socket of any process of the machine.

@@ -167,6 +167,16 @@ impl Packet {
         self.ctx.pull_data(want as u32).map_err(|_| DropReason::Internal)
     }
 
+    /// Copies a value at an offset, which may vary, to a place in a map or on the stack; `false` when the packet ends before.
+    #[inline(always)]
+    pub fn load<T: Wire>(&self, off: usize, to: &mut T) -> bool {
+        let to: *mut T = to;
+        // SAFETY: `to` has room for a `T`, any bytes are one, and the helper checks the offset itself.
+        unsafe {
+            helpers::bpf_skb_load_bytes(self.skb().cast(), off as u32, to.cast(), mem::size_of::<T>() as u32) == 0
+        }
+    }
+
     /// Writes a value at an offset of the linear part.
     #[inline(always)]
     pub fn write<T: Wire>(&mut self, off: usize, value: T) -> Result<(), DropReason> {

@@ -1,7 +1,7 @@
 //! Counting: one verdict per packet and hook, one reason per drop.
 
 use netns_ebpf_common::counters::{Hook, verdict_index};
-use netns_ebpf_common::verdict::Verdict;
+use netns_ebpf_common::verdict::{DropReason, Verdict};
 
 use crate::maps;
 use crate::packet::Packet;
@@ -37,6 +37,17 @@ pub fn count_endpoint_rx(slot: u32, len_bytes: usize) {
     maps::with_endpoint_stats(slot, |s| {
         s.rx_packets += 1;
         s.rx_bytes += len_bytes as u64;
+    });
+}
+
+/// Counts a flow that was refused.
+#[inline(always)]
+pub fn count_refused(slot: u32, reason: DropReason) {
+    maps::with_endpoint_stats(slot, |s| match reason {
+        DropReason::FlowLimit => s.refused_limit += 1,
+        DropReason::FlowTableFull => s.refused_table += 1,
+        DropReason::PortsExhausted => s.refused_ports += 1,
+        _ => {}
     });
 }
 

@@ -67,8 +67,14 @@ fn firewalls_that_come_and_go_change_nothing() {
     isolated(|here| {
         here.pods();
         let mut open = connections(here);
+        // What is closed is not closed by rules either: not even to a LAN that knows the way to the pods.
+        here.ip("-n lan -4 route add 10.244.0.0/24 via 192.0.2.2");
+        here.ip("-n lan -6 route add fd00:244::/64 via 2001:db8:1::2");
+        let mut shut = closed(client(), RED, uplink(), 9011, 7011);
+        shut.extend(both(client(), RED, |_| Probe::Closed { target: Target::Direct }));
         here.tool("nft", "flush ruleset");
         all_work(&mut open, "after nft flush ruleset");
+        here.flows(&shut);
         // As a firewall of a host that does not forward.
         here.tool("nft", "add table inet firewall");
         here.tool("nft", "add chain inet firewall forward { type filter hook forward priority 0 ; policy drop ; }");
@@ -76,6 +82,7 @@ fn firewalls_that_come_and_go_change_nothing() {
         here.flows(&every_path());
         here.tool("nft", "flush ruleset");
         all_work(&mut open, "after the firewall is gone");
+        here.flows(&shut);
     });
 }
 

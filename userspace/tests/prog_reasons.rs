@@ -77,7 +77,12 @@ fn provoke(b: &Bench, v: Version, reason: DropReason) -> Option<()> {
             send(&red(SERVER, udp(1001, 53)));
         }
         DropReason::FlowTableFull => {
-            for port in 0..=FLOW_ENTRIES as u16 / 2 {
+            b.configure(|c| c.flows = 1);
+            send(&red(SERVER, udp(20_000, 53)));
+            send(&red(SERVER, udp(20_001, 53)));
+        }
+        DropReason::FlowLimit => {
+            for port in 0..=FLOWS as u16 / 2 {
                 send(&red(SERVER, udp(20_000 + port, 53)));
             }
         }

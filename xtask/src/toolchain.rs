@@ -130,8 +130,8 @@ impl Toolchain {
             .args([verb, "--locked", "--package", PACKAGE, "--release", "--target", TARGET, "--target-dir"])
             .arg(target_dir);
         match self.core {
-            // aya-ebpf asks for unstable features of BPF targets; nothing of ours does.
-            CoreLibrary::Prebuilt => command.env("RUSTC_BOOTSTRAP", "aya_ebpf"),
+            // aya-ebpf asks for unstable features of BPF targets; ours for one, inline assembly.
+            CoreLibrary::Prebuilt => command.env("RUSTC_BOOTSTRAP", "aya_ebpf,netns_ebpf"),
             CoreLibrary::BuildStd => command.env("RUSTC_BOOTSTRAP", "1").arg("-Zbuild-std=core"),
         };
         command

@@ -15,8 +15,8 @@ pub mod udp;
 ///
 /// # Safety
 ///
-/// `repr(C)` (or an array of bytes), made of `u8` and byte arrays only, without padding. Its alignment does not matter: it
-/// is read and written unaligned.
+/// `repr(C)` (or an array of bytes), made of integers and byte arrays only, without padding. Its alignment does not matter: it
+/// is read and written unaligned. What lies in a packet of the network has no bare integers.
 #[expect(unsafe_code, reason = "the promise is what lets packet.rs read the type from packet memory")]
 pub unsafe trait Wire: Copy {}
 

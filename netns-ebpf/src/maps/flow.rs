@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, State};
 
-use super::{FamilyMaps, scratch};
+use super::{Account, FamilyMaps, leave, scratch};
 
 /// An entry of the flow table, in place.
 ///
@@ -33,10 +33,10 @@ impl<F: FamilyMaps> FlowRef<F> {
         }
     }
 
-    /// Removes; absent is fine.
+    /// Removes an entry no account knows of; says whether it was there.
     #[inline(always)]
-    pub fn remove(key: &FlowKey<F::Addr>) {
-        let _absent_is_fine = F::flows().remove(key);
+    pub fn remove(key: &FlowKey<F::Addr>) -> bool {
+        F::flows().remove(key).is_ok()
     }
 
     /// What the tuple becomes.
@@ -64,8 +64,25 @@ impl<F: FamilyMaps> FlowRef<F> {
     /// The publish the flow came in by, or `FlowEntry::NO_OWNER`.
     #[inline(always)]
     pub fn publish(self) -> u32 {
+        // SAFETY: an aligned word that is changed once, when the publish goes.
+        unsafe { core::ptr::addr_of!((*self.0.as_ptr()).publish).read_volatile() }
+    }
+
+    /// Makes it no publish's.
+    #[inline(always)]
+    pub fn disown(self) {
+        // SAFETY: as in `publish`.
+        unsafe {
+            core::ptr::addr_of_mut!((*self.0.as_ptr()).publish).write_volatile(FlowEntry::<F::Addr>::NO_OWNER);
+        }
+    }
+
+    /// Where the flow is counted.
+    #[inline(always)]
+    pub fn account(self) -> Account {
         // SAFETY: as in `to`.
-        unsafe { (*self.0.as_ptr()).publish }
+        let slot = unsafe { (*self.0.as_ptr()).owner_slot };
+        Account { slot, incoming: self.flags() & FlowEntry::<F::Addr>::INCOMING != 0 }
     }
 
     /// Whether this is the opener's direction.
@@ -100,13 +117,46 @@ impl<F: FamilyMaps> FlowRef<F> {
         Self::find(self.peer_key(proto)?)
     }
 
-    /// Removes both directions; `key` is this one's.
-    #[inline(always)]
-    pub fn remove_both(self, key: &FlowKey<F::Addr>) {
-        if let Some(peer_key) = self.peer_key(key.proto) {
-            Self::remove(peer_key);
+    /// Removes both directions and counts the flow no longer; `key` is this one's. Returns how many entries went.
+    ///
+    /// The one place where flows end. Whoever takes the opener's entry out gives its place in the account back; that the account
+    /// is read before the entry is out matters only if another CPU ends this flow and opens it again, for another pod, between
+    /// two instructions.
+    #[inline(never)]
+    pub fn remove_both(self, key: &FlowKey<F::Addr>) -> u32 {
+        let mut gone = 0;
+        if let Some(peer_key) = self.peer_key(key.proto)
+            && let Some(peer) = Self::find(peer_key)
+            && peer.leads_to(key)
+        {
+            gone += peer.remove_one(peer_key);
         }
-        Self::remove(key);
+        gone + self.remove_one(key)
+    }
+
+    #[inline(always)]
+    fn remove_one(self, key: &FlowKey<F::Addr>) -> u32 {
+        let (original, account) = (self.is_original(), self.account());
+        if !Self::remove(key) {
+            return 0;
+        }
+        if original {
+            leave::<F>(account);
+        }
+        1
+    }
+
+    /// Whether `key` is that of its other direction: a flow that was opened anew has another one.
+    #[inline(always)]
+    fn leads_to(self, key: &FlowKey<F::Addr>) -> bool {
+        // SAFETY: as in `to`.
+        let zone = unsafe { (*self.0.as_ptr()).peer_zone };
+        let to = self.to();
+        zone == key.zone
+            && to.src == key.tuple.dst
+            && to.dst == key.tuple.src
+            && to.sport == key.tuple.dport
+            && to.dport == key.tuple.sport
     }
 
     /// Where the connection stands.

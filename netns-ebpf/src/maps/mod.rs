@@ -1,6 +1,7 @@
 //! Every map of the object, private, behind typed functions.
 #![expect(unsafe_code, reason = "map values are reached by pointers the verifier has checked")]
 
+mod account;
 mod flow;
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_fib_lookup};
@@ -10,6 +11,7 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use core::ffi::c_void;
 use netns_ebpf_common::abi::{self, IFINDEX_ENDPOINT, IFINDEX_GATEWAY};
+use netns_ebpf_common::account::Destination;
 use netns_ebpf_common::counters::{EndpointCounters, PublishCounters, VERDICT_COUNTERS};
 use netns_ebpf_common::endpoint::{Endpoint, EndpointKey};
 use netns_ebpf_common::family::{Family, V4, V6};
@@ -24,6 +26,7 @@ use netns_ebpf_common::publish::{Backends, Publish, PublishKey, PublishedPort};
 use netns_ebpf_common::verdict::{DROP_COUNTERS, DropReason};
 use netns_ebpf_common::{Addr4, Addr6};
 
+pub use self::account::{Account, AccountMaps, count_exhausted, enter, leave, pop_incoming, push_incoming};
 pub use self::flow::{FlowRef, InsertError};
 use crate::stage::flow::Plan;
 use crate::stage::port::Search;
@@ -68,9 +71,11 @@ static ALLOW4: LpmTrie<PrefixKey<Addr4>, u32> = LpmTrie::with_max_entries(abi::M
 #[map]
 static ALLOW6: LpmTrie<PrefixKey<Addr6>, u32> = LpmTrie::with_max_entries(abi::MAX_ALLOWED_PREFIXES, BPF_F_NO_PREALLOC);
 #[map]
-static FLOWS4: HashMap<FlowKey<Addr4>, FlowEntry<Addr4>> = HashMap::with_max_entries(abi::DEFAULT_FLOW_ENTRIES, 0);
+static FLOWS4: HashMap<FlowKey<Addr4>, FlowEntry<Addr4>> =
+    HashMap::with_max_entries(abi::MAX_FLOW_ENTRIES, BPF_F_NO_PREALLOC);
 #[map]
-static FLOWS6: HashMap<FlowKey<Addr6>, FlowEntry<Addr6>> = HashMap::with_max_entries(abi::DEFAULT_FLOW_ENTRIES, 0);
+static FLOWS6: HashMap<FlowKey<Addr6>, FlowEntry<Addr6>> =
+    HashMap::with_max_entries(abi::MAX_FLOW_ENTRIES, BPF_F_NO_PREALLOC);
 #[map]
 static FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, FragmentPorts> = LruHashMap::with_max_entries(abi::MAX_FRAGMENTS, 0);
 #[map]
@@ -117,6 +122,8 @@ pub struct Scratch<A> {
     opening: OpeningFlow<A>,
     /// Key of the other direction of a flow at hand.
     peer_key: FlowKey<A>,
+    /// Key of a flow that may have to go.
+    candidate: FlowKey<A>,
 }
 
 /// A flow being opened: both entries, and room for the key of whatever stands in its way.
@@ -132,12 +139,14 @@ pub struct OpeningFlow<A> {
     pub peer_key: FlowKey<A>,
     /// Its entry.
     pub peer_entry: FlowEntry<A>,
+    /// Where it was to go, if it is refused.
+    pub wanted: Destination<A>,
     /// The search for its source port.
     pub search: Search,
 }
 
 /// The maps of a family.
-pub trait FamilyMaps: Family {
+pub trait FamilyMaps: Family + AccountMaps {
     fn addrs() -> &'static HashMap<EndpointKey<Self::Addr>, u32>;
     fn host_addrs() -> &'static HashMap<Self::Addr, u32>;
     fn no_masquerade() -> &'static LpmTrie<PrefixKey<Self::Addr>, u32>;
@@ -380,6 +389,13 @@ pub fn quoted<F: FamilyMaps>() -> Result<&'static mut Quoted<F::Addr>, DropReaso
 pub fn opening_flow<F: FamilyMaps>() -> Result<&'static mut OpeningFlow<F::Addr>, DropReason> {
     // SAFETY: per-CPU, no nesting. `port::claim` and its callback take turns, neither holds a value across the other's run.
     Ok(unsafe { &mut (*scratch::<F>()?).opening })
+}
+
+/// Where the key of a flow that may have to go is read to. Short-lived: each step of a search asks for it again.
+#[inline(always)]
+pub fn candidate<F: FamilyMaps>() -> Result<&'static mut FlowKey<F::Addr>, DropReason> {
+    // SAFETY: per-CPU, no nesting; the steps that use it come one after the other.
+    Ok(unsafe { &mut (*scratch::<F>()?).candidate })
 }
 
 /// Working memory for a question to the kernel's routes; asked for once per run.

@@ -120,6 +120,7 @@ fn internet<F: FromPod>(pkt: &mut Packet, sender: &Sender) -> Verdict {
         match flow::open::<F>(pkt, p) {
             Ok(()) => Ok(along_flow::<F>(pkt, sender, p, flow::opened::<F>()?)),
             Err(DropReason::PortsExhausted) => Ok(reject::<F>(pkt, sender, p, Problem::PROHIBITED)),
+            Err(DropReason::FlowLimit) => Ok(reject::<F>(pkt, sender, p, Problem::FLOW_LIMIT)),
             Err(reason) => Err(reason),
         }
     })

@@ -116,12 +116,15 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
             peer_target: pkt.ifindex(),
             owner_slot: slot,
             publish: found.id,
-            flags: 0,
+            flags: FlowEntry::<F::Addr>::INCOMING,
             peer_flags: FlowEntry::<F::Addr>::TO_UPLINK,
             ports: Ports::Prefer,
             _pad: 0,
         };
-        flow::open::<F>(pkt, p)?;
+        if let Err(reason) = flow::open::<F>(pkt, p) {
+            report::count_endpoint_rx_drop(slot);
+            return Err(reason);
+        }
         Ok(along_flow::<F>(pkt, p, flow::opened::<F>()?))
     })
 }

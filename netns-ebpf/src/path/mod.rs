@@ -4,6 +4,7 @@ pub mod from_host;
 pub mod from_pod;
 pub mod from_uplink;
 pub mod host_socket;
+pub mod sweep;
 
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 

@@ -5,8 +5,9 @@ use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, State, TimeoutClass
 use netns_ebpf_common::parse::{IcmpKind, L4, Parsed};
 use netns_ebpf_common::verdict::DropReason;
 
-use crate::maps::{self, FamilyMaps, FlowRef, InsertError};
+use crate::maps::{self, Account, FamilyMaps, FlowRef, InsertError};
 use crate::packet::{Packet, now_ns};
+use crate::stage::account;
 use crate::stage::port::{self, Ports};
 
 /// Whether a flow can be made of this packet's protocol.
@@ -40,15 +41,15 @@ pub fn may_open<A>(p: &Parsed<A>) -> bool {
 /// `None` if there is none, its time is over, or the packet is a SYN that opens the connection anew.
 #[inline(never)]
 pub fn find<F: FamilyMaps>(zone: u16, p: &Parsed<<F as Family>::Addr>) -> Option<FlowRef<F>> {
-    let key = FlowKey::new(zone, p.proto, p.tuple);
-    let flow = FlowRef::<F>::find(&key)?;
+    let OnStack(ref key) = OnStack(FlowKey::new(zone, p.proto, p.tuple));
+    let flow = FlowRef::<F>::find(key)?;
     let now = now_ns();
     if is_expired(flow, p.proto, now) {
-        flow.remove_both(&key);
+        flow.remove_both(key);
         return None;
     }
     match p.l4 {
-        L4::Tcp => advance_tcp(flow, &key, p, now),
+        L4::Tcp => advance_tcp(flow, key, p, now),
         _ => {
             let state = flow.state().after_datagram(flow.is_original());
             if state as u8 != flow.state() as u8 {
@@ -61,6 +62,10 @@ pub fn find<F: FamilyMaps>(zone: u16, p: &Parsed<<F as Family>::Addr>) -> Option
         }
     }
 }
+
+/// The compiler reads a key by words of 8 bytes, which the kernel refuses of a stack where they are not aligned.
+#[repr(align(8))]
+struct OnStack<T>(T);
 
 #[inline(always)]
 fn advance_tcp<F: FamilyMaps>(
@@ -109,7 +114,7 @@ pub fn find_quoted<F: FamilyMaps>(zone: u16, proto: u8, quoted: &FlowTuple<F::Ad
 
 /// Whether both directions have been idle for too long. The other entry is looked at only if this one has.
 #[inline(always)]
-fn is_expired<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, now: u64) -> bool {
+pub fn is_expired<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, now: u64) -> bool {
     let timeout_ns = maps::timeout_ns(flow.state().timeout_class(proto));
     let peer_last_seen_ns = || flow.peer(proto).map(FlowRef::last_seen_ns);
     netns_ebpf_common::flow::is_expired(flow.last_seen_ns(), peer_last_seen_ns, now, timeout_ns)
@@ -131,7 +136,7 @@ pub struct Plan {
     pub target: u32,
     /// Where the replies go: slot, or ifindex with `TO_UPLINK` in `peer_flags`.
     pub peer_target: u32,
-    /// Slot whose limit the flow counts against.
+    /// Slot the flow is accounted to.
     pub owner_slot: u32,
     /// Publish it came in by, or `FlowEntry::NO_OWNER`.
     pub publish: u32,
@@ -139,7 +144,7 @@ pub struct Plan {
     pub zone: u16,
     /// Zone of the other side.
     pub peer_zone: u16,
-    /// `FlowEntry::TO_UPLINK` or 0.
+    /// `FlowEntry::TO_UPLINK` and `FlowEntry::INCOMING`, or 0.
     pub flags: u8,
     /// `FlowEntry::TO_UPLINK` or 0.
     pub peer_flags: u8,
@@ -149,53 +154,88 @@ pub struct Plan {
     pub _pad: u8,
 }
 
-/// Inserts both directions of a new flow; [`opened`] finds it.
+impl Plan {
+    /// Where the flow is counted.
+    #[inline(always)]
+    pub fn account<F: Family>(&self) -> Account {
+        Account { slot: self.owner_slot, incoming: self.flags & FlowEntry::<F::Addr>::INCOMING != 0 }
+    }
+}
+
+/// Opens a new flow: a place for it is taken, then both directions are inserted; [`opened`] finds it.
+///
+/// # Errors
+///
+/// There is no place for it, no port or no memory; that is counted.
+#[inline(always)]
+pub fn open<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Result<(), DropReason> {
+    let account = maps::opening_flow::<F>()?.plan.account::<F>();
+    let mut opened = account::enter::<F>(pkt, account);
+    if opened.is_ok() {
+        opened = insert::<F>(pkt, p);
+        if opened.is_err() {
+            maps::leave::<F>(account);
+        }
+    }
+    if let Err(reason) = opened {
+        account::refused::<F>(p.proto, reason);
+    }
+    opened
+}
+
+/// Inserts both directions.
 ///
 /// The reply's entry goes first and claims the port: if the opener's entry cannot follow, the claim is taken back, so the two
 /// come together or not at all. If another CPU opened the same flow meanwhile, its entry is the one used.
 #[inline(never)]
-pub fn open<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Result<(), DropReason> {
+fn insert<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Result<(), DropReason> {
     let now = now_ns();
     let s = maps::opening_flow::<F>()?;
-    let plan = s.plan;
     s.key.tuple = p.tuple;
-    set_key(&mut s.key, plan.zone, p.proto);
+    set_key(&mut s.key, s.plan.zone, p.proto);
     s.peer_key.tuple.src = s.entry.to.dst;
     s.peer_key.tuple.dst = s.entry.to.src;
     s.peer_key.tuple.sport = s.entry.to.dport;
     s.peer_key.tuple.dport = s.entry.to.sport;
-    set_key(&mut s.peer_key, plan.peer_zone, p.proto);
+    set_key(&mut s.peer_key, s.plan.peer_zone, p.proto);
 
     s.peer_entry.to.src = p.tuple.dst;
     s.peer_entry.to.dst = p.tuple.src;
     s.peer_entry.to.sport = p.tuple.dport;
     s.peer_entry.to.dport = p.tuple.sport;
-    s.peer_entry.target = plan.peer_target;
-    s.peer_entry.peer_zone = plan.zone;
-    s.peer_entry.flags = plan.peer_flags | FlowEntry::<F::Addr>::TRANSLATED;
-    set_common(&mut s.peer_entry, &plan, now);
-    port::claim::<F>(pkt, plan.ports)?;
+    s.peer_entry.target = s.plan.peer_target;
+    s.peer_entry.peer_zone = s.plan.zone;
+    s.peer_entry.flags = s.plan.peer_flags | FlowEntry::<F::Addr>::TRANSLATED;
+    set_common(&mut s.peer_entry, &s.plan, now);
+    port::claim::<F>(pkt)?;
 
     let s = maps::opening_flow::<F>()?;
     s.entry.to.src = s.peer_key.tuple.dst;
     s.entry.to.sport = s.peer_key.tuple.dport;
-    s.entry.target = plan.target;
-    s.entry.peer_zone = plan.peer_zone;
-    s.entry.flags = plan.flags | FlowEntry::<F::Addr>::ORIGINAL | FlowEntry::<F::Addr>::TRANSLATED;
-    set_common(&mut s.entry, &plan, now);
+    s.entry.target = s.plan.target;
+    s.entry.peer_zone = s.plan.peer_zone;
+    s.entry.flags = s.plan.flags | FlowEntry::<F::Addr>::ORIGINAL | FlowEntry::<F::Addr>::TRANSLATED;
+    set_common(&mut s.entry, &s.plan, now);
     if s.entry.to == p.tuple {
         s.entry.flags &= !FlowEntry::<F::Addr>::TRANSLATED;
     }
     match FlowRef::<F>::insert(&s.key, &s.entry) {
         Ok(()) => {}
-        Err(InsertError::Exists) => FlowRef::<F>::remove(&s.peer_key),
+        Err(InsertError::Exists) => {
+            FlowRef::<F>::remove(&s.peer_key);
+            maps::leave::<F>(s.plan.account::<F>());
+            return Ok(());
+        }
         Err(InsertError::Full) => {
             FlowRef::<F>::remove(&s.peer_key);
             return Err(DropReason::FlowTableFull);
         }
     }
-    if plan.publish != FlowEntry::<F::Addr>::NO_OWNER {
-        maps::with_publish_stats(plan.publish, |s| s.flows += 1);
+    if s.plan.flags & FlowEntry::<F::Addr>::INCOMING != 0 {
+        maps::push_incoming::<F>(&s.key);
+    }
+    if s.plan.publish != FlowEntry::<F::Addr>::NO_OWNER {
+        maps::with_publish_stats(s.plan.publish, |s| s.flows += 1);
     }
     Ok(())
 }

@@ -25,8 +25,10 @@ pub enum ProblemKind {
     HostUnreachable,
     /// No route.
     NetUnreachable,
-    /// Refused: no port left, or not allowed.
+    /// Refused: no port left.
     Prohibited,
+    /// Refused: the pod has all the flows it may have.
+    FlowLimit,
 }
 
 /// A problem to report. Not an enum with a payload: the unused half of one is whatever a register held, and the
@@ -45,8 +47,10 @@ impl Problem {
     pub const HOST_UNREACHABLE: Self = Self { kind: ProblemKind::HostUnreachable, mtu_bytes: 0 };
     /// No route.
     pub const NET_UNREACHABLE: Self = Self { kind: ProblemKind::NetUnreachable, mtu_bytes: 0 };
-    /// Refused.
+    /// Refused for want of a port.
     pub const PROHIBITED: Self = Self { kind: ProblemKind::Prohibited, mtu_bytes: 0 };
+    /// Refused by the pod's limit.
+    pub const FLOW_LIMIT: Self = Self { kind: ProblemKind::FlowLimit, mtu_bytes: 0 };
 
     /// Larger than `mtu_bytes`.
     #[inline(always)]
@@ -63,6 +67,7 @@ impl Problem {
             ProblemKind::HostUnreachable => DropReason::UnknownAddress,
             ProblemKind::NetUnreachable => DropReason::NoRoute,
             ProblemKind::Prohibited => DropReason::PortsExhausted,
+            ProblemKind::FlowLimit => DropReason::FlowLimit,
         }
     }
 }
@@ -97,7 +102,7 @@ impl ErrorFormat for netns_ebpf_common::family::V4 {
             ProblemKind::TooBig => (v4::UNREACHABLE, v4::CODE_FRAG_NEEDED, problem.mtu_bytes & 0xffff),
             ProblemKind::HostUnreachable => (v4::UNREACHABLE, v4::CODE_HOST, 0),
             ProblemKind::NetUnreachable => (v4::UNREACHABLE, v4::CODE_NET, 0),
-            ProblemKind::Prohibited => (v4::UNREACHABLE, v4::CODE_ADMIN, 0),
+            ProblemKind::Prohibited | ProblemKind::FlowLimit => (v4::UNREACHABLE, v4::CODE_ADMIN, 0),
         };
         Message { kind, code, rest: rest.to_be_bytes() }
     }
@@ -144,7 +149,7 @@ impl ErrorFormat for netns_ebpf_common::family::V6 {
             ProblemKind::TooBig => (v6::PACKET_TOO_BIG, 0, problem.mtu_bytes),
             ProblemKind::HostUnreachable => (v6::UNREACHABLE, v6::CODE_ADDRESS, 0),
             ProblemKind::NetUnreachable => (v6::UNREACHABLE, v6::CODE_NO_ROUTE, 0),
-            ProblemKind::Prohibited => (v6::UNREACHABLE, v6::CODE_ADMIN, 0),
+            ProblemKind::Prohibited | ProblemKind::FlowLimit => (v6::UNREACHABLE, v6::CODE_ADMIN, 0),
         };
         Message { kind, code, rest: rest.to_be_bytes() }
     }

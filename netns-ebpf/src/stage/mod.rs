@@ -1,5 +1,6 @@
 //! The steps of the packet's way, one file each; the hooks in [`crate::path`] put them in order.
 
+pub mod account;
 pub mod arp_reply;
 pub mod deliver;
 pub mod echo_reply;

@@ -91,7 +91,9 @@ impl<F: FamilyMaps> Steps for Candidates<F> {
         s.peer_key.tuple.dport = Port::new(port);
         s.search.next = s.search.next.wrapping_add(1);
         match insert::<F>(&s.peer_key, s) {
-            Ok(()) if s.search.ask_host && host_has::<F>(pkt, &s.peer_key) => FlowRef::<F>::remove(&s.peer_key),
+            Ok(()) if s.search.ask_host && host_has::<F>(pkt, &s.peer_key) => {
+                FlowRef::<F>::remove(&s.peer_key);
+            }
             Ok(()) => s.search.outcome = Outcome::Claimed,
             Err(InsertError::Full) => s.search.outcome = Outcome::Full,
             Err(InsertError::Exists) => {}
@@ -105,8 +107,9 @@ impl<F: FamilyMaps> Steps for Candidates<F> {
 ///
 /// Every port of the range is tried, with every address of a pool, so the last free one is found; the time is bounded by both.
 #[inline(never)]
-pub fn claim<F: FamilyMaps>(pkt: &Packet, ports: Ports) -> Result<(), DropReason> {
+pub fn claim<F: FamilyMaps>(pkt: &Packet) -> Result<(), DropReason> {
     let s = maps::opening_flow::<F>()?;
+    let ports = s.plan.ports;
     let own = s.peer_key.tuple.dport.get();
     let config = maps::host_config()?;
     let (min, max) = (config.snat_port_min, config.snat_port_max);

@@ -102,7 +102,7 @@ pub(super) async fn watch(
                 }
             },
             _ = tick.tick(), if live.is_some() || cfg!(feature = "trace") => {
-                let Ok(status) = instance.status() else {
+                let Ok(status) = instance.counters() else {
                     if instance.state()?.is_none() {
                         return Ok(());
                     }

@@ -1,11 +1,14 @@
 //! `netns status`.
 
+use std::net::SocketAddr;
+
 use clap::Args;
+use netns_ebpf_common::flow::proto;
 
 use super::open::open;
 use super::table::{bytes, list, table};
 use super::{CliError, Global};
-use crate::instance::{NetworkStatus, Status, UplinkStatus, choose};
+use crate::instance::{NetworkStatus, PodRefusals, Status, UplinkStatus, choose};
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -15,7 +18,7 @@ pub(super) fn run(global: &Global, _: &StatusArgs) -> Result<u8, CliError> {
     let status = open(choose(global.instance.as_deref())?)?.status()?;
     global.print(&status, |s| {
         let mut out = head(s);
-        let sections = [networks(s), pods(s), publishes(s), verdicts(s), drops(s)];
+        let sections = [networks(s), pods(s), publishes(s), verdicts(s), drops(s), refused(s), exhausted(s)];
         for section in sections.iter().filter(|t| !t.is_empty()) {
             out.push('\n');
             out.push_str(section);
@@ -43,9 +46,13 @@ host        {host}
 uplink      {uplinks}
 SNAT ports  {}
 idle flows  {}
+flows       {}
 processes   {sockets}
 ",
-        s.instance, s.snat_ports, s.nat
+        s.instance,
+        s.snat_ports,
+        s.nat,
+        s.nat.limits()
     )
 }
 
@@ -100,10 +107,11 @@ pub(super) fn pods(s: &Status) -> String {
                 c.rx_packets.to_string(),
                 bytes(c.rx_bytes),
                 (c.tx_dropped + c.rx_dropped).to_string(),
+                p.flows.total().to_string(),
             ]
         })
         .collect();
-    section(["POD", "NETWORK", "ADDRESS", "SENT", "BYTES", "RECEIVED", "BYTES", "DROPPED"], &rows)
+    section(["POD", "NETWORK", "ADDRESS", "SENT", "BYTES", "RECEIVED", "BYTES", "DROPPED", "FLOWS"], &rows)
 }
 
 /// The published ports and their counters.
@@ -142,6 +150,45 @@ pub(super) fn drops(s: &Status) -> String {
     let rows: Vec<_> =
         s.drops.iter().map(|d| [d.reason.to_owned(), d.packets.to_string(), d.explain.to_owned()]).collect();
     section(["DROPPED", "PACKETS", "MEANING"], &rows)
+}
+
+/// New flows that were refused, by pod; empty when there were none.
+fn refused(s: &Status) -> String {
+    let rows: Vec<_> = s
+        .pods
+        .iter()
+        .filter(|p| p.refused != PodRefusals::default())
+        .map(|p| {
+            let PodRefusals { flow_limit, flow_table_full, ports_exhausted } = p.refused;
+            let [limit, table, ports] = [flow_limit, flow_table_full, ports_exhausted].map(|n| n.to_string());
+            [p.pod.name.clone(), limit, table, ports]
+        })
+        .collect();
+    section(["REFUSED", "FLOW-LIMIT", "FLOW-TABLE-FULL", "PORTS-EXHAUSTED"], &rows)
+}
+
+/// Where ports were wanting, and who has them.
+fn exhausted(s: &Status) -> String {
+    let rows: Vec<_> = s
+        .exhausted
+        .iter()
+        .map(|e| {
+            let proto = match e.proto {
+                proto::TCP => "tcp".to_owned(),
+                proto::UDP => "udp".to_owned(),
+                proto::ICMP | proto::ICMPV6 => "icmp".to_owned(),
+                other => other.to_string(),
+            };
+            let talkers: Vec<_> = e.talkers.iter().map(|t| format!("{} {}", t.pod, t.flows)).collect();
+            [
+                format!("{}/{proto}", SocketAddr::new(e.address, e.port)),
+                e.network.clone(),
+                e.refused.to_string(),
+                list(&talkers),
+            ]
+        })
+        .collect();
+    section(["NO PORT LEFT TO", "NETWORK", "REFUSED", "WHO HAS THEM"], &rows)
 }
 
 fn section<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {

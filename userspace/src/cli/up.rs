@@ -36,6 +36,7 @@ pub(super) fn text(applied: &Applied) -> String {
     };
     if let Some(nat) = &applied.nat_changed {
         line('=', "timers", &nat.to_string(), String::new());
+        line('=', "flows", &nat.limits(), String::new());
     }
     for publish in &applied.publishes_removed {
         line('-', "publish", &publish.publish, format!("  of {}", publish.pod));

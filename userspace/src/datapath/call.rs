@@ -1,6 +1,7 @@
-//! Calls of the kernel no crate in use here makes: reading a map in bulk, taking an element out, waiting for programs.
+//! Calls of the kernel no crate in use here makes: reading a map in bulk, waiting for programs.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::thread;
 use std::time::Duration;
@@ -24,17 +25,6 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// `union bpf_attr` of the calls on one element.
-#[repr(C)]
-struct ElementAttr {
-    map_fd: u32,
-    _pad: u32,
-    key: u64,
-    value: u64,
-    flags: u64,
-}
-
-const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 
 /// Makes a call of `bpf(2)`.
@@ -55,12 +45,23 @@ fn fd(map: BorrowedFd<'_>) -> u32 {
     map.as_raw_fd().cast_unsigned()
 }
 
+/// The bytes of values as a map holds them.
+#[expect(unsafe_code, reason = "see the module")]
+pub(super) fn bytes<T: Pod>(values: &[T]) -> &[u8] {
+    // SAFETY: the types of `netns_ebpf_common` that are `Pod` have no padding (`pod!` asserts their sizes), so all of their bytes
+    // are initialised.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
 /// Visits the elements of a hash (Linux 5.6), some thousands at a time and without a lock: one that comes or goes meanwhile
-/// may be seen or not, every other is seen once.
+/// may be seen or not, every other is seen once. `visit` may end the walk.
 ///
 /// `K` and `V` must be the map's, as those of the typed maps of `netns_ebpf_common` are.
 #[expect(unsafe_code, reason = "see the module")]
-pub(super) fn walk<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut visit: impl FnMut(&[K], &[V])) -> io::Result<()> {
+pub(super) fn walk<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    mut visit: impl FnMut(&[K], &[V]) -> ControlFlow<()>,
+) -> io::Result<()> {
     let (mut keys, mut values) = (Vec::<K>::with_capacity(BATCH), Vec::<V>::with_capacity(BATCH));
     // The kernel's place in the map: the number of a bucket.
     let mut place: Option<u32> = None;
@@ -96,35 +97,12 @@ pub(super) fn walk<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut visit: impl FnMut(&[
             keys.set_len(found);
             values.set_len(found);
         }
-        visit(&keys, &values);
-        if last {
+        if visit(&keys, &values).is_break() || last {
             return Ok(());
         }
         keys.clear();
         values.clear();
         place = Some(next);
-    }
-}
-
-/// Takes an element out of a hash (Linux 5.14), and tells what it was at that moment; `None` when it is not there.
-///
-/// `K` and `V` must be the map's.
-#[expect(unsafe_code, reason = "see the module")]
-pub(super) fn take<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
-    let mut value = std::mem::MaybeUninit::<V>::zeroed();
-    let mut attr = ElementAttr {
-        map_fd: fd(map),
-        _pad: 0,
-        key: std::ptr::from_ref(key) as u64,
-        value: value.as_mut_ptr() as u64,
-        flags: 0,
-    };
-    // SAFETY: `key` and `value` are of the map's own types and outlive the call.
-    match unsafe { bpf(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) } {
-        // SAFETY: any bits are a value of a `Pod`, and all of them are set.
-        Ok(()) => Ok(Some(unsafe { value.assume_init() })),
-        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-        Err(e) => Err(e),
     }
 }
 

@@ -39,6 +39,9 @@ impl Datapath {
             rx_bytes: sum.rx_bytes.wrapping_add(cpu.rx_bytes),
             tx_dropped: sum.tx_dropped.wrapping_add(cpu.tx_dropped),
             rx_dropped: sum.rx_dropped.wrapping_add(cpu.rx_dropped),
+            refused_limit: sum.refused_limit.wrapping_add(cpu.refused_limit),
+            refused_table: sum.refused_table.wrapping_add(cpu.refused_table),
+            refused_ports: sum.refused_ports.wrapping_add(cpu.refused_ports),
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 
 use aya::Pod;
@@ -9,7 +10,7 @@ use netns_ebpf_common::abi::map;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, State};
 use netns_ebpf_common::{Addr4, Addr6};
 
-use super::{Datapath, DatapathError, call, errno, io_error, map_error, or_absent};
+use super::{Datapath, DatapathError, call, io_error};
 
 /// One direction of a flow, whatever its family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +47,7 @@ pub struct FlowRecord {
     pub state: State,
     /// `CLOCK_MONOTONIC` of the last packet in this direction.
     pub last_seen_ns: u64,
-    /// The slot whose limit it counts against.
+    /// The slot it is accounted to.
     pub owner_slot: Option<u32>,
     /// The publish it came in by.
     pub publish: Option<u32>,
@@ -55,18 +56,22 @@ pub struct FlowRecord {
 /// A family's flow map.
 pub(super) trait FlowFamily: Copy + Debug + Default + PartialEq + Into<IpAddr> + 'static {
     const MAP: &'static str;
+    /// Of the Internet protocol.
+    const VERSION: u32;
 }
 
 impl FlowFamily for Addr4 {
     const MAP: &'static str = map::FLOWS4;
+    const VERSION: u32 = 4;
 }
 
 impl FlowFamily for Addr6 {
     const MAP: &'static str = map::FLOWS6;
+    const VERSION: u32 = 6;
 }
 
 impl FlowRecord {
-    fn new<A: FlowFamily>(key: &FlowKey<A>, entry: &FlowEntry<A>) -> Self {
+    pub(super) fn new<A: FlowFamily>(key: &FlowKey<A>, entry: &FlowEntry<A>) -> Self {
         let present = |v: u32| (v != FlowEntry::<A>::NO_OWNER).then_some(v);
         let uplink = entry.flags & FlowEntry::<A>::TO_UPLINK != 0;
         Self {
@@ -101,75 +106,14 @@ impl Datapath {
     /// All flow entries of both families: two for each flow.
     pub fn flows(&self) -> Result<Vec<FlowRecord>, DatapathError> {
         let mut records = Vec::new();
-        self.each_flow::<Addr4>(|key, entry| records.push(FlowRecord::new(key, entry)))?;
-        self.each_flow::<Addr6>(|key, entry| records.push(FlowRecord::new(key, entry)))?;
+        self.visit_flows(|record| records.push(record))?;
         Ok(records)
     }
 
-    /// Deletes every flow one of whose directions `doomed` picks, both directions of it; says how many entries went.
-    pub fn delete_flows(&self, mut doomed: impl FnMut(&FlowRecord) -> bool) -> Result<usize, DatapathError> {
-        Ok(self.delete_flows_of::<Addr4>(&mut doomed)? + self.delete_flows_of::<Addr6>(&mut doomed)?)
-    }
-
-    fn delete_flows_of<A: FlowFamily>(
-        &self,
-        doomed: &mut impl FnMut(&FlowRecord) -> bool,
-    ) -> Result<usize, DatapathError>
-    where
-        FlowKey<A>: Pod,
-        FlowEntry<A>: Pod,
-    {
-        let mut keys = Vec::new();
-        self.each_flow::<A>(|key, entry| {
-            if doomed(&FlowRecord::new(key, entry)) {
-                keys.extend([*key, entry.peer_key(key.proto)]);
-            }
-        })?;
-        let mut flows = self.hash::<FlowKey<A>, FlowEntry<A>>(A::MAP)?;
-        let mut deleted = 0;
-        for key in &keys {
-            match flows.remove(key) {
-                Ok(()) => deleted += 1,
-                done => or_absent(A::MAP, "delete a flow", done)?,
-            }
-        }
-        Ok(deleted)
-    }
-
-    /// Cuts flows that stay from a publish that goes, whose index another one gets: they count for nobody then.
-    pub fn orphan_flows(&self, publish: u32) -> Result<(), DatapathError> {
-        self.orphan_flows_of::<Addr4>(publish)?;
-        self.orphan_flows_of::<Addr6>(publish)
-    }
-
-    fn orphan_flows_of<A: FlowFamily>(&self, publish: u32) -> Result<(), DatapathError>
-    where
-        FlowKey<A>: Pod,
-        FlowEntry<A>: Pod,
-    {
-        const BPF_EXIST: u64 = 2;
-        let mut keys = Vec::new();
-        self.each_flow::<A>(|key, entry| {
-            if entry.publish == publish {
-                keys.push(*key);
-            }
-        })?;
-        let mut flows = self.hash::<FlowKey<A>, FlowEntry<A>>(A::MAP)?;
-        for key in &keys {
-            // Read again, so that what a program writes meanwhile is lost in a moment as short as can be: a time, or a
-            // state the next packet brings back.
-            let done = match flows.get(key, 0) {
-                Ok(entry) => flows.insert(key, FlowEntry { publish: FlowEntry::<A>::NO_OWNER, ..entry }, BPF_EXIST),
-                Err(e) => Err(e),
-            };
-            match done {
-                Err(e) if errno(&e) != Some(nix::libc::ENOENT) => {
-                    return Err(map_error(A::MAP, "change a flow", e));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+    /// Visits all flow entries of both families.
+    pub fn visit_flows(&self, mut visit: impl FnMut(FlowRecord)) -> Result<(), DatapathError> {
+        self.each_flow::<Addr4>(|key, entry| visit(FlowRecord::new(key, entry)))?;
+        self.each_flow::<Addr6>(|key, entry| visit(FlowRecord::new(key, entry)))
     }
 
     /// Returns when every program that ran before the call has ended: flows made after it are made of what the maps hold
@@ -186,6 +130,7 @@ impl Datapath {
         let data = self.map_data(A::MAP)?;
         let read = call::walk(data.fd().as_fd(), |keys: &[FlowKey<A>], entries: &[FlowEntry<A>]| {
             keys.iter().zip(entries).for_each(|(key, entry)| visit(key, entry));
+            ControlFlow::Continue(())
         });
         read.map_err(|e| io_error(A::MAP, "list flows", e))
     }

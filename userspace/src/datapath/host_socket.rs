@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -112,6 +113,7 @@ impl Datapath {
         let read = call::walk(data.fd().as_fd(), |keys: &[HostPeerKey<A>], peers: &[HostPeer<A>]| {
             let theirs = keys.iter().zip(peers).filter(|(_, peer)| u32::from(peer.publish) == publish);
             theirs.for_each(|(key, peer)| visit(key, peer));
+            ControlFlow::Continue(())
         });
         read.map_err(|e| io_error(name, "list peers", e))
     }

@@ -22,13 +22,13 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ne
 /// Capacities chosen when the programs are loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// Flow entries of each family; a flow takes two.
+    /// Flow entries of each family the tables are made for; a flow takes two.
     pub flow_entries: u32,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { flow_entries: abi::DEFAULT_FLOW_ENTRIES }
+        Self { flow_entries: abi::MAX_FLOW_ENTRIES }
     }
 }
 
@@ -103,8 +103,8 @@ impl Datapath {
             .map_max_entries(abi::map::FLOWS6, sizes.flow_entries)
             .load(OBJECT)
             .map_err(|e| DatapathError::Load(Box::new(e)))?;
-        for hook in Hook::ALL {
-            self.load_program(&mut ebpf, hook.as_str())?;
+        for name in Hook::ALL.map(Hook::as_str).into_iter().chain([abi::program::SWEEP]) {
+            self.load_program(&mut ebpf, name)?;
         }
         self.load_socket_programs(&mut ebpf);
         for (name, map) in ebpf.maps() {

@@ -11,12 +11,12 @@
 //! <pins>/links/cgroup-<name>
 //! ```
 
+mod accounts;
 mod attach;
 mod bpffs;
 mod call;
 mod counters;
 mod endpoints;
-mod expire;
 mod flows;
 mod host;
 mod host_socket;
@@ -24,6 +24,7 @@ mod load;
 mod prefixes;
 mod publishes;
 mod snat;
+mod sweep;
 #[cfg(feature = "trace")]
 mod trace;
 
@@ -33,6 +34,7 @@ use std::path::{Path, PathBuf};
 use aya::Pod;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 
+pub use accounts::ExhaustedPorts;
 pub use bpffs::{BPFFS, ensure_bpffs, unmount_bpffs};
 pub use counters::{DropCount, VerdictCount};
 pub use flows::FlowRecord;

@@ -61,7 +61,7 @@ pub trait Fabric: PortProbe {
     /// Undoes [`Self::add_uplinks`].
     async fn remove_uplinks(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
 
-    /// Brings the data path's timers and its view of the host's addresses and uplinks up to date, and ends the flows of
+    /// Brings the data path's timers, its limits and its view of the host's addresses and uplinks up to date, and ends the flows of
     /// addresses and uplinks that are gone; returns the uplinks as they are now: the index is another one after an interface
     /// was made anew, and that of the former while it is away.
     async fn refresh(&mut self, instance: &InstanceRow) -> Result<Vec<UplinkRow>, FabricError>;

@@ -20,7 +20,7 @@ use crate::netns::{Netns, NetnsName, delete_named, list_named};
 use crate::probe::{self, Listener, PortProto};
 use crate::store::{BackendRow, InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
 use crate::sysctl::{self, PortSet};
-use crate::topology::{Affinity, HostFacts, HostRoute, Interface, PortProbe, Proto, gateway};
+use crate::topology::{Affinity, Flows, HostFacts, HostRoute, Interface, Nat, PortProbe, Proto, gateway};
 use crate::wiring::{
     BackendSpec, Host, NetworkSpec, PodSpec, PublishSpec, endpoint_ifindex, gateway_ifindex, gateway_ifname,
     gateway_mac, host_ifname, host_mac,
@@ -163,15 +163,15 @@ impl KernelFabric {
         found.iter().any(|l| l.addr.port() == port)
     }
 
-    /// Gives the data path the timers of the row.
-    fn sync_timers(&self, instance: &InstanceRow) -> Result<(), FabricError> {
+    /// Gives the data path the timers and limits of the row.
+    fn sync_nat(&self, instance: &InstanceRow) -> Result<(), FabricError> {
         let fail = |e| FabricError::step("write the settings", e);
-        let config = self.host.datapath().host_config().map_err(fail)?;
-        let timeout_ns = instance.nat.timeouts.by_class();
-        if config.timeout_ns == timeout_ns {
+        let found = self.host.datapath().host_config().map_err(fail)?;
+        let wanted = with_nat(found, &instance.nat);
+        if wanted == found {
             return Ok(());
         }
-        self.host.datapath().set_host_config(&HostConfig { timeout_ns, ..config }).map_err(fail)
+        self.host.datapath().set_host_config(&wanted).map_err(fail)
     }
 
     /// Brings what the programs know of an uplink up to date; its index, the former one while it is away.
@@ -283,8 +283,9 @@ impl Fabric for KernelFabric {
             snat_port_min: instance.host.snat_ports.start(),
             snat_port_max: instance.host.snat_ports.end(),
             flags: if features.csum_ipv6 { HostConfig::CSUM_IPV6 } else { 0 },
-            timeout_ns: instance.nat.timeouts.by_class(),
+            ..HostConfig::default()
         };
+        let config = with_nat(config, &instance.nat);
         datapath.set_host_config(&config).map_err(|e| FabricError::step("write the settings", e))?;
         if let Err(e) = self.host.wire_host_sockets() {
             tracing::warn!("processes of this host cannot reach published ports: {e}");
@@ -332,7 +333,7 @@ impl Fabric for KernelFabric {
     }
 
     async fn refresh(&mut self, instance: &InstanceRow) -> Result<Vec<UplinkRow>, FabricError> {
-        self.sync_timers(instance)?;
+        self.sync_nat(instance)?;
         let stale = |e| FabricError::step("end flows of former addresses", e);
         let before = self.host.datapath().uplinks().map_err(stale)?;
         let went = self.host.sync_host_addresses().await;
@@ -443,6 +444,16 @@ impl Fabric for KernelFabric {
             Ending::WithMaps => self.host.forget_publish(&spec),
         };
         done.map(|_| ()).map_err(|e| FabricError::step(format!("withdraw {}", publish.publish), e))
+    }
+}
+
+/// Settings with those of `[nat]`.
+fn with_nat(config: HostConfig, nat: &Nat) -> HostConfig {
+    HostConfig {
+        timeout_ns: nat.timeouts.by_class(),
+        flows: nat.flows.get(),
+        flows_per_pod: nat.flows_per_pod.map_or(0, Flows::get),
+        ..config
     }
 }
 

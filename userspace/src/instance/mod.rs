@@ -24,7 +24,10 @@ pub use error::{FabricError, InstanceError};
 pub use fabric::{Ending, Fabric};
 pub use kernel::KernelFabric;
 pub use plan::{Plan, PodRequest};
-pub use status::{DropStatus, HookStatus, NetworkStatus, PodCounters, PodStatus, PublishStatus, Status, UplinkStatus};
+pub use status::{
+    DropStatus, ExhaustedStatus, FlowTotals, HookStatus, NetworkStatus, PodCounters, PodFlows, PodRefusals, PodStatus,
+    PublishStatus, Status, Talker, UplinkStatus,
+};
 pub use verbs::{PublishChange, PublishRef};
 pub use view::{Applied, BackendView, NetworkView, PodView, PublishView};
 

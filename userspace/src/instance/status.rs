@@ -1,5 +1,6 @@
 //! What an instance is doing: its rows and the data path's counters, as of one look.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use netns_ebpf_common::counters::{EndpointCounters, Hook, PublishCounters};
@@ -8,8 +9,11 @@ use serde::Serialize;
 
 use super::{FabricError, Instance, InstanceError, KernelFabric, NetworkView, PodView, PublishView};
 use crate::datapath::DatapathError;
-use crate::store::UplinkRow;
+use crate::store::{State, UplinkRow};
 use crate::topology::Nat;
+
+/// Pods named for a destination no port is left towards.
+const TALKERS: usize = 3;
 
 /// What an instance is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -22,8 +26,10 @@ pub struct Status {
     pub uplinks: Vec<UplinkStatus>,
     /// Ports SNAT may hand out.
     pub snat_ports: String,
-    /// Idle times after which flows are forgotten.
+    /// Idle times after which flows are forgotten, and how many there may be.
     pub nat: Nat,
+    /// How many there are.
+    pub flows: FlowTotals,
     /// Whether processes of the host reach published ports by its own and loopback addresses, and cannot bind them.
     pub host_sockets: bool,
     /// Networks, by id.
@@ -36,6 +42,74 @@ pub struct Status {
     pub verdicts: Vec<HookStatus>,
     /// Reasons for which packets were dropped; those that never occurred are left out.
     pub drops: Vec<DropStatus>,
+    /// Destinations towards which flows were refused for want of a port, the most refusals first.
+    pub exhausted: Vec<ExhaustedStatus>,
+}
+
+/// Flows in the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct FlowTotals {
+    /// Of IPv4.
+    pub ipv4: u64,
+    /// Of IPv6.
+    pub ipv6: u64,
+}
+
+/// A pod's flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct PodFlows {
+    /// IPv4 flows it opened.
+    pub ipv4_opened: u64,
+    /// IPv4 flows opened to it by published ports.
+    pub ipv4_incoming: u64,
+    /// IPv6 flows it opened.
+    pub ipv6_opened: u64,
+    /// IPv6 flows opened to it by published ports.
+    pub ipv6_incoming: u64,
+}
+
+impl PodFlows {
+    /// All of them.
+    pub const fn total(&self) -> u64 {
+        self.ipv4_opened + self.ipv4_incoming + self.ipv6_opened + self.ipv6_incoming
+    }
+}
+
+/// Flows of a pod that were refused, by the reason of the drop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct PodRefusals {
+    /// It has all the flows it may have.
+    pub flow_limit: u64,
+    /// The table is full.
+    pub flow_table_full: u64,
+    /// No port is left towards the destination.
+    pub ports_exhausted: u64,
+}
+
+/// A destination towards which no port was left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExhaustedStatus {
+    /// The network the refused flows were to come from; its id where it is gone.
+    pub network: String,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Address.
+    pub address: IpAddr,
+    /// Port; 0 for ICMP.
+    pub port: u16,
+    /// Flows refused.
+    pub refused: u64,
+    /// Who has the most flows there now.
+    pub talkers: Vec<Talker>,
+}
+
+/// A pod and its flows towards a destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Talker {
+    /// The pod; its slot where it is gone.
+    pub pod: String,
+    /// Flows.
+    pub flows: usize,
 }
 
 /// An uplink as the data path knows it.
@@ -69,6 +143,10 @@ pub struct PodStatus {
     pub pod: PodView,
     /// Its packets, from its own side.
     pub counters: PodCounters,
+    /// Its flows.
+    pub flows: PodFlows,
+    /// Its flows that were refused.
+    pub refused: PodRefusals,
 }
 
 /// A pod's packets; a GSO packet counts once, with its full length.
@@ -135,18 +213,31 @@ pub struct DropStatus {
 }
 
 impl Instance<KernelFabric> {
-    /// What the instance is doing. Takes no lock.
+    /// What the instance is doing. Takes no lock. Reads the flow table if ports were wanting somewhere.
     ///
     /// # Errors
     ///
     /// It is not up, or its maps cannot be read.
     pub fn status(&self) -> Result<Status, InstanceError> {
+        let mut status = self.counters()?;
+        let state = self.state()?.ok_or_else(|| InstanceError::NotUp(self.dirs().name().to_owned()))?;
+        status.exhausted = self.exhausted(&state).map_err(|e| FabricError::step("read the data path", e))?;
+        Ok(status)
+    }
+
+    /// [`Self::status`] without what takes a look at the flow table.
+    ///
+    /// # Errors
+    ///
+    /// The same.
+    pub fn counters(&self) -> Result<Status, InstanceError> {
         let not_up = || InstanceError::NotUp(self.dirs().name().to_owned());
         let state = self.state()?.ok_or_else(not_up)?;
         let row = state.instance.clone().ok_or_else(not_up)?;
         let datapath = self.fabric().host().datapath();
         let read = |e: DatapathError| FabricError::step("read the data path", e);
         let known = datapath.uplinks().map_err(read)?;
+        let [ipv4, ipv6] = datapath.flow_totals().map_err(read)?;
         let uplinks = row.uplinks.iter().map(|UplinkRow { name, ifindex }| {
             let entry = known.iter().find(|(index, _)| index == ifindex).map(|(_, uplink)| *uplink);
             let addresses = entry.into_iter().flat_map(|u| [IpAddr::from(u.addr4), IpAddr::from(u.addr6)]);
@@ -158,10 +249,28 @@ impl Instance<KernelFabric> {
             }
         });
         let pods = state.pod_views().into_iter().map(|pod| {
-            let EndpointCounters { tx_packets, tx_bytes, rx_packets, rx_bytes, tx_dropped, rx_dropped } =
-                datapath.endpoint_counters(pod.slot)?;
-            let counters = PodCounters { tx_packets, tx_bytes, rx_packets, rx_bytes, tx_dropped, rx_dropped };
-            Ok(PodStatus { pod, counters })
+            let c: EndpointCounters = datapath.endpoint_counters(pod.slot)?;
+            let counters = PodCounters {
+                tx_packets: c.tx_packets,
+                tx_bytes: c.tx_bytes,
+                rx_packets: c.rx_packets,
+                rx_bytes: c.rx_bytes,
+                tx_dropped: c.tx_dropped,
+                rx_dropped: c.rx_dropped,
+            };
+            let refused = PodRefusals {
+                flow_limit: c.refused_limit,
+                flow_table_full: c.refused_table,
+                ports_exhausted: c.refused_ports,
+            };
+            let [v4, v6] = datapath.flow_counts(pod.slot)?;
+            let flows = PodFlows {
+                ipv4_opened: v4.opened,
+                ipv4_incoming: v4.incoming,
+                ipv6_opened: v6.opened,
+                ipv6_incoming: v6.incoming,
+            };
+            Ok(PodStatus { pod, counters, flows, refused })
         });
         let publishes = state.publish_views().into_iter().map(|publish| {
             let PublishCounters { flows, packets, bytes, host_flows } = datapath.publish_counters(publish.index)?;
@@ -185,13 +294,58 @@ impl Instance<KernelFabric> {
             uplinks: uplinks.collect(),
             snat_ports: row.host.snat_ports.to_string(),
             nat: row.nat,
+            flows: FlowTotals { ipv4, ipv6 },
             host_sockets: datapath.has_socket_hooks(),
             networks: networks.map_err(read)?,
             pods: pods.map_err(read)?,
             publishes: publishes.map_err(read)?,
             drops: drops.collect(),
             verdicts: self.verdicts().map_err(read)?,
+            exhausted: Vec::new(),
         })
+    }
+
+    fn exhausted(&self, state: &State) -> Result<Vec<ExhaustedStatus>, DatapathError> {
+        let datapath = self.fabric().host().datapath();
+        let exhausted = datapath.exhausted_ports()?;
+        if exhausted.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Ports are those of an address of the host: flows of every network take them.
+        let mut talkers: HashMap<(u8, IpAddr, u16), HashMap<u32, usize>> =
+            exhausted.iter().map(|e| ((e.proto, e.addr, e.port), HashMap::new())).collect();
+        datapath.visit_flows(|flow| {
+            if let (true, Some(slot)) = (flow.original && flow.target_uplink.is_some(), flow.owner_slot)
+                && let Some(here) = talkers.get_mut(&(flow.proto, flow.to_dst, flow.to_dport))
+            {
+                *here.entry(slot).or_default() += 1;
+            }
+        })?;
+        let pod = |slot: u32| {
+            let row = state.pods.iter().find(|p| p.slot == slot);
+            row.map_or_else(|| format!("slot {slot}"), |p| p.name.clone())
+        };
+        let network = |id: u16| {
+            let row = state.networks.iter().find(|n| n.id == u32::from(id));
+            row.map_or_else(|| id.to_string(), |n| n.network.name.clone())
+        };
+        Ok(exhausted
+            .into_iter()
+            .map(|e| {
+                let here = talkers.get(&(e.proto, e.addr, e.port)).into_iter().flatten();
+                let mut talkers: Vec<_> = here.map(|(slot, n)| Talker { pod: pod(*slot), flows: *n }).collect();
+                talkers.sort_by(|a, b| b.flows.cmp(&a.flows).then_with(|| a.pod.cmp(&b.pod)));
+                talkers.truncate(TALKERS);
+                ExhaustedStatus {
+                    network: network(e.network),
+                    proto: e.proto,
+                    address: e.addr,
+                    port: e.port,
+                    refused: e.refused,
+                    talkers,
+                }
+            })
+            .collect())
     }
 
     fn verdicts(&self) -> Result<Vec<HookStatus>, DatapathError> {

@@ -14,7 +14,7 @@ pub struct Applied {
     pub instance: String,
     /// Whether anything changed.
     pub changed: bool,
-    /// The idle timers, when they were changed.
+    /// `[nat]`, when it was changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nat_changed: Option<Nat>,
     /// Names of networks that were made.

@@ -9,7 +9,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
 
 use super::{BackendRow, Change, InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, Store, StoreError};
-use crate::topology::{Allow, Host, Nat, Network, Seconds, Timeouts};
+use crate::topology::{Allow, Flows, Host, Nat, Network, Seconds, Timeouts};
 
 /// Schema changes in order: the file's `user_version` is how many of them it has seen. Append only.
 pub(super) const MIGRATIONS: &[&str] = &[
@@ -47,6 +47,8 @@ pub(super) const MIGRATIONS: &[&str] = &[
 ",
     // A publish had one pod, in a column that goes with its table, as SQLite drops none that refers to another table.
     "
+    ALTER TABLE instance ADD COLUMN flows INTEGER NOT NULL DEFAULT 131072;
+    ALTER TABLE instance ADD COLUMN flows_per_pod INTEGER;
     ALTER TABLE instance ADD COLUMN uplinks TEXT NOT NULL DEFAULT '';
     UPDATE instance SET uplinks = uplink || ':' || uplink_ifindex WHERE uplink IS NOT NULL;
     ALTER TABLE instance DROP COLUMN uplink;
@@ -214,11 +216,11 @@ fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
     match change {
         Change::PutInstance(r) => tx.prepare_cached(
             "INSERT INTO instance (id, host_netns, uplink_word, snat_ports, mtu, uplinks, reserved_ports, phase, host_id,
-             nat_profile, tcp_established_s, tcp_transitory_s, udp_s, icmp_s)
-             VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+             nat_profile, tcp_established_s, tcp_transitory_s, udp_s, icmp_s, flows, flows_per_pod)
+             VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
              ON CONFLICT (id) DO UPDATE SET host_netns = ?1, uplink_word = ?2, snat_ports = ?3, mtu = ?4, uplinks = ?5,
              reserved_ports = ?6, phase = ?7, host_id = ?8, nat_profile = ?9,
-             tcp_established_s = ?10, tcp_transitory_s = ?11, udp_s = ?12, icmp_s = ?13",
+             tcp_established_s = ?10, tcp_transitory_s = ?11, udp_s = ?12, icmp_s = ?13, flows = ?14, flows_per_pod = ?15",
         )?.execute(params![
             r.host_netns,
             r.host.uplink.to_string(),
@@ -233,6 +235,8 @@ fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
             r.nat.timeouts.tcp_transitory.get(),
             r.nat.timeouts.udp.get(),
             r.nat.timeouts.icmp.get(),
+            r.nat.flows.get(),
+            r.nat.flows_per_pod.map(Flows::get),
         ]),
         Change::PutNetwork(r) => tx.prepare_cached(
             "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT (id) DO
@@ -313,6 +317,8 @@ fn instance(r: &Row<'_>) -> rusqlite::Result<InstanceRow> {
                 udp: seconds(r, "udp_s")?,
                 icmp: seconds(r, "icmp_s")?,
             },
+            flows: flows("flows", r.get("flows")?)?,
+            flows_per_pod: r.get::<_, Option<u32>>("flows_per_pod")?.map(|n| flows("flows_per_pod", n)).transpose()?,
         },
         uplinks: list(r, "uplinks")?,
         reserved_ports: r.get("reserved_ports")?,
@@ -393,6 +399,10 @@ fn parsed<T: FromStr<Err: std::fmt::Display>>(r: &Row<'_>, column: &str) -> rusq
 fn seconds(r: &Row<'_>, column: &str) -> rusqlite::Result<Seconds> {
     let number: u32 = r.get(column)?;
     Seconds::new(number).map_err(|e| conversion(column, &number.to_string(), e))
+}
+
+fn flows(column: &str, number: u32) -> rusqlite::Result<Flows> {
+    Flows::new(number).map_err(|e| conversion(column, &number.to_string(), e))
 }
 
 fn optional<T: FromStr<Err: std::fmt::Display>>(r: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>> {

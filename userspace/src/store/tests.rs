@@ -1,14 +1,14 @@
 use std::fs;
 
 use super::*;
-use crate::topology::{Affinity, Allow, Host, Network, Profile};
+use crate::topology::{Affinity, Allow, Flows, Host, Nat, Network, Profile};
 
 fn rows() -> (InstanceRow, NetworkRow, PodRow, PublishRow) {
     (
         InstanceRow {
             host_netns: Some("sandbox-host".into()),
             host_id: "4:5".into(),
-            nat: Profile::Fast.into(),
+            nat: Nat { flows_per_pod: Some(Flows::new(77).unwrap()), ..Profile::Fast.into() },
             host: Host { mtu: Some(9000), ..Host::default() },
             uplinks: [("eth7", 7), ("tun0", 9)].map(|(name, ifindex)| UplinkRow { name: name.into(), ifindex }).into(),
             reserved_ports: "20000-32767".into(),

@@ -11,6 +11,7 @@
 //! mtu = 1500                       # default: the uplink's
 //! [nat]
 //! profile = "rfc"                  # timers as the RFCs ask, or "fast"
+//! flows = 131072                   # of each family
 //! [nat.timeouts]                   # each replaces the profile's
 //! tcp_established = "2h4m"
 //! tcp_transitory = "4m"
@@ -54,7 +55,7 @@ pub use backends::{Affinity, Allow, Backend, Declared, PodPublish, SharedPublish
 pub use facts::{HostFacts, HostRoute, Interface, PortProbe};
 pub use model::{Host, Network, Pod, Topology, Uplink};
 pub use name::{MAX_NAME_BYTES, check_name};
-pub use nat::{Nat, Profile, Seconds, Timeouts};
+pub use nat::{Flows, Nat, Profile, Seconds, Timeouts};
 pub use parse::{Document, parse};
 pub use problem::{InputError, InputFault, Position, Problem};
 pub use publish::{PortRange, Proto, Publish};

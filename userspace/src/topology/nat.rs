@@ -1,8 +1,10 @@
-//! `[nat]`: how long idle flows are kept.
+//! `[nat]`: how many flows there may be, and how long idle ones are kept.
 //!
 //! ```toml
 //! [nat]
 //! profile = "rfc"                  # or "fast"
+//! flows = 131072                   # of each family
+//! flows_per_pod = 10000            # without it: a fair share
 //! [nat.timeouts]                   # each replaces the profile's
 //! tcp_established = "2h4m"
 //! tcp_transitory = "4m"
@@ -13,6 +15,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use netns_ebpf_common::abi;
 use netns_ebpf_common::flow::TimeoutClass;
 use serde::{Serialize, Serializer};
 
@@ -167,6 +170,29 @@ impl Timeouts {
     }
 }
 
+/// A number of flows of one family, 1 to what the data path can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct Flows(u32);
+
+impl Flows {
+    const DEFAULT: Self = Self(131_072);
+
+    /// This many.
+    ///
+    /// # Errors
+    ///
+    /// None, or more than the data path can hold.
+    pub const fn new(flows: u32) -> Result<Self, Problem> {
+        if flows == 0 || flows > abi::MAX_FLOWS { Err(Problem::Flows) } else { Ok(Self(flows)) }
+    }
+
+    /// The number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
 /// `[nat]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Nat {
@@ -174,11 +200,23 @@ pub struct Nat {
     pub profile: Profile,
     /// The timers in use.
     pub timeouts: Timeouts,
+    /// Flows of each family there may be.
+    pub flows: Flows,
+    /// Most flows of a family a pod may have of its own, and apart from them opened to it; absent: a fair share.
+    pub flows_per_pod: Option<Flows>,
+}
+
+impl Nat {
+    /// The limits in words.
+    pub fn limits(&self) -> String {
+        let per_pod = self.flows_per_pod.map_or_else(|| "a fair share".to_owned(), |n| format!("at most {}", n.get()));
+        format!("{} of each family, {per_pod} for each pod", self.flows.get())
+    }
 }
 
 impl From<Profile> for Nat {
     fn from(profile: Profile) -> Self {
-        Self { profile, timeouts: profile.timeouts() }
+        Self { profile, timeouts: profile.timeouts(), flows: Flows::DEFAULT, flows_per_pod: None }
     }
 }
 
@@ -192,7 +230,7 @@ impl fmt::Display for Nat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Timeouts { tcp_established, tcp_transitory, udp, icmp } = self.timeouts;
         write!(f, "TCP {tcp_established}, opening or closed {tcp_transitory}, UDP {udp}, ICMP {icmp}")?;
-        if *self == self.profile.into() { write!(f, " ({})", self.profile.as_str()) } else { Ok(()) }
+        if self.timeouts == self.profile.timeouts() { write!(f, " ({})", self.profile.as_str()) } else { Ok(()) }
     }
 }
 

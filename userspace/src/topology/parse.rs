@@ -11,8 +11,8 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::{
-    Affinity, Allow, Backend, Host, InputError, Nat, Network, Pod, PodPublish, PortRange, Position, Problem, Profile,
-    Publish, Seconds, SharedPublish, Topology, Uplink,
+    Affinity, Allow, Backend, Flows, Host, InputError, Nat, Network, Pod, PodPublish, PortRange, Position, Problem,
+    Profile, Publish, Seconds, SharedPublish, Topology, Uplink,
 };
 
 /// A parsed file: what it says, and where.
@@ -74,6 +74,8 @@ struct RawHost {
 #[serde(deny_unknown_fields)]
 struct RawNat {
     profile: Option<Spanned<String>>,
+    flows: Option<Spanned<i64>>,
+    flows_per_pod: Option<Spanned<i64>>,
     #[serde(default)]
     timeouts: RawTimeouts,
 }
@@ -288,6 +290,10 @@ impl Reader<'_> {
             None => Profile::default(),
         };
         let mut nat = Nat::from(profile);
+        if let Some(flows) = self.flows("nat.flows", raw.flows)? {
+            nat.flows = flows;
+        }
+        nat.flows_per_pod = self.flows("nat.flows_per_pod", raw.flows_per_pod)?;
         let (given, timers) = (raw.timeouts, &mut nat.timeouts);
         for (key, value, timer) in [
             ("tcp_established", given.tcp_established, &mut timers.tcp_established),
@@ -301,6 +307,14 @@ impl Reader<'_> {
             *timer = value.parse::<Seconds>().map_err(|p| self.error(&field, &value, p))?;
         }
         Ok(nat)
+    }
+
+    fn flows(&mut self, field: &str, raw: Option<Spanned<i64>>) -> Result<Option<Flows>, InputError> {
+        let Some(raw) = raw else { return Ok(None) };
+        self.mark(field, raw.span());
+        let given = raw.into_inner();
+        let flows = u32::try_from(given).map_err(|_| Problem::Flows).and_then(Flows::new);
+        flows.map(Some).map_err(|p| self.error(field, &given.to_string(), p))
     }
 
     fn network(&mut self, i: usize, raw: Spanned<RawNetwork>) -> Result<Network, InputError> {

@@ -235,6 +235,8 @@ pub enum Problem {
     Timeout(String),
     #[error("out of range; a timer is 1s to 30d")]
     TimeoutRange,
+    #[error("out of range; 1 to {max} flows of a family", max = netns_ebpf_common::abi::MAX_FLOWS)]
+    Flows,
     #[error("cannot be changed while the instance is up (now {now}); `netns down` first")]
     ChangedLive { now: String },
     #[error("pods {0} of this network were added by hand; delete them first")]

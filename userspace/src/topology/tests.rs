@@ -456,6 +456,10 @@ fn idle_timers_are_read_with_their_profile() {
     assert_eq!(nat("").unwrap(), Profile::Rfc.into());
     assert_eq!(nat("[nat]").unwrap(), Profile::Rfc.into());
     assert_eq!(nat("[nat]\nprofile = \"fast\"").unwrap(), Profile::Fast.into());
+    let limits = nat("[nat]\nflows = 1048576\nflows_per_pod = 1").unwrap();
+    assert_eq!((limits.flows.get(), limits.flows_per_pod.map(Flows::get)), (1_048_576, Some(1)));
+    assert_eq!((Nat::default().flows.get(), Nat::default().flows_per_pod), (131_072, None));
+    assert_eq!(limits.to_string(), Nat::default().to_string(), "the timers are the profile's");
     let mixed = nat("[nat]\nprofile = \"fast\"\n[nat.timeouts]\nudp = \"2m30s\"").unwrap();
     assert_eq!((mixed.timeouts.udp.get(), mixed.timeouts.icmp), (150, Profile::Fast.timeouts().icmp));
     let bare = nat("[nat.timeouts]\ntcp_established = \"3h\"").unwrap();
@@ -479,6 +483,13 @@ fn a_bad_idle_timer_is_shown_with_its_place() {
     let (field, _, place, problem) = at("[nat.timeouts]\nsctp = \"5m\"");
     assert_eq!((field.as_str(), place), ("nat.timeouts.sctp", Some((2, 1))));
     assert!(matches!(problem, Problem::UnknownKey(_)), "{problem}");
+    for (given, value) in [("0", "0"), ("1048577", "1048577"), ("-1", "-1")] {
+        for key in ["flows", "flows_per_pod"] {
+            let (field, found, place, problem) = at(&format!("[nat]\n{key} = {given}"));
+            assert_eq!((field, found.as_str(), place), (format!("nat.{key}"), value, Some((2, key.len() + 4))));
+            assert_eq!(problem, Problem::Flows);
+        }
+    }
     let (field, _, place, _) = at("[nat.timeouts]\nudp = 300");
     assert_eq!((field.as_str(), place), ("nat.timeouts.udp", Some((2, 7))));
 }

@@ -1,6 +1,8 @@
 //! Namespaces wired with `ip`: a LAN for the product to be plugged into, and controls to hold it against.
 
-use super::Isolated;
+use std::time::Duration;
+
+use super::{Isolated, wait_until};
 
 /// The LAN's IPv4 and IPv6 addresses, and a far one of each behind it.
 pub const SERVER: [&str; 2] = ["192.0.2.1", "2001:db8:1::1"];
@@ -37,6 +39,11 @@ impl Isolated {
         self.ip(&format!("-n lan addr add {}/128 dev lo nodad", FAR[1]));
         self.ip(&format!("-4 route add default via {} dev up0", SERVER[0]));
         self.ip(&format!("-6 route add default via {} dev up0", SERVER[1]));
+        // The kernel takes the mark off in its own time, even where it detects no duplicates.
+        for place in ["", "-n lan "] {
+            let tentative = || self.ip(&format!("{place}-6 addr show tentative"));
+            wait_until("addresses are no longer tentative", Duration::from_secs(5), || tentative().is_empty());
+        }
     }
 
     /// Makes a namespace with `eth0` whose other end, in this one, is called `peer`; both ends up, no addresses.

@@ -34,11 +34,13 @@ pub struct Canonical {
     pub bytes: Vec<u8>,
 }
 
-fn word(bytes: &[u8], at: usize) -> u16 {
+/// A number of two bytes.
+pub fn word(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-fn put(bytes: &mut [u8], at: usize, value: u16) {
+/// Writes one.
+pub fn put(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
@@ -99,80 +101,6 @@ pub fn source_port(packet: &[u8]) -> Result<u16, String> {
 /// Whether this opens a TCP connection.
 pub fn is_syn(packet: &[u8]) -> bool {
     header(packet).is_ok_and(|h| h.proto == 6 && packet[h.l4_at + 13] & 0x3f == 2)
-}
-
-/// Puts pieces together, which come in order, and cuts what follows the packets.
-pub fn whole(end: End, packets: &[Vec<u8>]) -> Result<Vec<(End, bool, Vec<u8>)>, String> {
-    let mut out: Vec<(End, bool, Vec<u8>)> = Vec::new();
-    let mut open: Option<(Vec<u8>, usize)> = None;
-    let mut first_bytes = 0;
-    for packet in packets {
-        let mut packet = packet.clone();
-        let v4 = packet[0] >> 4 == 4;
-        let length = if v4 { usize::from(word(&packet, 2)) } else { 40 + usize::from(word(&packet, 4)) };
-        if length > packet.len() {
-            return Err(format!("a packet says it has {length} bytes: {packet:02x?}"));
-        }
-        packet.truncate(length);
-        let (field, body_at) = if v4 {
-            (word(&packet, 6) & 0x3fff, usize::from(packet[0] & 15) * 4)
-        } else if packet[6] == 44 {
-            (word(&packet, 42), 48)
-        } else {
-            (0, 40)
-        };
-        let (offset, more) = if v4 {
-            (usize::from(field & 0x1fff) * 8, field & 0x2000 != 0)
-        } else {
-            (usize::from(field & !7), field & 1 != 0)
-        };
-        if offset == 0 && !more && (v4 || packet[6] != 44) {
-            out.push((end, false, packet));
-            continue;
-        }
-        if v4 && checksum(&packet[..body_at]) != 0 {
-            return Err(format!("a piece's header checksum is wrong: {packet:02x?}"));
-        }
-        if offset == 0 {
-            let head = if v4 {
-                packet.clone()
-            } else {
-                let mut head = packet.clone();
-                head[6] = packet[40];
-                head.drain(40..48);
-                head
-            };
-            first_bytes = packet.len();
-            open = Some((head, packet.len() - body_at));
-        } else {
-            let Some((head, got)) = open.as_mut() else { return Err("a piece before its first".to_owned()) };
-            if offset != *got {
-                return Err(format!("a piece at {offset}, {got} bytes have come"));
-            }
-            head.extend(&packet[body_at..]);
-            *got += packet.len() - body_at;
-        }
-        if !more && let Some((mut head, _)) = open.take() {
-            if v4 {
-                let length = head.len() as u16;
-                put(&mut head, 2, length);
-                put(&mut head, 6, 0);
-                put(&mut head, 10, 0);
-                let sum = checksum(&head[..body_at]);
-                put(&mut head, 10, sum);
-            } else {
-                let length = head.len() as u16 - 40;
-                put(&mut head, 4, length);
-            }
-            // The kernel, which puts all together, sends what is then no longer than its first piece as one.
-            let as_one = !v4 && head.len() <= first_bytes;
-            out.push((end, !as_one, head));
-        }
-    }
-    if open.is_some() {
-        return Err("the last piece has not come".to_owned());
-    }
-    Ok(out)
 }
 
 /// The canonical form of a packet; `tags` are of those put in.

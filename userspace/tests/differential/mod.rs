@@ -5,6 +5,7 @@
 
 pub mod canon;
 pub mod known;
+pub mod pieces;
 pub mod run;
 pub mod session;
 pub mod tcp;

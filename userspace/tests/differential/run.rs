@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use super::canon::{self, Canonical};
 use super::known::Known;
+use super::pieces;
 use super::session::{Session, Step};
 use super::tcp::Side;
 use super::worlds::{Seen, Worlds};
@@ -143,7 +144,7 @@ fn in_order(seen: &Seen) -> Result<Vec<(End, bool, Vec<u8>)>, String> {
     let mut all = Vec::new();
     for end in End::ALL {
         let here: Vec<_> = seen.iter().filter(|(e, _)| *e == end).map(|(_, packet)| packet.clone()).collect();
-        all.extend(canon::whole(end, &here)?);
+        all.extend(pieces::whole(end, &here)?);
     }
     Ok(all)
 }

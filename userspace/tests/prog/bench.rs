@@ -8,13 +8,14 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use aya::programs::{SchedClassifier, TestRunOptions};
 use aya::{Pod as Plain, TestRun};
 use netns::datapath::{Datapath, Hook, PublishPorts, Sizes};
 use netns::netns::Netns;
 use netns::wiring::{Host, NetworkSpec};
 use netns_ebpf_common::abi::map;
+use netns_ebpf_common::account::Admission;
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey};
 use netns_ebpf_common::fragment::{FragmentKey, FragmentPorts};
@@ -167,6 +168,12 @@ impl Bench {
         let d = &self.datapath;
         d.set_host_config(&host_config()).expect("config");
         d.delete_flows(|_| true).expect("delete flows");
+        for name in [map::ADMISSION4, map::ADMISSION6] {
+            let data = Map::Array(open_map(name));
+            let mut admission = Array::<_, Admission>::try_from(data).expect("an array");
+            assert_eq!(admission.get(&0, 0).expect("read").total, 0, "flows that are counted and not there");
+            admission.set(0, Admission::default(), 0).expect("write");
+        }
         for spec in networks() {
             d.put_network(spec.id, &network(&spec)).expect("network");
             d.put_snat_pools(spec.id, &[], |_| false).expect("SNAT addresses");
@@ -304,6 +311,8 @@ pub fn host_config() -> HostConfig {
         snat_port_max: *SNAT.end(),
         flags: HostConfig::CSUM_IPV6,
         timeout_ns: [240 * SECOND, 7440 * SECOND, 300 * SECOND, 60 * SECOND],
+        flows: FLOWS,
+        flows_per_pod: 0,
     }
 }
 

@@ -148,6 +148,9 @@ fn add_endpoint(to: &mut BTreeMap<String, u64>, slot: u32, c: &EndpointCounters)
         ("rx packets", c.rx_packets),
         ("rx bytes", c.rx_bytes),
         ("rx dropped", c.rx_dropped),
+        ("refused flow-limit", c.refused_limit),
+        ("refused flow-table-full", c.refused_table),
+        ("refused ports-exhausted", c.refused_ports),
     ] {
         *to.entry(format!("slot {slot} {name}")).or_default() += n;
     }
@@ -230,6 +233,16 @@ impl Bench {
         if let Some(pod) = want.rx_dropped {
             endpoints.entry(pod.slot).or_default().rx_dropped += 1;
         }
+        // A refused flow is one of the pod that sent, or of the pod it was to be opened to.
+        let refused = if hook == Hook::FromPod { Some(slot) } else { want.rx_dropped.map(|p| p.slot) };
+        if let Some(c) = refused.map(|slot| endpoints.entry(slot).or_default()) {
+            match want.reason {
+                Some(DropReason::FlowLimit) => c.refused_limit += 1,
+                Some(DropReason::FlowTableFull) => c.refused_table += 1,
+                Some(DropReason::PortsExhausted) => c.refused_ports += 1,
+                _ => {}
+            }
+        }
         for (slot, c) in &endpoints {
             add_endpoint(&mut expected, *slot, c);
         }
@@ -249,7 +262,26 @@ impl Bench {
         let wanted = want.flows.clone().unwrap_or(flows_before);
         let found = flows::table(self.datapath());
         assert_eq!(found, wanted, "the flow table (left: found)");
+        self.assert_accounts();
         out.frame
+    }
+}
+
+impl Bench {
+    /// Every pod's accounts, and the table's, are what the table holds.
+    #[track_caller]
+    pub fn assert_accounts(&self) {
+        let table = flows::table(self.datapath());
+        let opened: Vec<_> = table.iter().filter(|r| r.original).collect();
+        let of = |v4: bool, slot: Option<u32>| {
+            let counted = |r: &&&FlowRecord| r.src.is_ipv4() == v4 && (slot.is_none() || r.owner_slot == slot);
+            opened.iter().filter(counted).count() as u64
+        };
+        assert_eq!(self.datapath().flow_totals().expect("totals"), [of(true, None), of(false, None)], "all flows");
+        for pod in PODS {
+            let counts = self.datapath().flow_counts(pod.slot).expect("counts").map(|c| c.opened + c.incoming);
+            assert_eq!(counts, [true, false].map(|v4| of(v4, Some(pod.slot))), "the accounts of slot {}", pod.slot);
+        }
     }
 }
 

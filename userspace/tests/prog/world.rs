@@ -145,5 +145,7 @@ pub const PUBLISHES: [u32; 6] = [WEB, DNS, RANGE, LOCAL, SMALL, ABROAD];
 
 /// SNAT's range.
 pub const SNAT: std::ops::RangeInclusive<u16> = 20_000..=32_767;
-/// Flow entries of each family.
-pub const FLOW_ENTRIES: u32 = 128;
+/// Flows of each family the table holds; an account gets half of them if nobody else has any.
+pub const FLOWS: u32 = 256;
+/// Its entries.
+pub const FLOW_ENTRIES: u32 = 2 * FLOWS;

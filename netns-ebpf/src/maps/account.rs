@@ -1,0 +1,176 @@
+//! Accounts of flows, exact whatever the number of CPUs: every change is one atomic addition.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, LruHashMap};
+use netns_ebpf_common::abi;
+use netns_ebpf_common::account::{Admission, Destination, FlowCount};
+use netns_ebpf_common::family::{Family, V4, V6};
+use netns_ebpf_common::flow::FlowKey;
+use netns_ebpf_common::verdict::DropReason;
+use netns_ebpf_common::{Addr4, Addr6};
+
+#[map]
+static FLOW_COUNTS4: Array<FlowCount> = Array::with_max_entries(abi::MAX_ENDPOINTS, 0);
+#[map]
+static FLOW_COUNTS6: Array<FlowCount> = Array::with_max_entries(abi::MAX_ENDPOINTS, 0);
+#[map]
+static ADMISSION4: Array<Admission> = Array::with_max_entries(1, 0);
+#[map]
+static ADMISSION6: Array<Admission> = Array::with_max_entries(1, 0);
+#[map]
+static INCOMING4: Array<FlowKey<Addr4>> = Array::with_max_entries(abi::INCOMING_RING, 0);
+#[map]
+static INCOMING6: Array<FlowKey<Addr6>> = Array::with_max_entries(abi::INCOMING_RING, 0);
+#[map]
+static EXHAUSTED4: LruHashMap<Destination<Addr4>, u64> = LruHashMap::with_max_entries(abi::MAX_EXHAUSTED, 0);
+#[map]
+static EXHAUSTED6: LruHashMap<Destination<Addr6>, u64> = LruHashMap::with_max_entries(abi::MAX_EXHAUSTED, 0);
+
+/// The accounts of a family.
+pub trait AccountMaps: Family {
+    fn counts() -> &'static Array<FlowCount>;
+    fn admission() -> &'static Array<Admission>;
+    fn incoming() -> &'static Array<FlowKey<Self::Addr>>;
+    fn exhausted() -> &'static LruHashMap<Destination<Self::Addr>, u64>;
+}
+
+macro_rules! account_maps {
+    ($family:ty, $addr:ty, $counts:ident, $admission:ident, $incoming:ident, $exhausted:ident) => {
+        impl AccountMaps for $family {
+            #[inline(always)]
+            fn counts() -> &'static Array<FlowCount> {
+                &$counts
+            }
+            #[inline(always)]
+            fn admission() -> &'static Array<Admission> {
+                &$admission
+            }
+            #[inline(always)]
+            fn incoming() -> &'static Array<FlowKey<$addr>> {
+                &$incoming
+            }
+            #[inline(always)]
+            fn exhausted() -> &'static LruHashMap<Destination<$addr>, u64> {
+                &$exhausted
+            }
+        }
+    };
+}
+account_maps!(V4, Addr4, FLOW_COUNTS4, ADMISSION4, INCOMING4, EXHAUSTED4);
+account_maps!(V6, Addr6, FLOW_COUNTS6, ADMISSION6, INCOMING6, EXHAUSTED6);
+
+/// Which of a pod's accounts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Account {
+    /// The pod's slot.
+    pub slot: u32,
+    /// Flows opened to it, else those it opened.
+    pub incoming: bool,
+}
+
+/// Counts a flow; returns the account's and the table's number before.
+#[inline(always)]
+pub fn enter<F: AccountMaps>(account: Account) -> Result<[u64; 2], DropReason> {
+    let (own, total) = words::<F>(account).ok_or(DropReason::NoEndpoint)?;
+    Ok([fetch_add(own, 1), fetch_add(total, 1)])
+}
+
+/// Counts a flow no longer.
+#[inline(always)]
+pub fn leave<F: AccountMaps>(account: Account) {
+    if let Some((own, total)) = words::<F>(account) {
+        take_one(own);
+        take_one(total);
+    }
+}
+
+#[inline(always)]
+fn words<F: AccountMaps>(account: Account) -> Option<(*mut u64, *mut u64)> {
+    let counts = F::counts().get_ptr_mut(account.slot)?;
+    let admission = F::admission().get_ptr_mut(0)?;
+    // SAFETY: both came from look-ups of this run; only the places are computed.
+    unsafe {
+        let own = if account.incoming { &raw mut (*counts).incoming } else { &raw mut (*counts).opened };
+        Some((own, &raw mut (*admission).total))
+    }
+}
+
+/// A flow that was counted by nobody leaves no account at four billion billion.
+#[inline(always)]
+fn take_one(word: *mut u64) {
+    if fetch_add(word, u64::MAX) == 0 {
+        fetch_add(word, 1);
+    }
+}
+
+/// Remembers a flow opened to a pod as the youngest; a full ring forgets the oldest.
+#[inline(always)]
+pub fn push_incoming<F: AccountMaps>(key: &FlowKey<F::Addr>) {
+    let Some(admission) = F::admission().get_ptr_mut(0) else { return };
+    // SAFETY: as in `words`.
+    let at = fetch_add(unsafe { &raw mut (*admission).ring_in }, 1);
+    if let Some(place) = F::incoming().get_ptr_mut(at as u32 & (abi::INCOMING_RING - 1)) {
+        // SAFETY: a map element of this type. Two CPUs a whole ring apart may write one at once, and a third may read it: who
+        // reads a key looks it up, and believes the entry it finds only.
+        unsafe { place.write(*key) };
+    }
+}
+
+/// Takes the oldest flow out of the ring, into `key`; `false` when it is empty.
+#[inline(always)]
+pub fn pop_incoming<F: AccountMaps>(key: &mut FlowKey<F::Addr>) -> bool {
+    let Some(admission) = F::admission().get_ptr_mut(0) else { return false };
+    // SAFETY: as in `words`; the words are aligned and read whole.
+    let (ring_out, end) =
+        unsafe { (&raw mut (*admission).ring_out, (&raw const (*admission).ring_in).read_volatile()) };
+    let mut at = fetch_add(ring_out, 1);
+    let left = end.wrapping_sub(at);
+    if left == 0 || left > u64::MAX / 2 {
+        fetch_add(ring_out, u64::MAX);
+        return false;
+    }
+    let ring = u64::from(abi::INCOMING_RING);
+    if left > ring {
+        // The oldest were forgotten. That two CPUs may find out at once costs a look at some flows again.
+        at = end.wrapping_sub(ring);
+        // SAFETY: as above.
+        unsafe { ring_out.write_volatile(at.wrapping_add(1)) };
+    }
+    let Some(place) = F::incoming().get_ptr_mut(at as u32 & (abi::INCOMING_RING - 1)) else { return false };
+    // SAFETY: see `push_incoming`.
+    *key = unsafe { place.read() };
+    true
+}
+
+/// Counts a flow refused for want of a port.
+#[inline(always)]
+pub fn count_exhausted<F: AccountMaps>(to: &Destination<F::Addr>) {
+    match F::exhausted().get_ptr_mut(to) {
+        Some(n) => {
+            fetch_add(n, 1);
+        }
+        // Another CPU may have been first, or memory is short: one refusal less in a statistic.
+        None => {
+            let _uncounted = F::exhausted().insert(to, 1, 0);
+        }
+    }
+}
+
+/// Adds to a word of a map element, returns what it was (kernel 5.12, commit 5ca419f2864a).
+///
+/// Written as an instruction, as core has no atomic additions for targets without compare-and-swap of every width.
+#[inline(always)]
+fn fetch_add(word: *mut u64, n: u64) -> u64 {
+    let mut value = n;
+    // SAFETY: `word` lies in a map element that the caller has looked up, 8-aligned as the elements are; the instruction reads
+    // and writes this word and `value`.
+    unsafe {
+        core::arch::asm!(
+            "{value} = atomic_fetch_add((u64 *)({word} + 0), {value})",
+            value = inout(reg) value,
+            word = in(reg) word,
+            options(nostack),
+        );
+    }
+    value
+}

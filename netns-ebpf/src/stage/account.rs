@@ -1,0 +1,93 @@
+//! Admits new flows: a place in the pod's account and in the table comes before any entry.
+
+use core::marker::PhantomData;
+
+use netns_ebpf_common::account;
+use netns_ebpf_common::verdict::DropReason;
+
+use crate::maps::{self, Account, FamilyMaps, FlowRef};
+use crate::packet::{Packet, Steps};
+use crate::report;
+
+/// How many of the oldest flows opened to pods are looked at for one that gives way.
+const PROBES: u32 = 64;
+
+/// Takes a place for a new flow, which [`maps::leave`] gives back.
+///
+/// A flow from outside may take the place of an older one of the same account that [`gives_way`]: else a flood of
+/// handshakes nobody completes would close a published port for as long as their time runs.
+///
+/// [`gives_way`]: netns_ebpf_common::flow::State::gives_way
+#[inline(never)]
+pub fn enter<F: FamilyMaps>(pkt: &Packet, account: Account) -> Result<(), DropReason> {
+    match try_enter::<F>(account) {
+        Err(_) if account.incoming && make_room::<F>(pkt, account.slot) => try_enter::<F>(account),
+        result => result,
+    }
+}
+
+#[inline(always)]
+fn try_enter<F: FamilyMaps>(account: Account) -> Result<(), DropReason> {
+    let config = maps::host_config()?;
+    let [own, total] = maps::enter::<F>(account)?;
+    let admitted = account::may_open(own, total, config.flows, config.flows_per_pod);
+    if admitted.is_err() {
+        maps::leave::<F>(account);
+    }
+    admitted
+}
+
+/// A look for a flow that gives way, oldest first.
+struct Search<F> {
+    slot: u32,
+    found: bool,
+    family: PhantomData<F>,
+}
+
+impl<F: FamilyMaps> Steps for Search<F> {
+    #[inline(always)]
+    fn step(&mut self, _: &Packet) -> bool {
+        let Ok(key) = maps::candidate::<F>() else { return true };
+        if !maps::pop_incoming::<F>(key) {
+            return true;
+        }
+        let Some(flow) = FlowRef::<F>::find(key) else { return false };
+        let account = flow.account();
+        if !flow.is_original() || !account.incoming {
+            return false;
+        }
+        if account.slot != self.slot || !flow.state().gives_way(key.proto) {
+            // Another pod's, or alive: it has its turn later.
+            maps::push_incoming::<F>(key);
+            return false;
+        }
+        if flow.remove_both(key) == 0 {
+            return false;
+        }
+        self.found = true;
+        true
+    }
+}
+
+#[inline(always)]
+fn make_room<F: FamilyMaps>(pkt: &Packet, slot: u32) -> bool {
+    let mut search = Search::<F> { slot, found: false, family: PhantomData };
+    pkt.repeat(PROBES, &mut search);
+    search.found
+}
+
+/// Notes that a flow was refused: by pod, and by destination if it is ports that are wanting.
+#[inline(never)]
+pub fn refused<F: FamilyMaps>(proto: u8, reason: DropReason) {
+    let Ok(s) = maps::opening_flow::<F>() else { return };
+    let account = s.plan.account::<F>();
+    report::count_refused(account.slot, reason);
+    if !account.incoming && reason as u8 == DropReason::PortsExhausted as u8 {
+        s.wanted.addr = s.entry.to.dst;
+        s.wanted.network = s.plan.zone;
+        s.wanted.port = s.entry.to.dport;
+        s.wanted.proto = proto;
+        s.wanted._pad = [0; 3];
+        maps::count_exhausted::<F>(&s.wanted);
+    }
+}

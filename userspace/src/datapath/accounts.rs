@@ -1,0 +1,72 @@
+//! Accounts of flows: how many each pod has, and where ports are wanting.
+
+use std::net::IpAddr;
+
+use aya::Pod;
+use aya::maps::{HashMap, Map};
+use netns_ebpf_common::abi::map;
+use netns_ebpf_common::account::{Admission, Destination, FlowCount};
+use netns_ebpf_common::{Addr4, Addr6};
+
+use super::{Datapath, DatapathError, map_error};
+
+/// A destination towards which flows were refused for want of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExhaustedPorts {
+    /// Id of the network the flows were to come from.
+    pub network: u16,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Address.
+    pub addr: IpAddr,
+    /// Port; 0 for ICMP.
+    pub port: u16,
+    /// Flows refused.
+    pub refused: u64,
+}
+
+impl Datapath {
+    /// A slot's flows, of IPv4 and of IPv6.
+    pub fn flow_counts(&self, slot: u32) -> Result<[FlowCount; 2], DatapathError> {
+        let of = |name| {
+            let found = self.array::<FlowCount>(name)?.get(&slot, 0);
+            found.map_err(|e| map_error(name, format!("read account {slot}"), e))
+        };
+        Ok([of(map::FLOW_COUNTS4)?, of(map::FLOW_COUNTS6)?])
+    }
+
+    /// All flows there are, of IPv4 and of IPv6.
+    pub fn flow_totals(&self) -> Result<[u64; 2], DatapathError> {
+        let of = |name| {
+            let found = self.array::<Admission>(name)?.get(&0, 0);
+            found.map(|a| a.total).map_err(|e| map_error(name, "read the number of flows", e))
+        };
+        Ok([of(map::ADMISSION4)?, of(map::ADMISSION6)?])
+    }
+
+    /// Where flows were refused for want of a port, the most refusals first.
+    pub fn exhausted_ports(&self) -> Result<Vec<ExhaustedPorts>, DatapathError> {
+        let mut found = self.exhausted_ports_of::<Addr4>(map::EXHAUSTED4)?;
+        found.extend(self.exhausted_ports_of::<Addr6>(map::EXHAUSTED6)?);
+        found.sort_by_key(|e| std::cmp::Reverse(e.refused));
+        Ok(found)
+    }
+
+    fn exhausted_ports_of<A: Copy + Into<IpAddr>>(
+        &self,
+        name: &'static str,
+    ) -> Result<Vec<ExhaustedPorts>, DatapathError>
+    where
+        Destination<A>: Pod,
+    {
+        let data = self.map_data(name)?;
+        let counts = HashMap::<_, Destination<A>, u64>::try_from(Map::LruHashMap(data))
+            .map_err(|e| map_error(name, "open it as a hash", e))?;
+        let listed = counts.iter().map(|pair| {
+            let (to, refused) = pair.map_err(|e| map_error(name, "list destinations", e))?;
+            let Destination { addr, network, port, proto, .. } = to;
+            Ok(ExhaustedPorts { network, proto, addr: addr.into(), port: port.get(), refused })
+        });
+        listed.collect()
+    }
+}

@@ -1,0 +1,142 @@
+//! Ending flows: user space looks for them, the program `sweep` takes them out.
+//!
+//! Everything that ends a flow runs in the kernel, so accounts of flows stay exact and a flow is judged by what it is when it
+//! goes, not by what it was when it was read.
+
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+use std::slice;
+
+use aya::programs::{ProgramError, SchedClassifier, TestRunOptions};
+use aya::{Pod, TestRun};
+use netns_ebpf_common::abi::program;
+use netns_ebpf_common::account::{SWEEP_KEYS_BYTES, SweepHeader, SweepMode};
+use netns_ebpf_common::flow::{FlowEntry, FlowKey, State, is_expired};
+use netns_ebpf_common::hdr::eth::ETH_LEN;
+use netns_ebpf_common::{Addr4, Addr6};
+use nix::time::{ClockId, clock_gettime};
+
+use super::flows::{FlowFamily, FlowRecord};
+use super::load::PROGS;
+use super::{Datapath, DatapathError, call, io_error};
+
+impl Datapath {
+    /// Removes flows of both families whose time is over, both directions of each, until about `limit` entries of a family
+    /// went or none is left; says how many went.
+    ///
+    /// May run beside the programs and beside itself. Until it is swept such a flow takes room, and counts as absent otherwise.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is loaded, or the kernel refuses; what had gone by then stays gone.
+    pub fn expire_flows(&self, limit: usize) -> Result<usize, DatapathError> {
+        Ok(self.expire_flows_of::<Addr4>(limit)? + self.expire_flows_of::<Addr6>(limit)?)
+    }
+
+    fn expire_flows_of<A: FlowFamily>(&self, limit: usize) -> Result<usize, DatapathError>
+    where
+        FlowKey<A>: Pod,
+        FlowEntry<A>: Pod,
+    {
+        let timeout_ns = self.host_config()?.timeout_ns;
+        let now = now_ns()?;
+        // The other direction is not asked here: most of what this picks is over.
+        let idle = |key: &FlowKey<A>, entry: &FlowEntry<A>| {
+            let class = State::from_u8(entry.state).timeout_class(key.proto);
+            is_expired(entry.last_seen_ns, || None, now, timeout_ns[class as usize])
+        };
+        self.sweep(SweepMode::Expired, FlowEntry::<A>::NO_OWNER, limit, idle)
+    }
+
+    /// Deletes every flow one of whose directions `doomed` picks, both directions of it; says how many entries went.
+    pub fn delete_flows(&self, mut doomed: impl FnMut(&FlowRecord) -> bool) -> Result<usize, DatapathError> {
+        let (mode, nobody) = (SweepMode::Any, FlowEntry::<Addr4>::NO_OWNER);
+        let v4 = self.sweep::<Addr4>(mode, nobody, usize::MAX, |key, entry| doomed(&FlowRecord::new(key, entry)))?;
+        let v6 = self.sweep::<Addr6>(mode, nobody, usize::MAX, |key, entry| doomed(&FlowRecord::new(key, entry)))?;
+        Ok(v4 + v6)
+    }
+
+    /// Cuts flows that stay from a publish that goes, whose index another one gets: they count for nobody then.
+    pub fn orphan_flows(&self, publish: u32) -> Result<(), DatapathError> {
+        let mode = SweepMode::Disown;
+        self.sweep::<Addr4>(mode, publish, usize::MAX, |_, entry| entry.publish == publish)?;
+        self.sweep::<Addr6>(mode, publish, usize::MAX, |_, entry| entry.publish == publish)?;
+        Ok(())
+    }
+
+    /// Walks a family's table and hands what `picked` picks to the program, in batches, until `limit` entries went.
+    fn sweep<A: FlowFamily>(
+        &self,
+        mode: SweepMode,
+        publish: u32,
+        limit: usize,
+        mut picked: impl FnMut(&FlowKey<A>, &FlowEntry<A>) -> bool,
+    ) -> Result<usize, DatapathError>
+    where
+        FlowKey<A>: Pod,
+        FlowEntry<A>: Pod,
+    {
+        let mut batch = Batch::<A>::new(self, mode, publish)?;
+        let table = self.map_data(A::MAP)?;
+        let (mut done, mut failed) = (0, None);
+        let read = call::walk(table.fd().as_fd(), |keys: &[FlowKey<A>], entries: &[FlowEntry<A>]| {
+            let picked: Vec<_> = keys.iter().zip(entries).filter(|(k, e)| picked(k, e)).map(|(k, _)| *k).collect();
+            let mut rest = picked.as_slice();
+            while !rest.is_empty() && done < limit {
+                // A key takes two entries at most.
+                let (now, later) = rest.split_at(rest.len().min(Batch::<A>::KEYS).min((limit - done).div_ceil(2)));
+                match batch.run(now) {
+                    Ok(n) => done += n,
+                    Err(e) => failed = Some(e),
+                }
+                rest = if failed.is_some() { &[] } else { later };
+            }
+            if done < limit && failed.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        read.map_err(|e| io_error(A::MAP, "list flows", e))?;
+        failed.map_or(Ok(done), Err)
+    }
+}
+
+/// A run of the program over some keys: what it reads is a packet.
+struct Batch<A> {
+    program: SchedClassifier,
+    packet: Vec<u8>,
+    header: SweepHeader,
+    keys: std::marker::PhantomData<A>,
+}
+
+impl<A: FlowFamily> Batch<A>
+where
+    FlowKey<A>: Pod,
+{
+    const KEYS: usize = SWEEP_KEYS_BYTES / size_of::<FlowKey<A>>();
+
+    fn new(datapath: &Datapath, mode: SweepMode, publish: u32) -> Result<Self, DatapathError> {
+        let program = SchedClassifier::from_pin(datapath.pins().join(PROGS).join(program::SWEEP)).map_err(failure)?;
+        let header = SweepHeader { mode: mode as u32, family: A::VERSION, keys: 0, publish };
+        Ok(Self { program, packet: Vec::new(), header, keys: std::marker::PhantomData })
+    }
+
+    fn run(&mut self, keys: &[FlowKey<A>]) -> Result<usize, DatapathError> {
+        #[expect(clippy::cast_possible_truncation, reason = "at most `KEYS`")]
+        let header = SweepHeader { keys: keys.len() as u32, ..self.header };
+        self.packet.clear();
+        self.packet.resize(ETH_LEN, 0);
+        self.packet.extend_from_slice(call::bytes(slice::from_ref(&header)));
+        self.packet.extend_from_slice(call::bytes(keys));
+        let options = TestRunOptions { data_in: Some(&self.packet), ..TestRunOptions::default() };
+        let done = self.program.test_run(options).map_err(failure)?;
+        Ok(done.return_value as usize)
+    }
+}
+
+fn failure(e: ProgramError) -> DatapathError {
+    DatapathError::Program { name: program::SWEEP.to_owned(), source: Box::new(e) }
+}
+
+/// The clock the programs stamp entries with (`bpf_ktime_get_ns`).
+fn now_ns() -> Result<u64, DatapathError> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|e| io_error("FLOWS", "read the clock", e.into()))?;
+    Ok(now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned())
+}
