@@ -139,7 +139,7 @@ impl Host {
     /// is: their next packet takes that, with its address. Says how many entries went.
     ///
     /// Connections stay where they are: they do not outlive a change of their address anyway, and the former uplink may
-    /// still lead there. With more destinations than [`MOST_ASKED`] some are left for the next time.
+    /// still lead there. With more than some thousand destinations, some are left for the next time.
     pub async fn end_rerouted_flows(&self) -> Result<usize, WiringError> {
         let uplinks: HashSet<u32> = self.datapath.uplinks()?.into_iter().map(|(index, _)| index).collect();
         if uplinks.len() < 2 {
