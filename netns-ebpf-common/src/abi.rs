@@ -42,8 +42,8 @@ pub const MAX_FLOWS: u32 = 1_048_576;
 /// Entries of the flow table of one family; each flow takes two. They cost memory when they are used.
 pub const MAX_FLOW_ENTRIES: u32 = 2 * MAX_FLOWS;
 
-/// Flows opened to pods that are remembered by age, over all pods of one family; a power of two.
-pub const INCOMING_RING: u32 = 32_768;
+/// Flows that are remembered by age, over all pods of one family; a power of two.
+pub const OPENED_RING: u32 = 131_072;
 
 /// Destinations of one family whose port exhaustion is counted; the least recently counted one gives way.
 pub const MAX_EXHAUSTED: u32 = 1024;
@@ -142,10 +142,10 @@ pub mod map {
     pub const ADMISSION4: &str = "ADMISSION4";
     /// Array, IPv6.
     pub const ADMISSION6: &str = "ADMISSION6";
-    /// Array used as a ring: [`crate::flow::FlowKey`]`<Addr4>` of the opener's entries of flows opened to pods.
-    pub const INCOMING4: &str = "INCOMING4";
+    /// Array used as a ring: [`crate::flow::FlowKey`]`<Addr4>` of the opener's entries of flows, by age.
+    pub const OPENED4: &str = "OPENED4";
     /// Array, IPv6.
-    pub const INCOMING6: &str = "INCOMING6";
+    pub const OPENED6: &str = "OPENED6";
     /// LRU hash: [`crate::account::Destination`]`<Addr4>` to `u64` flows refused for want of a port.
     pub const EXHAUSTED4: &str = "EXHAUSTED4";
     /// LRU hash, IPv6.

@@ -26,7 +26,7 @@ use netns_ebpf_common::publish::{Backends, Publish, PublishKey, PublishedPort};
 use netns_ebpf_common::verdict::{DROP_COUNTERS, DropReason};
 use netns_ebpf_common::{Addr4, Addr6};
 
-pub use self::account::{Account, AccountMaps, count_exhausted, enter, leave, pop_incoming, push_incoming};
+pub use self::account::{Account, AccountMaps, count_exhausted, enter, leave, pop_opened, push_opened};
 pub use self::flow::{FlowRef, InsertError};
 use crate::stage::flow::Plan;
 use crate::stage::port::Search;

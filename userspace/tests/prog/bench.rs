@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::panic;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -78,6 +79,14 @@ struct Place {
 }
 
 static PLACE: OnceLock<Place> = OnceLock::new();
+/// Entries its flow tables are made for.
+static TABLE_ENTRIES: AtomicU32 = AtomicU32::new(FLOW_ENTRIES);
+
+/// As [`bench`], over larger flow tables; a test binary asks for one size only.
+pub fn with_table(entries: u32, body: impl FnOnce(&Bench) + Send) {
+    TABLE_ENTRIES.store(entries, Ordering::Relaxed);
+    bench(body);
+}
 
 /// Runs a test body over the bench, which no other test uses meanwhile and which is as new.
 ///
@@ -114,7 +123,8 @@ fn make() -> Place {
 
 impl Bench {
     fn new(here: &Isolated) -> Self {
-        let datapath = Datapath::load(Path::new(PINS), &Sizes { flow_entries: FLOW_ENTRIES }).expect("load");
+        let datapath = Datapath::load(Path::new(PINS), &Sizes { flow_entries: TABLE_ENTRIES.load(Ordering::Relaxed) })
+            .expect("load");
         here.tool("sysctl", "-qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0");
         for (name, mtu) in [("up0", UPLINK_MTU), ("bare0", UPLINK_MTU), ("side0", 1500)] {
             here.ip(&format!("link add {name} mtu {mtu} type veth peer name {name}p mtu {mtu}"));
