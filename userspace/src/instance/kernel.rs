@@ -238,6 +238,12 @@ impl Fabric for KernelFabric {
         self.read_facts(state).await
     }
 
+    async fn local_ports(&self) -> Result<String, FabricError> {
+        let read = self.host.netns().run(sysctl::local_ports);
+        let read = read.map_err(|e| FabricError::step("enter the host's namespace", e))?;
+        Ok(read.map_err(|e| FabricError::step("read the kernel's range of ports", e))?.to_string())
+    }
+
     async fn unreserved(&self, ports: &str) -> Result<String, FabricError> {
         let wanted = port_set(ports)?;
         let before = self
@@ -254,7 +260,7 @@ impl Fabric for KernelFabric {
         let done = self.host.netns().run(|| sysctl::reserve_ports(&ports));
         done.map_err(|e| FabricError::step("enter the host's namespace", e))?
             .map(|_| ())
-            .map_err(|e| FabricError::step("reserve the SNAT ports", e))
+            .map_err(|e| FabricError::step("reserve ports", e))
     }
 
     async fn release(&self, ports: &str) -> Result<(), FabricError> {
@@ -345,6 +351,8 @@ impl Fabric for KernelFabric {
         if ended > 0 {
             tracing::debug!("ended {ended} flow entries of former addresses");
         }
+        let rerouted = self.host.end_rerouted_flows().await;
+        rerouted.map_err(|e| FabricError::step("end flows of former routes", e))?;
         Ok(uplinks)
     }
 
