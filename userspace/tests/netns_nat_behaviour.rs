@@ -7,8 +7,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use common::pods::{BLUE, RED, TOPOLOGY, client, server, uplink};
 use common::observer::PATIENCE;
+use common::pods::{BLUE, RED, TOPOLOGY, client, server, uplink};
 use common::{Isolated, isolated, wait_for};
 use netns::check::{Family, Site};
 use socket2::{Domain, Socket, Type};

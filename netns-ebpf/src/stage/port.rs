@@ -140,7 +140,8 @@ pub fn claim<F: FamilyMaps>(pkt: &Packet, claim: Claim) -> Result<(), DropReason
     let ask_host = !matches!(ports, Ports::Keep | Ports::Prefer);
     // SCTP's checksum covers its ports: its flows keep theirs, wherever they lie.
     let is_fixed = s.peer_key.proto == proto::SCTP;
-    let try_own = is_fixed || matches!(ports, Ports::Keep | Ports::Prefer | Ports::Mapped) || (min..=max).contains(&own);
+    let try_own =
+        is_fixed || matches!(ports, Ports::Keep | Ports::Prefer | Ports::Mapped) || (min..=max).contains(&own);
     let last = match ports {
         _ if is_fixed => 0,
         // Without translation there is nothing to tell two flows with one tuple apart by.
