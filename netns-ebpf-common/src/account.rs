@@ -25,7 +25,7 @@ pub struct FlowCount {
 pub struct Admission {
     /// Flows in it.
     pub total: u64,
-    /// Flows opened to pods that were put into the ring so far: modulo its size the place of the next one.
+    /// Flows that were put into the ring so far: modulo its size the place of the next one.
     pub ring_in: u64,
     /// Those taken out again, oldest first.
     pub ring_out: u64,

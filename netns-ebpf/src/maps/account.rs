@@ -18,9 +18,9 @@ static ADMISSION4: Array<Admission> = Array::with_max_entries(1, 0);
 #[map]
 static ADMISSION6: Array<Admission> = Array::with_max_entries(1, 0);
 #[map]
-static INCOMING4: Array<FlowKey<Addr4>> = Array::with_max_entries(abi::INCOMING_RING, 0);
+static OPENED4: Array<FlowKey<Addr4>> = Array::with_max_entries(abi::OPENED_RING, 0);
 #[map]
-static INCOMING6: Array<FlowKey<Addr6>> = Array::with_max_entries(abi::INCOMING_RING, 0);
+static OPENED6: Array<FlowKey<Addr6>> = Array::with_max_entries(abi::OPENED_RING, 0);
 #[map]
 static EXHAUSTED4: LruHashMap<Destination<Addr4>, u64> = LruHashMap::with_max_entries(abi::MAX_EXHAUSTED, 0);
 #[map]
@@ -30,12 +30,12 @@ static EXHAUSTED6: LruHashMap<Destination<Addr6>, u64> = LruHashMap::with_max_en
 pub trait AccountMaps: Family {
     fn counts() -> &'static Array<FlowCount>;
     fn admission() -> &'static Array<Admission>;
-    fn incoming() -> &'static Array<FlowKey<Self::Addr>>;
+    fn opened() -> &'static Array<FlowKey<Self::Addr>>;
     fn exhausted() -> &'static LruHashMap<Destination<Self::Addr>, u64>;
 }
 
 macro_rules! account_maps {
-    ($family:ty, $addr:ty, $counts:ident, $admission:ident, $incoming:ident, $exhausted:ident) => {
+    ($family:ty, $addr:ty, $counts:ident, $admission:ident, $opened:ident, $exhausted:ident) => {
         impl AccountMaps for $family {
             #[inline(always)]
             fn counts() -> &'static Array<FlowCount> {
@@ -46,8 +46,8 @@ macro_rules! account_maps {
                 &$admission
             }
             #[inline(always)]
-            fn incoming() -> &'static Array<FlowKey<$addr>> {
-                &$incoming
+            fn opened() -> &'static Array<FlowKey<$addr>> {
+                &$opened
             }
             #[inline(always)]
             fn exhausted() -> &'static LruHashMap<Destination<$addr>, u64> {
@@ -56,8 +56,8 @@ macro_rules! account_maps {
         }
     };
 }
-account_maps!(V4, Addr4, FLOW_COUNTS4, ADMISSION4, INCOMING4, EXHAUSTED4);
-account_maps!(V6, Addr6, FLOW_COUNTS6, ADMISSION6, INCOMING6, EXHAUSTED6);
+account_maps!(V4, Addr4, FLOW_COUNTS4, ADMISSION4, OPENED4, EXHAUSTED4);
+account_maps!(V6, Addr6, FLOW_COUNTS6, ADMISSION6, OPENED6, EXHAUSTED6);
 
 /// Which of a pod's accounts.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -103,13 +103,13 @@ fn take_one(word: *mut u64) {
     }
 }
 
-/// Remembers a flow opened to a pod as the youngest; a full ring forgets the oldest.
+/// Remembers a flow as the youngest; a full ring forgets the oldest.
 #[inline(always)]
-pub fn push_incoming<F: AccountMaps>(key: &FlowKey<F::Addr>) {
+pub fn push_opened<F: AccountMaps>(key: &FlowKey<F::Addr>) {
     let Some(admission) = F::admission().get_ptr_mut(0) else { return };
     // SAFETY: as in `words`.
     let at = fetch_add(unsafe { &raw mut (*admission).ring_in }, 1);
-    if let Some(place) = F::incoming().get_ptr_mut(at as u32 & (abi::INCOMING_RING - 1)) {
+    if let Some(place) = F::opened().get_ptr_mut(at as u32 & (abi::OPENED_RING - 1)) {
         // SAFETY: a map element of this type. Two CPUs a whole ring apart may write one at once, and a third may read it: who
         // reads a key looks it up, and believes the entry it finds only.
         unsafe { place.write(*key) };
@@ -118,7 +118,7 @@ pub fn push_incoming<F: AccountMaps>(key: &FlowKey<F::Addr>) {
 
 /// Takes the oldest flow out of the ring, into `key`; `false` when it is empty.
 #[inline(always)]
-pub fn pop_incoming<F: AccountMaps>(key: &mut FlowKey<F::Addr>) -> bool {
+pub fn pop_opened<F: AccountMaps>(key: &mut FlowKey<F::Addr>) -> bool {
     let Some(admission) = F::admission().get_ptr_mut(0) else { return false };
     // SAFETY: as in `words`; the words are aligned and read whole.
     let (ring_out, end) =
@@ -129,15 +129,15 @@ pub fn pop_incoming<F: AccountMaps>(key: &mut FlowKey<F::Addr>) -> bool {
         fetch_add(ring_out, u64::MAX);
         return false;
     }
-    let ring = u64::from(abi::INCOMING_RING);
+    let ring = u64::from(abi::OPENED_RING);
     if left > ring {
         // The oldest were forgotten. That two CPUs may find out at once costs a look at some flows again.
         at = end.wrapping_sub(ring);
         // SAFETY: as above.
         unsafe { ring_out.write_volatile(at.wrapping_add(1)) };
     }
-    let Some(place) = F::incoming().get_ptr_mut(at as u32 & (abi::INCOMING_RING - 1)) else { return false };
-    // SAFETY: see `push_incoming`.
+    let Some(place) = F::opened().get_ptr_mut(at as u32 & (abi::OPENED_RING - 1)) else { return false };
+    // SAFETY: see `push_opened`.
     *key = unsafe { place.read() };
     true
 }
@@ -156,21 +156,9 @@ pub fn count_exhausted<F: AccountMaps>(to: &Destination<F::Addr>) {
     }
 }
 
-/// Adds to a word of a map element, returns what it was (kernel 5.12, commit 5ca419f2864a).
-///
-/// Written as an instruction, as core has no atomic additions for targets without compare-and-swap of every width.
+/// Adds to a word of a map element, returns what it was.
 #[inline(always)]
 fn fetch_add(word: *mut u64, n: u64) -> u64 {
-    let mut value = n;
-    // SAFETY: `word` lies in a map element that the caller has looked up, 8-aligned as the elements are; the instruction reads
-    // and writes this word and `value`.
-    unsafe {
-        core::arch::asm!(
-            "{value} = atomic_fetch_add((u64 *)({word} + 0), {value})",
-            value = inout(reg) value,
-            word = in(reg) word,
-            options(nostack),
-        );
-    }
-    value
+    // SAFETY: `word` lies in a map element that the caller has looked up, 8-aligned as the elements are.
+    unsafe { super::atomic::fetch_add(word, n) }
 }

@@ -6,22 +6,24 @@ use netns_ebpf_common::account;
 use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, Account, FamilyMaps, FlowRef};
-use crate::packet::{Packet, Steps};
+use crate::packet::{Packet, Steps, now_ns};
 use crate::report;
+use crate::stage::flow;
 
-/// How many of the oldest flows opened to pods are looked at for one that gives way.
+/// How many of the oldest flows are looked at for some that may go.
 const PROBES: u32 = 64;
 
 /// Takes a place for a new flow, which [`maps::leave`] gives back.
 ///
-/// A flow from outside may take the place of an older one of the same account that [`gives_way`]: else a flood of
-/// handshakes nobody completes would close a published port for as long as their time runs.
+/// Whoever is refused looks for flows whose time is over, so that they are absent also where nobody sweeps. A flow from outside
+/// may also take the place of an older one of the same account that [`gives_way`]: else a flood of handshakes nobody completes
+/// would close a published port for as long as their time runs.
 ///
 /// [`gives_way`]: netns_ebpf_common::flow::State::gives_way
 #[inline(never)]
 pub fn enter<F: FamilyMaps>(pkt: &Packet, account: Account) -> Result<(), DropReason> {
     match try_enter::<F>(account) {
-        Err(_) if account.incoming && make_room::<F>(pkt, account.slot) => try_enter::<F>(account),
+        Err(_) if make_room::<F>(pkt, account) => try_enter::<F>(account),
         result => result,
     }
 }
@@ -37,10 +39,14 @@ fn try_enter<F: FamilyMaps>(account: Account) -> Result<(), DropReason> {
     admitted
 }
 
-/// A look for a flow that gives way, oldest first.
+/// Most flows whose time is over that one new flow clears away.
+const CLEARED: u32 = 8;
+
+/// A look for flows that may go, oldest first.
 struct Search<F> {
-    slot: u32,
-    found: bool,
+    account: Account,
+    /// How many went.
+    found: u32,
     family: PhantomData<F>,
 }
 
@@ -48,32 +54,38 @@ impl<F: FamilyMaps> Steps for Search<F> {
     #[inline(always)]
     fn step(&mut self, _: &Packet) -> bool {
         let Ok(key) = maps::candidate::<F>() else { return true };
-        if !maps::pop_incoming::<F>(key) {
+        if !maps::pop_opened::<F>(key) {
             return true;
         }
         let Some(flow) = FlowRef::<F>::find(key) else { return false };
         let account = flow.account();
-        if !flow.is_original() || !account.incoming {
-            return false;
+        if flow::is_expired(flow, key.proto, now_ns()) {
+            self.found += u32::from(flow.remove_both(key) > 0);
+            return self.found >= CLEARED;
         }
-        if account.slot != self.slot || !flow.state().gives_way(key.proto) {
-            // Another pod's, or alive: it has its turn later.
-            maps::push_incoming::<F>(key);
-            return false;
+        if self.found == 0
+            && self.account.incoming
+            && account.incoming
+            && account.slot == self.account.slot
+            && flow.state().gives_way(key.proto)
+        {
+            self.found = 1;
+            flow.remove_both(key);
+            return true;
         }
-        if flow.remove_both(key) == 0 {
-            return false;
+        // Alive, or another's: it has its turn later. A key that leads to a reply by now was a flow's that is gone.
+        if flow.is_original() {
+            maps::push_opened::<F>(key);
         }
-        self.found = true;
-        true
+        self.found > 0
     }
 }
 
 #[inline(always)]
-fn make_room<F: FamilyMaps>(pkt: &Packet, slot: u32) -> bool {
-    let mut search = Search::<F> { slot, found: false, family: PhantomData };
+fn make_room<F: FamilyMaps>(pkt: &Packet, account: Account) -> bool {
+    let mut search = Search::<F> { account, found: 0, family: PhantomData };
     pkt.repeat(PROBES, &mut search);
-    search.found
+    search.found > 0
 }
 
 /// Notes that a flow was refused: by pod, and by destination if it is ports that are wanting.

@@ -231,9 +231,7 @@ fn insert<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Resul
             return Err(DropReason::FlowTableFull);
         }
     }
-    if s.plan.flags & FlowEntry::<F::Addr>::INCOMING != 0 {
-        maps::push_incoming::<F>(&s.key);
-    }
+    maps::push_opened::<F>(&s.key);
     if s.plan.publish != FlowEntry::<F::Addr>::NO_OWNER {
         maps::with_publish_stats(s.plan.publish, |s| s.flows += 1);
     }

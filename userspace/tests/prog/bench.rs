@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::panic;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use netns_ebpf_common::abi::map;
 use netns_ebpf_common::account::Admission;
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey};
-use netns_ebpf_common::fragment::{FragmentKey, FragmentPorts};
+use netns_ebpf_common::fragment::{Datagram, DatagramSlot, HeldKey, HeldPiece};
 use netns_ebpf_common::host::{HostConfig, Uplink};
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::publish::Publish;
@@ -78,6 +79,14 @@ struct Place {
 }
 
 static PLACE: OnceLock<Place> = OnceLock::new();
+/// Entries its flow tables are made for.
+static TABLE_ENTRIES: AtomicU32 = AtomicU32::new(FLOW_ENTRIES);
+
+/// As [`bench`], over larger flow tables; a test binary asks for one size only.
+pub fn with_table(entries: u32, body: impl FnOnce(&Bench) + Send) {
+    TABLE_ENTRIES.store(entries, Ordering::Relaxed);
+    bench(body);
+}
 
 /// Runs a test body over the bench, which no other test uses meanwhile and which is as new.
 ///
@@ -114,7 +123,8 @@ fn make() -> Place {
 
 impl Bench {
     fn new(here: &Isolated) -> Self {
-        let datapath = Datapath::load(Path::new(PINS), &Sizes { flow_entries: FLOW_ENTRIES }).expect("load");
+        let datapath = Datapath::load(Path::new(PINS), &Sizes { flow_entries: TABLE_ENTRIES.load(Ordering::Relaxed) })
+            .expect("load");
         here.tool("sysctl", "-qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0");
         for (name, mtu) in [("up0", UPLINK_MTU), ("bare0", UPLINK_MTU), ("side0", 1500)] {
             here.ip(&format!("link add {name} mtu {mtu} type veth peer name {name}p mtu {mtu}"));
@@ -168,6 +178,7 @@ impl Bench {
         let d = &self.datapath;
         d.set_host_config(&host_config()).expect("config");
         d.delete_flows(|_| true).expect("delete flows");
+        self.forget_datagrams();
         for name in [map::ADMISSION4, map::ADMISSION6] {
             let data = Map::Array(open_map(name));
             let mut admission = Array::<_, Admission>::try_from(data).expect("an array");
@@ -269,12 +280,19 @@ impl Bench {
         }
     }
 
-    /// How many datagrams in pieces a family's ports are remembered of.
-    pub fn fragments(&self, v: Version) -> usize {
+    /// How many datagrams in pieces of a family are known.
+    pub fn datagrams(&self, v: Version) -> usize {
         match v {
-            Version::V4 => keys::<FragmentKey<Addr4>, FragmentPorts>(map::FRAGMENTS4).len(),
-            Version::V6 => keys::<FragmentKey<Addr6>, FragmentPorts>(map::FRAGMENTS6).len(),
+            Version::V4 => keys::<DatagramSlot, Datagram<Addr4>>(map::DATAGRAMS4).len(),
+            Version::V6 => keys::<DatagramSlot, Datagram<Addr6>>(map::DATAGRAMS6).len(),
         }
+    }
+
+    /// Forgets datagrams in pieces, and pieces that wait.
+    fn forget_datagrams(&self) {
+        remove_all::<DatagramSlot, Datagram<Addr4>>(map::DATAGRAMS4);
+        remove_all::<DatagramSlot, Datagram<Addr6>>(map::DATAGRAMS6);
+        remove_all::<HeldKey, HeldPiece>(map::HELD);
     }
 
     /// Lets at least this much time go by on the clock flows are stamped with, which moves by ticks.
@@ -287,10 +305,20 @@ fn open_map(name: &str) -> MapData {
     MapData::from_pin(Path::new(PINS).join("maps").join(name)).expect("open a map")
 }
 
+fn lru<K: Plain, V: Plain>(name: &str) -> HashMap<MapData, K, V> {
+    HashMap::try_from(Map::LruHashMap(open_map(name))).expect("a hash")
+}
+
 fn keys<K: Plain, V: Plain>(name: &str) -> Vec<K> {
-    let map = open_map(name);
-    let map = if name.starts_with("FRAG") { Map::LruHashMap(map) } else { Map::HashMap(map) };
-    HashMap::<_, K, V>::try_from(map).expect("a hash").keys().collect::<Result<_, _>>().expect("keys")
+    lru::<K, V>(name).keys().collect::<Result<_, _>>().expect("keys")
+}
+
+fn remove_all<K: Plain, V: Plain>(name: &str) {
+    let mut map = lru::<K, V>(name);
+    for key in keys::<K, V>(name) {
+        // It may have given way to another meanwhile.
+        let _ = map.remove(&key);
+    }
 }
 
 fn remove_reply<A: Copy>(name: &str)
