@@ -8,19 +8,21 @@ use super::{End, Numbers};
 use crate::prog::packet::{Piece, checksum};
 use crate::prog::{L4, Packet, V4, V6, flag};
 
-/// The order in which a datagram's pieces are sent: now and then any, now and then one twice.
-fn order(numbers: &mut Numbers, pieces: usize) -> Vec<usize> {
+/// The order in which a datagram's pieces are sent: now and then any, and if `again` now and then one twice.
+fn order(numbers: &mut Numbers, pieces: usize, again: bool) -> Vec<usize> {
     let mut order: Vec<_> = (0..pieces).collect();
-    if ANY_ORDER && numbers.percent(50) {
+    if numbers.percent(50) {
         for i in (1..pieces).rev() {
             order.swap(i, numbers.below(i + 1));
         }
     }
+    if again && numbers.percent(20) {
+        // Not when it is complete: the rest of a second datagram would wait for its other pieces then.
+        let i = numbers.below(pieces - 1);
+        order.insert(i + 1, order[i]);
+    }
     order
 }
-
-/// Whether pieces may come before their first one.
-const ANY_ORDER: bool = false;
 
 impl Session {
     /// A datagram in pieces.
@@ -40,7 +42,9 @@ impl Session {
         if length <= size || length / size > 40 {
             return None;
         }
-        let order = order(numbers, length.div_ceil(size));
+        // Between pods pieces are forwarded as they come, those that come again too.
+        let between_pods = self.answerer.is_some_and(|a| a.sees == self.opener.0 && self.from != End::Lan);
+        let order = order(numbers, length.div_ceil(size), !between_pods);
         step.what = format!("{side:?} sends {length} bytes of transport in pieces of {size}, in the order {order:?}");
         for (world, packets) in step.packets.iter_mut().enumerate() {
             let own = self.packet(side, p.l4.clone(), self.wire[world].unwrap_or(self.opener.1));
