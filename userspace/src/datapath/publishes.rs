@@ -1,5 +1,6 @@
 //! Published ports.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -147,6 +148,22 @@ impl Datapath {
     pub fn withdraw_ports(&self, id: u32, ports: &PublishPorts) -> Result<(), DatapathError> {
         self.remove_ports(map::PUBLISHED4, id, ports.addr4(), ports)?;
         self.remove_ports(map::PUBLISHED6, id, ports.addr6(), ports)
+    }
+
+    /// The host's ports that are published, in order.
+    pub fn published_ports(&self) -> Result<BTreeSet<u16>, DatapathError> {
+        let mut ports = self.published_ports_of::<Addr4>(map::PUBLISHED4)?;
+        ports.append(&mut self.published_ports_of::<Addr6>(map::PUBLISHED6)?);
+        Ok(ports)
+    }
+
+    fn published_ports_of<A>(&self, name: &'static str) -> Result<BTreeSet<u16>, DatapathError>
+    where
+        PublishKey<A>: Pod,
+    {
+        let keys = self.hash::<PublishKey<A>, PublishedPort>(name)?;
+        let ports = keys.keys().map(|key| key.map(|key| key.port.get())).collect::<Result<_, _>>();
+        ports.map_err(|e| map_error(name, "list published ports", e))
     }
 
     fn add_ports<A>(
