@@ -3,27 +3,27 @@
 use std::cell::RefCell;
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use netns_ebpf_common::host::HostConfig;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::dirs::{BPFFS, STATE_ROOT, note_run_dir};
+use super::specs::{id16, netns_name, network_spec, publish_spec};
 use super::{Dirs, Ending, Fabric, FabricError};
-use crate::datapath::{Datapath, PublishPorts, Sizes, ensure_bpffs, unmount_bpffs};
+use crate::datapath::{Datapath, Sizes, ensure_bpffs, unmount_bpffs};
 use crate::netlink::RouteKind;
-use crate::netns::{Netns, NetnsName, delete_named, list_named};
+use crate::netns::{Netns, delete_named, list_named};
 use crate::probe::{self, Listener, PortProto};
-use crate::store::{BackendRow, InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
+use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
 use crate::sysctl::{self, PortSet};
-use crate::topology::{Affinity, Behaviour, Flows, HostFacts, HostRoute, Interface, Nat, PortProbe, Proto, gateway};
+use crate::topology::{Behaviour, Flows, HostFacts, HostRoute, Interface, Nat, PortProbe, Proto};
 use crate::wiring::{
-    BackendSpec, Host, NetworkSpec, PodSpec, PublishSpec, endpoint_ifindex, gateway_ifindex, gateway_ifname,
-    gateway_mac, host_ifname, host_mac,
+    Host, PodSpec, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname, host_mac,
 };
 
 /// The main routing table.
@@ -474,71 +474,4 @@ fn is_bpffs(at: &Path) -> bool {
 
 fn port_set(ports: &str) -> Result<PortSet, FabricError> {
     ports.parse().map_err(|e| FabricError::step(format!("read ports {ports:?}"), e))
-}
-
-/// Ids are below `abi::MAX_NETWORKS`.
-#[expect(clippy::cast_possible_truncation, reason = "network ids are at most 255")]
-const fn id16(id: u32) -> u16 {
-    id as u16
-}
-
-fn netns_name(pod: &PodRow) -> Result<NetnsName, FabricError> {
-    NetnsName::new(&pod.name).map_err(|e| FabricError::step(format!("pod {:?}", pod.name), e))
-}
-
-fn network_spec(row: &NetworkRow) -> NetworkSpec {
-    let network = &row.network;
-    let net4 = |n: Ipv4Net| match gateway(n.into()) {
-        IpAddr::V4(a) => Ipv4Net::new(a, n.prefix_len()).ok(),
-        IpAddr::V6(_) => None,
-    };
-    let net6 = |n: Ipv6Net| match gateway(n.into()) {
-        IpAddr::V6(a) => Ipv6Net::new(a, n.prefix_len()).ok(),
-        IpAddr::V4(_) => None,
-    };
-    NetworkSpec {
-        id: id16(row.id),
-        gateway4: network.subnet4().and_then(net4),
-        gateway6: network.subnet6().and_then(net6),
-        mtu_bytes: row.mtu_bytes,
-        masquerade: network.masquerade,
-        snat_addresses: network.snat_address.clone(),
-        endpoint_independent: network.mapping == Behaviour::EndpointIndependent,
-        open_to_all: network.filtering == Behaviour::EndpointIndependent,
-        host_access: row.host_access,
-        no_masquerade: network.no_masquerade.clone(),
-    }
-}
-
-fn publish_spec(row: &PublishRow, pods: &[PodRow]) -> PublishSpec {
-    let publish = &row.publish;
-    let pod = |b: &BackendRow| pods.iter().find(|p| p.id == b.pod).map(|p| (*b, p));
-    let backends: Vec<_> = row.backends.iter().filter_map(pod).collect();
-    // Of "any address, both families" only the families the pods have: the host's own sockets keep the other.
-    let families = backends.first().map(|(_, p)| (p.addr4.is_some(), p.addr6.is_some()));
-    let addr = match (publish.address, families) {
-        (None, Some((true, false))) => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-        (None, Some((false, true))) => Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
-        (address, _) => address,
-    };
-    PublishSpec {
-        id: row.index,
-        owner: row.id,
-        backends: backends
-            .iter()
-            .map(|(b, pod)| BackendSpec { slot: pod.slot, name: pod.name.clone(), weight: b.weight, open: !b.draining })
-            .collect(),
-        sticky: row.affinity == Affinity::Client,
-        allow: row.allow.clone(),
-        active: !row.draining,
-        loopback: publish.is_loopback(),
-        ports: PublishPorts {
-            addr,
-            proto: publish.proto.number(),
-            host_first: publish.host_ports.start(),
-            pod_first: publish.pod_ports.start(),
-            #[expect(clippy::cast_possible_truncation, reason = "without port 0 there are at most 65535")]
-            count: publish.host_ports.len() as u16,
-        },
-    }
 }

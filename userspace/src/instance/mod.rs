@@ -12,6 +12,7 @@ mod kernel;
 mod plan;
 mod reserve;
 mod session;
+mod specs;
 mod status;
 mod sweep;
 mod verbs;

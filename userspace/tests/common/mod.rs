@@ -23,11 +23,11 @@ pub mod observer;
 pub mod packet;
 pub mod pods;
 pub mod snapshot;
-
 pub mod traffic;
 pub mod tun;
 pub mod wait;
 pub mod who;
+pub mod wired;
 
 use std::fs;
 use std::panic;
