@@ -3,9 +3,10 @@
 use core::ptr::NonNull;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
+use netns_ebpf_common::account::Destination;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, State};
 
-use super::{Account, FamilyMaps, leave, scratch};
+use super::{Account, FamilyMaps, leave, scratch, search_again};
 
 /// An entry of the flow table, in place.
 ///
@@ -137,13 +138,34 @@ impl<F: FamilyMaps> FlowRef<F> {
     #[inline(always)]
     fn remove_one(self, key: &FlowKey<F::Addr>) -> u32 {
         let (original, account) = (self.is_original(), self.account());
+        let destination = if original { self.destination(key) } else { None };
         if !Self::remove(key) {
             return 0;
         }
         if original {
             leave::<F>(account);
         }
+        if let Some(destination) = destination {
+            search_again::<F>(destination);
+        }
         1
+    }
+
+    /// Where the packets of the opener's direction go, in working memory.
+    #[inline(always)]
+    fn destination(self, key: &FlowKey<F::Addr>) -> Option<&'static Destination<F::Addr>> {
+        let scratch = scratch::<F>().ok()?;
+        let to = self.to();
+        // SAFETY: per-CPU, no nesting; who else uses the field is done with it before a flow can end.
+        unsafe {
+            let destination = &mut (*scratch).opening.destination;
+            destination.addr = to.dst;
+            destination.network = key.zone;
+            destination.port = to.dport;
+            destination.proto = key.proto;
+            destination._pad = [0; 3];
+            Some(destination)
+        }
     }
 
     /// Whether `key` is that of its other direction: a flow that was opened anew has another one.

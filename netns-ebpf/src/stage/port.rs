@@ -110,10 +110,13 @@ impl<F: FamilyMaps> Steps for Candidates<F> {
 pub fn claim<F: FamilyMaps>(pkt: &Packet) -> Result<(), DropReason> {
     let s = maps::opening_flow::<F>()?;
     let ports = s.plan.ports;
+    let ask_host = matches!(ports, Ports::HostRange | Ports::Pool);
+    if ask_host && maps::is_exhausted::<F>(s.set_destination(), now_ns()) {
+        return Err(DropReason::PortsExhausted);
+    }
     let own = s.peer_key.tuple.dport.get();
     let config = maps::host_config()?;
     let (min, max) = (config.snat_port_min, config.snat_port_max);
-    let ask_host = matches!(ports, Ports::HostRange | Ports::Pool);
     let try_own = !ask_host || (min..=max).contains(&own);
     let last = match ports {
         // Without translation there is nothing to tell two flows with one tuple apart by.
