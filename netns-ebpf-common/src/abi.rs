@@ -48,8 +48,24 @@ pub const OPENED_RING: u32 = 131_072;
 /// Destinations of one family whose port exhaustion is counted; the least recently counted one gives way.
 pub const MAX_EXHAUSTED: u32 = 1024;
 
-/// Datagrams in pieces of one family whose ports are remembered; the least recently used one gives way.
-pub const MAX_FRAGMENTS: u32 = 8192;
+/// Datagrams in pieces of one family, of all areas; the least recently used one gives way. On a machine with more than 16 CPUs
+/// there are more: the kernel keeps places free for each.
+pub const MAX_DATAGRAMS: u32 = 4096;
+
+/// Datagrams in pieces of one pod, of one family.
+pub const DATAGRAMS_PER_POD: u32 = 256;
+
+/// Areas for machines on the LAN, by source address.
+pub const LAN_AREAS: u32 = 4;
+
+/// Datagrams in pieces of one such area, of one family.
+pub const DATAGRAMS_PER_LAN_AREA: u32 = 512;
+
+/// Pieces that wait for their first, of all areas; the least recently used one gives way.
+pub const MAX_HELD: u32 = 512;
+
+/// Pieces of one area that wait.
+pub const HELD_PER_AREA: u32 = 64;
 
 /// Peers of the host's sockets of one family whose published address is remembered; the least recently used one gives
 /// way, and from then on its socket sees the pod's own address as its peer.
@@ -150,10 +166,14 @@ pub mod map {
     pub const EXHAUSTED4: &str = "EXHAUSTED4";
     /// LRU hash, IPv6.
     pub const EXHAUSTED6: &str = "EXHAUSTED6";
-    /// LRU hash: [`crate::fragment::FragmentKey`]`<Addr4>` to [`crate::fragment::FragmentPorts`].
-    pub const FRAGMENTS4: &str = "FRAGMENTS4";
+    /// LRU hash: [`crate::fragment::DatagramSlot`] to [`crate::fragment::Datagram`]`<Addr4>`.
+    pub const DATAGRAMS4: &str = "DATAGRAMS4";
     /// LRU hash, IPv6.
-    pub const FRAGMENTS6: &str = "FRAGMENTS6";
+    pub const DATAGRAMS6: &str = "DATAGRAMS6";
+    /// LRU hash: [`crate::fragment::HeldKey`] to [`crate::fragment::HeldPiece`].
+    pub const HELD: &str = "HELD";
+    /// Array by area: `u64`, how many pieces have waited so far.
+    pub const HELD_SO_FAR: &str = "HELD_SO_FAR";
     /// Array, one element: cookie (`u64`) of the network namespace whose sockets the socket hooks serve; 0: none.
     pub const HOST_NETNS: &str = "HOST_NETNS";
     /// LRU hash: [`crate::host_socket::HostPeerKey`]`<Addr4>` to [`crate::host_socket::HostPeer`]`<Addr4>`.

@@ -70,13 +70,16 @@ impl Hook {
     }
 }
 
-/// Elements of the verdict counters: 8 kinds for each hook.
-pub const VERDICT_COUNTERS: u32 = 8 * Hook::ALL.len() as u32;
+/// Columns of the verdict counters, kinds to come included.
+const KINDS: u32 = 16;
+
+/// Elements of the verdict counters.
+pub const VERDICT_COUNTERS: u32 = KINDS * Hook::ALL.len() as u32;
 
 /// Index of a hook's verdict kind in the verdict counters.
 #[inline(always)]
 pub const fn verdict_index(hook: Hook, kind: Kind) -> u32 {
-    hook as u32 * 8 + kind as u32
+    hook as u32 * KINDS + kind as u32
 }
 
 pod!(EndpointCounters: size 72, align 8);

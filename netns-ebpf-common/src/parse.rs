@@ -118,8 +118,13 @@ pub struct Parsed<A> {
     pub tuple: FlowTuple<A>,
     /// TCP only.
     pub tcp: TcpFields,
-    /// Identification of a datagram in pieces; IPv4's 16 bits come first.
+    /// What tells a datagram in pieces from others between the same hosts: IPv4's identification (16 bits) and protocol (RFC 791
+    /// section 3.2), IPv6's identification alone (RFC 8200 section 4.5: what a later piece says of the next header is not used).
     pub fragment_id: [u8; 4],
+    /// Where a piece begins in its datagram's payload: a multiple of 8.
+    pub piece_off_bytes: u16,
+    /// Length of a piece; of a whole datagram's payload in the lower 16 bits.
+    pub piece_len_bytes: u16,
     l4_off: Off,
     headers_len_bytes: u16,
     /// Protocol number of the transport (behind all extension headers).
@@ -132,6 +137,8 @@ pub struct Parsed<A> {
     pub icmp: IcmpKind,
     /// Whole, or which piece.
     pub fragment: Fragment,
+    /// Whether pieces follow this one.
+    pub more_pieces: bool,
     /// Why the extension headers cannot be followed, if so.
     refused: Option<DropReason>,
 }
@@ -184,6 +191,8 @@ pub struct Quote<A> {
     pub proto: u8,
     /// What a quoted ICMP message is.
     pub icmp: IcmpKind,
+    /// Where IPv6's extension headers are followed.
+    chain: Parsed<A>,
 }
 
 impl<A> Quote<A> {
@@ -236,12 +245,18 @@ pub fn ipv4<T: Frame + ?Sized>(
     p.tuple = FlowTuple { src: Addr4(ip.src), dst: Addr4(ip.dst), ..FlowTuple::default() };
     p.proto = ip.proto;
     p.hop_limit = ip.ttl;
-    p.fragment_id = [ip.id[0], ip.id[1], 0, 0];
+    p.fragment_id = [ip.id[0], ip.id[1], ip.proto, 0];
+    p.piece_off_bytes = ip.fragment_offset();
+    p.more_pieces = ip.more_fragments();
     p.fragment = match (ip.fragment_offset(), ip.more_fragments()) {
         (0, false) => Fragment::Whole,
         (0, true) => Fragment::First,
         _ => Fragment::Later,
     };
+    // The length field of the datagram put together would not hold it ("ping of death").
+    if ip.fragment_offset() as usize + total_len > 0xffff && !matches!(p.fragment, Fragment::Whole) {
+        return Err(DropReason::Malformed);
+    }
     transport::<V4, T>(frame, p, l3_off, header_len, total_len - header_len)
 }
 
@@ -329,8 +344,21 @@ pub fn ipv6<T: Frame + ?Sized>(
     if headers_len - IPV6_LEN > payload_len {
         return Err(DropReason::Malformed);
     }
-    transport::<V6, T>(frame, p, l3_off, headers_len, payload_len - (headers_len - IPV6_LEN))
+    let len_bytes = payload_len - (headers_len - IPV6_LEN);
+    if p.piece_off_bytes as usize + len_bytes > 0xffff && !matches!(p.fragment, Fragment::Whole) {
+        return Err(DropReason::Malformed);
+    }
+    transport::<V6, T>(frame, p, l3_off, headers_len, len_bytes)?;
+    // Linux puts a jumbo option before a BIG TCP packet's TCP and takes it out again when it cuts the packet (kernel 5.19, commit
+    // 09f3d1a3a52c).
+    if ip.payload_len() == 0 && ip.next_header == next::HOP_BY_HOP {
+        p.headers_len_bytes = p.headers_len_bytes.wrapping_sub(JUMBO_LEN);
+    }
+    Ok(())
 }
+
+/// A hop-by-hop header with nothing but a jumbo option (RFC 2675 section 2).
+const JUMBO_LEN: u16 = 8;
 
 impl Parsed<Addr6> {
     #[inline(always)]
@@ -358,6 +386,8 @@ impl Walk for Parsed<Addr6> {
                     return self.refuse(DropReason::ExtensionHeader);
                 }
                 self.fragment_id = f.id;
+                self.piece_off_bytes = f.fragment_offset();
+                self.more_pieces = f.more_fragments();
                 self.fragment = match (f.fragment_offset(), f.more_fragments()) {
                     // RFC 6946: an atomic fragment is a whole datagram.
                     (0, false) => Fragment::Whole,
@@ -411,6 +441,11 @@ fn transport<F: Family, T: Frame + ?Sized>(
     p.headers_len_bytes = headers_len as u16;
     p.l4 = L4::Other;
     p.icmp = IcmpKind::Other;
+    p.piece_len_bytes = len_bytes as u16;
+    // RFC 8200 section 4.5, and RFC 791 section 3.2 as the offset counts in 8 bytes: all pieces but the last are multiples of 8.
+    if !matches!(p.fragment, Fragment::Whole) && (len_bytes == 0 || p.more_pieces && len_bytes & 7 != 0) {
+        return Err(DropReason::Malformed);
+    }
     if matches!(p.fragment, Fragment::Later) {
         p.l4 = L4::LaterFragment;
         return Ok(());
@@ -469,24 +504,30 @@ pub fn quote4<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Addr4>) ->
     quote_transport::<V4, T>(frame, off, ip.header_len(), q)
 }
 
-/// Parses an IPv6 packet quoted at `off` into `q`; `false` if it is none of a flow's. Only a fragment header is followed.
+/// Parses an IPv6 packet quoted at `off` into `q`; `false` if it is none of a flow's. Extension headers are followed as in a packet
+/// that is not quoted.
 #[inline(always)]
 pub fn quote6<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Addr6>) -> bool {
     let Some(ip) = frame.read::<Ipv6Hdr>(off) else { return false };
     if ip.version() != 6 {
         return false;
     }
-    q.tuple = FlowTuple { src: Addr6(ip.src), dst: Addr6(ip.dst), ..FlowTuple::default() };
-    q.proto = ip.next_header;
-    let mut headers_len = IPV6_LEN;
-    if ip.next_header == next::FRAGMENT {
-        let Some(f) = frame.read::<FragmentHdr>(off + IPV6_LEN) else { return false };
-        if f.fragment_offset() != 0 {
+    let Some(l4_off) = Off::new(off + IPV6_LEN) else { return false };
+    let chain = &mut q.chain;
+    chain.proto = ip.next_header;
+    chain.l4_off = l4_off;
+    chain.headers_len_bytes = IPV6_LEN as u16;
+    chain.fragment = Fragment::Whole;
+    chain.refused = None;
+    if is_extension(ip.next_header) {
+        frame.walk(MAX_EXTENSION_HEADERS as u32, chain);
+        if chain.refused.is_some() || matches!(chain.fragment, Fragment::Later) {
             return false;
         }
-        q.proto = f.next_header;
-        headers_len += size_of::<FragmentHdr>();
     }
+    let headers_len = chain.headers_len_bytes as usize;
+    q.proto = chain.proto;
+    q.tuple = FlowTuple { src: Addr6(ip.src), dst: Addr6(ip.dst), ..FlowTuple::default() };
     quote_transport::<V6, T>(frame, off, headers_len, q)
 }
 

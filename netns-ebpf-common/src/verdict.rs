@@ -34,12 +34,23 @@ pub enum Kind {
     Reject = 6,
     /// Dropped and counted; in its place an ICMP error goes up into the host by the ingress of a gateway device.
     RejectHost = 7,
+    /// Put aside: a piece of a datagram that will come by once more, behind the first one.
+    Held = 8,
 }
 
 impl Kind {
     /// All of them, in column order.
-    pub const ALL: [Self; 8] =
-        [Self::Pass, Self::Peer, Self::Neigh, Self::Host, Self::Out, Self::Drop, Self::Reject, Self::RejectHost];
+    pub const ALL: [Self; 9] = [
+        Self::Pass,
+        Self::Peer,
+        Self::Neigh,
+        Self::Host,
+        Self::Out,
+        Self::Drop,
+        Self::Reject,
+        Self::RejectHost,
+        Self::Held,
+    ];
 
     /// The word for it in JSON and tables.
     pub const fn as_str(self) -> &'static str {
@@ -52,6 +63,7 @@ impl Kind {
             Self::Drop => "drop",
             Self::Reject => "reject",
             Self::RejectHost => "reject-host",
+            Self::Held => "held",
         }
     }
 
@@ -65,6 +77,9 @@ impl Kind {
 impl Verdict {
     /// Up the stack.
     pub const PASS: Self = Self::to(Kind::Pass, 0);
+
+    /// Put aside.
+    pub const HELD: Self = Self::to(Kind::Held, 0);
 
     #[inline(always)]
     const fn to(kind: Kind, ifindex: u32) -> Self {
@@ -211,7 +226,7 @@ drop_reasons! {
     NoFlow = 21, "no-flow";
     /// An IP protocol that cannot be translated.
     UnknownProtocol = 22, "unknown-protocol";
-    /// A fragment whose first fragment has not been seen.
+    /// A fragment whose first fragment has not been seen, and that cannot wait for it: it is larger than 9216 bytes, or memory is short.
     Fragment = 23, "fragment";
     /// IPv6 extension headers beyond what is parsed, or of a kind that is refused.
     ExtensionHeader = 24, "extension-header";
@@ -233,6 +248,8 @@ drop_reasons! {
     NotAllowed = 32, "not-allowed";
     /// The pod has all the flows it may have (`netns status` counts them); if it opened the flow it got administratively-prohibited.
     FlowLimit = 33, "flow-limit";
+    /// A fragment that overlaps another of its datagram or repeats it; after an overlap the whole datagram is dropped.
+    FragmentOverlap = 34, "fragment-overlap";
 }
 
 /// Elements of the drop counters.

@@ -153,7 +153,8 @@ fn act(verdict: Verdict) -> i32 {
         Kind::Neigh => packet::redirect_neigh(ifindex),
         Kind::Host | Kind::RejectHost => packet::redirect(ifindex, BPF_F_INGRESS as u64),
         Kind::Out | Kind::Reject => packet::redirect(ifindex, 0),
-        Kind::Drop => TC_ACT_SHOT,
+        // What was put aside is a copy.
+        Kind::Drop | Kind::Held => TC_ACT_SHOT,
     }
 }
 

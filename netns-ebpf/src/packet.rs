@@ -5,8 +5,8 @@ use core::mem;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup,
-    bpf_sock_tuple,
+    __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
+    bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup, bpf_sock_tuple,
 };
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::TcContext;
@@ -270,6 +270,46 @@ impl Packet {
         // SAFETY: the helper reads the `len_bytes` just written.
         let sum = unsafe { helpers::bpf_csum_diff(core::ptr::null_mut(), 0, scratch.cast(), len_bytes as u32, 0) };
         if sum < 0 { Err(DropReason::Internal) } else { Ok(Sum(sum as u32)) }
+    }
+
+    /// Copies the packet's first `len_bytes` (at most `N`) to a map value.
+    #[inline(always)]
+    pub fn copy_to<const N: usize>(&self, len_bytes: usize, to: &mut [u8; N]) -> Result<(), DropReason> {
+        let len_bytes = opaque(len_bytes);
+        if len_bytes == 0 || len_bytes > N {
+            return Err(DropReason::Internal);
+        }
+        let to = core::ptr::from_mut(to).cast();
+        // SAFETY: `to` has N bytes and `len_bytes` is within them, as just checked.
+        let ret = unsafe { helpers::bpf_skb_load_bytes(self.skb().cast(), 0, to, len_bytes as u32) };
+        if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }
+    }
+
+    /// Makes the packet the frame of `len_bytes` (at most `N`) in a map value. Its metadata stay: device, mark, timestamp.
+    #[inline(always)]
+    pub fn copy_from<const N: usize>(&self, len_bytes: usize, from: &[u8; N]) -> Result<(), DropReason> {
+        let len_bytes = opaque(len_bytes);
+        if len_bytes == 0 || len_bytes > N {
+            return Err(DropReason::Internal);
+        }
+        let from = core::ptr::from_ref(from).cast_mut().cast();
+        // SAFETY: plain numbers, and `from` has N bytes of which `len_bytes` are read. The kernel uncopies and linearises the
+        // packet; a complete checksum is kept right or given up.
+        let ret = unsafe {
+            if helpers::bpf_skb_change_tail(self.skb(), len_bytes as u32, 0) != 0 {
+                return Err(DropReason::Internal);
+            }
+            helpers::bpf_skb_store_bytes(self.skb(), 0, from, len_bytes as u32, BPF_F_RECOMPUTE_CSUM.into())
+        };
+        if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }
+    }
+
+    /// Sends a copy of the packet into a device's ingress: it is queued, and comes through the hooks there after this run.
+    #[inline(always)]
+    pub fn clone_to_ingress(&self, ifindex: u32) -> Result<(), DropReason> {
+        // SAFETY: plain numbers.
+        let ret = unsafe { helpers::bpf_clone_redirect(self.skb(), ifindex, BPF_F_INGRESS.into()) };
+        if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }
     }
 
     /// Takes steps until one says it is the last, at most `n` (kernel 5.17, commit e6f2dd0f8067).

@@ -1,7 +1,7 @@
 //! Counting: one verdict per packet and hook, one reason per drop.
 
 use netns_ebpf_common::counters::{Hook, verdict_index};
-use netns_ebpf_common::verdict::{DropReason, Verdict};
+use netns_ebpf_common::verdict::{DropReason, Kind, Verdict};
 
 use crate::maps;
 use crate::packet::Packet;
@@ -19,9 +19,12 @@ pub fn count(pkt: &Packet, hook: Hook, verdict: Verdict) {
     }
 }
 
-/// Counts a packet its pod sent.
+/// Counts a packet its pod sent; one that was put aside counts when it comes by again.
 #[inline(always)]
 pub fn count_endpoint_tx(slot: u32, len_bytes: usize, verdict: Verdict) {
+    if matches!(verdict.kind(), Kind::Held) {
+        return;
+    }
     maps::with_endpoint_stats(slot, |s| {
         s.tx_packets += 1;
         s.tx_bytes += len_bytes as u64;

@@ -6,10 +6,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use common::frame::Tap;
-use common::isolated;
 use common::packet::{ethernet, ipv4, ipv6, tcp, udp, udp6};
 use common::pods::{BLUE, GATEWAY, GREEN, RED, client, far, server, site, uplink};
 use common::traffic::{both, closed, direct, published};
+use common::{isolated, wait_until};
 use netns::check::{Probe, Target};
 
 const MARK: &[u8] = b"this datagram must reach nobody";
@@ -65,6 +65,52 @@ fn martians_from_the_lan_reach_neither_host_nor_pod() {
         });
         let reached = red.find(Duration::ZERO, |f| f.windows(MARK.len()).any(|w| w == MARK));
         assert!(reached.is_none(), "reached red as {reached:02x?}");
+    });
+}
+
+/// A tagged frame is a VLAN device's of the host: neither a published port's nor a flow's, whatever is in it.
+#[test]
+fn tagged_frames_at_the_uplink_are_left_alone() {
+    isolated(|here| {
+        here.pods();
+        let lan = here.inside("lan", || Tap::open("lan0"));
+        let red = here.tap("red");
+        let (host_mac, lan_mac) = (here.own_mac("up0"), here.mac("lan", "lan0"));
+        let packets = |payload: &[u8]| {
+            let datagram = udp6(client().v6, uplink().v6, 40_000, 8080, payload);
+            [
+                (0x0800_u16, ipv4(client().v4, uplink().v4, 17, &udp(40_000, 8080, payload))),
+                (0x86dd, ipv6(client().v6, uplink().v6, 17, 64, &datagram)),
+            ]
+        };
+        let has = |payload: &'static [u8]| move |f: &[u8]| f.windows(payload.len()).any(|w| w == payload);
+        let uplink_row = || {
+            let status = here.status();
+            let hooks = status["verdicts"].as_array().expect("verdicts").clone();
+            hooks.into_iter().find(|h| h["hook"] == "from_uplink").expect("from_uplink")
+        };
+        for tag in [0x8100_u16, 0x88a8] {
+            let before = uplink_row();
+            for (ethertype, packet) in packets(MARK) {
+                let tagged = [&[0, 5][..], &ethertype.to_be_bytes(), &packet].concat();
+                lan.send(&ethernet(host_mac, lan_mac, tag, &tagged));
+            }
+            wait_until("both frames pass", Duration::from_secs(5), || {
+                uplink_row()["pass"].as_u64() >= before["pass"].as_u64().map(|n| n + 2)
+            });
+            assert_eq!(uplink_row()["drop"], before["drop"]);
+        }
+        // Without a tag they arrive, behind whatever came before.
+        for (ethertype, packet) in packets(b"this one has no tag") {
+            lan.send(&ethernet(host_mac, lan_mac, ethertype, &packet));
+            let mut tagged = None;
+            let arrived = red.find(Duration::from_secs(5), |f| {
+                tagged = tagged.take().or_else(|| has(MARK)(f).then(|| f.to_vec()));
+                has(b"this one has no tag")(f)
+            });
+            assert!(arrived.is_some(), "{ethertype:#x} reaches red");
+            assert_eq!(tagged, None, "a tagged one reached red");
+        }
     });
 }
 

@@ -2,13 +2,15 @@
 
 mod common;
 
+use std::net::SocketAddr;
+
 use common::packet::{checksum, ipv4, ipv6, udp, udp6};
 use common::pods::{BLUE, GATEWAY, GREEN, RED, TOPOLOGY, server, site, uplink};
 use common::talk::{PATIENCE, Talk, at, flows, serve};
 use common::traffic::{both, closed, direct, published};
 use common::tun::Tunnel;
 use common::{Isolated, isolated, wait_until};
-use netns::check::{Family, Probe, Site, Target};
+use netns::check::{Family, Order, Probe, Site, Target};
 
 /// The tunnel's addresses: the host's, and those of the machine at its other end.
 const NEAR: [&str; 2] = ["203.0.113.2", "2001:db8:2::2"];
@@ -81,6 +83,11 @@ fn a_tunnel_is_an_uplink_as_any_other() {
         cases.extend(published(behind(), RED, near(), 9001, 7001, behind()));
         cases.extend(closed(other_end(), RED, near(), 9011, 7011));
         here.flows(&cases);
+        // Pieces that wait have no link layer either.
+        let pieces = |target, seen_as| Probe::Pieces { bytes: 5000, target, seen_as, order: Order::Reverse };
+        here.flows(&both(RED, other_end(), |f| pieces(Target::Direct, near().ip(f))));
+        let at = |f| Target::Published { at: SocketAddr::new(near().ip(f), 8080), pod_port: 80 };
+        here.flows(&both(behind(), RED, |f| pieces(at(f), behind().ip(f))));
         here.ip("-n wan -4 route add 10.244.0.0/24 dev wan0");
         here.ip("-n wan -6 route add fd00:244::/64 dev wan0");
         here.drops_more("not-published", "connecting to a pod from the tunnel", || {

@@ -99,7 +99,19 @@ both!(
 both!(
     fn a_quote_with_options_is_read_past_them(b, v) {
         if v == V6 {
-            // Of IPv6's extension headers a quote may have the one a first piece of a datagram has.
+            for l4 in transports() {
+                let (mut sent, mut left, _) = masqueraded(b, v, l4);
+                let options = |kind| (kind, vec![0, 0, 1, 4, 0, 0, 0, 0]);
+                for chain in [vec![options(60)], vec![options(0), options(60)], vec![options(0), (60, vec![0; 24])]] {
+                    (sent.extensions, left.extensions) = (chain.clone(), chain);
+                    let about = quoting(Problem::TimeExceeded, v, &left, usize::MAX);
+                    let error = from_lan(ROUTER.ip(v), HOST.ip(v), about);
+                    let mut got = error.clone();
+                    (got.dst, got.l4) = (RED.ip(v), quoting(Problem::TimeExceeded, v, &sent.sent_on(), usize::MAX));
+                    b.lan_sends(&error, &Want::peer(RED, &got.delivered(RED)));
+                }
+            }
+            // A first piece's as well.
             let (sent, left, _) = masqueraded(b, v, udp(1000, 53).with_payload(40));
             let ([about, _], [seen, _]) = (left.in_two(9, 24), sent.sent_on().in_two(9, 24));
             let error = from_lan(ROUTER.ip(v), HOST.ip(v), quoting(Problem::TooBig(1280), v, &about, usize::MAX));
@@ -180,6 +192,49 @@ both!(
         (seen.src, seen.dst) = (HOST.ip(v), RED.ip(v));
         seen.l4 = quoting(Problem::PortUnreachable, v, &sent.sent_on(), usize::MAX);
         b.pod_sends(BLUE, &error, &Want::peer(RED, &seen.delivered(RED)));
+    }
+);
+
+both!(
+    fn the_other_end_of_a_hairpin_gets_an_error_too(b, v) {
+        // Red closed its socket, and says so about blue's answer.
+        b.configure(|c| (c.snat_port_min, c.snat_port_max) = (20_000, 20_000));
+        let sent = from_pod(RED, HOST.ip(v), udp(1000, 5353));
+        let got = sent.translated((HOST.ip(v), 20_000), (BLUE.ip(v), 53)).delivered(BLUE);
+        let flow = Pair::new(1, &sent, 1, &got, Target::Slot(BLUE.slot), Target::Slot(RED.slot))
+            .owned(RED.slot)
+            .published(DNS);
+        b.pod_sends(RED, &sent, &Want::peer(BLUE, &got).hairpin_opens(DNS).flows([&flow]));
+        let answer = from_pod(BLUE, HOST.ip(v), udp(53, 20_000).with_payload(30));
+        let seen = answer.translated((HOST.ip(v), 5353), (RED.ip(v), 1000)).delivered(RED);
+        let flow = flow.state(State::Established);
+        b.pod_sends(BLUE, &answer, &Want::peer(RED, &seen).flows([&flow]));
+        for problem in PROBLEMS {
+            let error = from_pod(RED, HOST.ip(v), quoting(problem, v, &seen, usize::MAX));
+            let mut told = error.clone();
+            (told.src, told.dst) = (HOST.ip(v), BLUE.ip(v));
+            told.l4 = quoting(problem, v, &answer.sent_on(), usize::MAX);
+            b.pod_sends(RED, &error, &Want::peer(BLUE, &told.delivered(BLUE)));
+        }
+    }
+);
+
+both!(
+    fn an_error_crosses_networks_by_a_published_port(b, v) {
+        b.configure(|c| (c.snat_port_min, c.snat_port_max) = (20_000, 20_000));
+        let sent = from_pod(RED, HOST.ip(v), tcp(1000, 8081, flag::SYN).with_payload(40));
+        let got = sent.translated((HOST.ip(v), 20_000), (YELLOW.ip(v), 80)).delivered(YELLOW);
+        let flow = Pair::new(1, &sent, 2, &got, Target::Slot(YELLOW.slot), Target::Slot(RED.slot))
+            .owned(RED.slot)
+            .published(ABROAD);
+        b.pod_sends(RED, &sent, &Want::peer(YELLOW, &got).hairpin_opens(ABROAD).flows([&flow]));
+        for length in lengths(v) {
+            let error = from_pod(YELLOW, HOST.ip(v), quoting(Problem::TooBig(1280), v, &got, length));
+            let mut told = error.clone();
+            (told.src, told.dst) = (HOST.ip(v), RED.ip(v));
+            told.l4 = quoting(Problem::TooBig(1280), v, &sent.sent_on(), length);
+            b.pod_sends(YELLOW, &error, &Want::peer(RED, &told.delivered(RED)));
+        }
     }
 );
 

@@ -212,13 +212,11 @@ both!(
         let left = ask.translated((HOST.ip(v), 20_000), (SERVER.ip(v), 53)).sent_on();
         let flow = pair(b, &ask, &left);
         let ([first, later], [first_left, later_left]) = (ask.in_two(7, 32), left.in_two(7, 32));
-        // Nobody knows what a later piece is before its first one has come.
-        b.pod_sends(RED, &later, &Want::drop(DropReason::Fragment));
         b.pod_sends(RED, &first, &Want::neigh(&first_left).flows([&flow]));
         b.pod_sends(RED, &later, &Want::neigh(&later_left).flows([&flow]));
         // Another datagram's piece is not this one's.
         let [_, other] = ask.in_two(8, 32);
-        b.pod_sends(RED, &other, &Want::drop(DropReason::Fragment));
+        b.pod_sends(RED, &other, &Want::held());
         // The answer, in two as well.
         let answer = from_lan(SERVER.ip(v), HOST.ip(v), udp(53, 20_000).with_payload(64));
         let got = answer.translated((SERVER.ip(v), 53), (RED.ip(v), 20_000)).delivered(RED);

@@ -71,13 +71,28 @@ fn ipv4_golden() {
 #[test]
 fn ipv4_pieces() {
     let p = parse4(&frame4(&[], [0x20, 0], 17, &UDP)).expect("first");
-    assert_eq!((p.fragment, p.fragment_id, ports(&p)), (Fragment::First, [0xab, 0xcd, 0, 0], (1000, 53)));
-    for frag in [[0x20, 1], [0, 1], [0x1f, 0xff]] {
+    assert_eq!((p.fragment, p.fragment_id, ports(&p)), (Fragment::First, [0xab, 0xcd, 17, 0], (1000, 53)));
+    for (frag, off_bytes) in [([0x20, 1], 8), ([0, 1], 8), ([0x1f, 0xfb], 0xffd8)] {
         // Whatever it looks like, it has no ports.
         let p = parse4(&frame4(&[], frag, 17, &UDP)).expect("later");
         assert_eq!((p.fragment, p.l4, ports(&p)), (Fragment::Later, L4::LaterFragment, (0, 0)));
-        assert_eq!(p.csum_off(), None);
+        assert_eq!((p.csum_off(), p.piece_off_bytes, p.piece_len_bytes), (None, off_bytes, 8));
+        assert_eq!(p.more_pieces, frag[0] & 0x20 != 0);
     }
+    let bad = [
+        ("not a multiple of 8", [0x20, 1], 12),
+        ("nothing", [0, 1], 0),
+        ("a first one without the transport's header", [0x20, 0], 0),
+        ("beyond 65535", [0x1f, 0xfc], 20),
+        ("far beyond", [0x1f, 0xff], 64),
+    ];
+    for (what, frag, bytes) in bad {
+        assert_eq!(parse4(&frame4(&[], frag, 17, &[0; 64][..bytes])), Err(DropReason::Malformed), "{what}");
+    }
+    // 20 bytes of header, 65504 before this piece, 11 in it: the largest datagram there is.
+    assert!(parse4(&frame4(&[], [0x1f, 0xfc], 17, &[0; 11])).is_ok());
+    // RFC 1858 section 3: a TCP header in two pieces.
+    assert_eq!(parse4(&frame4(&[], [0x20, 0], 6, &tcp()[..16])), Err(DropReason::Malformed), "tiny");
 }
 
 #[test]
@@ -124,6 +139,23 @@ fn ipv6_golden() {
 }
 
 #[test]
+fn big_tcp() {
+    let big = [tcp(), vec![0; 70_000]].concat();
+    let jumbo = [&[6, 0, 0xc2, 4][..], &(big.len() as u32 + 8).to_be_bytes(), &big].concat();
+    for (what, first, body, l4_off) in [("without an option", 6, big, 54), ("with one", 0, jumbo, 62)] {
+        let mut frame = frame6(first, &body);
+        frame[18..20].copy_from_slice(&[0; 2]);
+        let p = parse6(&frame).expect(what);
+        // Segments have no such option, so none of them is larger for it.
+        assert_eq!((p.l4, p.l4_off(), p.headers_len_bytes(), ports(&p)), (L4::Tcp, l4_off, 60, (1000, 80)), "{what}");
+    }
+    let mut frame = frame4(&[], [0x40, 0], 6, &[tcp(), vec![0; 70_000]].concat());
+    frame[16..18].copy_from_slice(&[0; 2]);
+    let p = parse4(&frame).expect("IPv4");
+    assert_eq!((p.l4, p.headers_len_bytes(), ports(&p)), (L4::Tcp, 40, (1000, 80)));
+}
+
+#[test]
 fn ipv6_pieces() {
     let piece = |offset_and_more: u16, next: u8, rest: &[u8]| {
         let [high, low] = offset_and_more.to_be_bytes();
@@ -136,6 +168,18 @@ fn ipv6_pieces() {
     // What follows a later piece's header is payload, whatever number the header gives it.
     let p = piece(8, 60, &[0; 3]).expect("later");
     assert_eq!((p.fragment, p.proto), (Fragment::Later, 60));
+    assert_eq!((p.piece_off_bytes, p.piece_len_bytes, p.more_pieces), (8, 3, false));
+    let bad = [
+        ("not a multiple of 8", 9, 12),
+        ("nothing", 8, 0),
+        ("a first one without the transport's header", 1, 0),
+        ("beyond 65535", 0xfff8, 8),
+    ];
+    for (what, offset_and_more, bytes) in bad {
+        assert_eq!(piece(offset_and_more, 17, &[0; 64][..bytes]).err(), Some(DropReason::Malformed), "{what}");
+    }
+    assert!(piece(0xfff8, 17, &[0; 7]).is_ok(), "the last byte a datagram can have");
+    assert_eq!(piece(1, 6, &tcp()[..16]).err(), Some(DropReason::Malformed), "tiny");
     let p = piece(0, 17, &UDP).expect("atomic (RFC 6946)");
     assert_eq!((p.fragment, p.l4), (Fragment::Whole, L4::Udp));
 }
@@ -183,6 +227,15 @@ fn quotes_golden() {
     let first = [&[17, 0, 0, 1, 1, 2, 3, 4][..], &UDP].concat();
     assert!(quote6(frame6(44, &first).as_slice(), ETH_LEN, &mut q));
     assert_eq!((q.proto, q.l4_off(), q.tuple.dport.get()), (17, 62, 53));
+    let options = [60, 0, 1, 4, 0, 0, 0, 0, 44, 0, 1, 4, 0, 0, 0, 0];
+    let behind = frame6(0, &[&options[..], &first].concat());
+    assert!(quote6(behind.as_slice(), ETH_LEN, &mut q));
+    assert_eq!((q.proto, q.l4_off(), q.tuple.dport.get()), (17, 78, 53));
+    for length in 0..behind.len() {
+        assert!(!quote6(&behind[..length], ETH_LEN, &mut q), "{length} bytes");
+    }
+    let later = [&[17, 0, 0, 8, 1, 2, 3, 4][..], &UDP].concat();
+    assert!(!quote6(frame6(44, &later).as_slice(), ETH_LEN, &mut q), "a later piece");
 }
 
 /// Everything a parsed packet points at lies inside the frame.

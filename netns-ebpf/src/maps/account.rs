@@ -198,21 +198,9 @@ pub fn search_again<F: AccountMaps>(to: &Destination<F::Addr>) {
     }
 }
 
-/// Adds to a word of a map element, returns what it was (kernel 5.12, commit 5ca419f2864a).
-///
-/// Written as an instruction, as core has no atomic additions for targets without compare-and-swap of every width.
+/// Adds to a word of a map element, returns what it was.
 #[inline(always)]
 fn fetch_add(word: *mut u64, n: u64) -> u64 {
-    let mut value = n;
-    // SAFETY: `word` lies in a map element that the caller has looked up, 8-aligned as the elements are; the instruction reads
-    // and writes this word and `value`.
-    unsafe {
-        core::arch::asm!(
-            "{value} = atomic_fetch_add((u64 *)({word} + 0), {value})",
-            value = inout(reg) value,
-            word = in(reg) word,
-            options(nostack),
-        );
-    }
-    value
+    // SAFETY: `word` lies in a map element that the caller has looked up, 8-aligned as the elements are.
+    unsafe { super::atomic::fetch_add(word, n) }
 }

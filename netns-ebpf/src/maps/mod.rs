@@ -2,6 +2,8 @@
 #![expect(unsafe_code, reason = "map values are reached by pointers the verifier has checked")]
 
 mod account;
+mod atomic;
+mod datagram;
 mod flow;
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_fib_lookup};
@@ -16,7 +18,7 @@ use netns_ebpf_common::counters::{EndpointCounters, PublishCounters, VERDICT_COU
 use netns_ebpf_common::endpoint::{Endpoint, EndpointKey};
 use netns_ebpf_common::family::{Family, V4, V6};
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, TimeoutClass};
-use netns_ebpf_common::fragment::{FragmentKey, FragmentPorts};
+use netns_ebpf_common::fragment::{Datagram, DatagramSlot};
 use netns_ebpf_common::host::{HostConfig, Uplink};
 use netns_ebpf_common::host_socket::{HostPeer, HostPeerKey};
 use netns_ebpf_common::network::{Network, SnatPool};
@@ -30,6 +32,7 @@ pub use self::account::{
     Account, AccountMaps, count_exhausted, enter, is_exhausted, is_in_vain, leave, pop_opened, push_opened,
     search_again, was_in_vain,
 };
+pub use self::datagram::{DatagramRef, datagram_slot, held, held_scratch, hold, next_held, oldest_held};
 pub use self::flow::{FlowRef, InsertError};
 use crate::stage::flow::Plan;
 use crate::stage::port::Search;
@@ -80,9 +83,9 @@ static FLOWS4: HashMap<FlowKey<Addr4>, FlowEntry<Addr4>> =
 static FLOWS6: HashMap<FlowKey<Addr6>, FlowEntry<Addr6>> =
     HashMap::with_max_entries(abi::MAX_FLOW_ENTRIES, BPF_F_NO_PREALLOC);
 #[map]
-static FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, FragmentPorts> = LruHashMap::with_max_entries(abi::MAX_FRAGMENTS, 0);
+static DATAGRAMS4: LruHashMap<DatagramSlot, Datagram<Addr4>> = LruHashMap::with_max_entries(abi::MAX_DATAGRAMS, 0);
 #[map]
-static FRAGMENTS6: LruHashMap<FragmentKey<Addr6>, FragmentPorts> = LruHashMap::with_max_entries(abi::MAX_FRAGMENTS, 0);
+static DATAGRAMS6: LruHashMap<DatagramSlot, Datagram<Addr6>> = LruHashMap::with_max_entries(abi::MAX_DATAGRAMS, 0);
 #[map]
 static HOST_NETNS: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
@@ -127,6 +130,10 @@ pub struct Scratch<A> {
     peer_key: FlowKey<A>,
     /// Key of a flow that may have to go.
     candidate: FlowKey<A>,
+    /// A datagram in pieces as it is put into the table: nothing of it has come.
+    datagram: Datagram<A>,
+    /// The place of the datagram of the piece at hand.
+    datagram_slot: DatagramSlot,
 }
 
 /// A flow being opened: both entries, and room for the key of whatever stands in its way.
@@ -169,14 +176,14 @@ pub trait FamilyMaps: Family + AccountMaps {
     fn snat_pools() -> &'static HashMap<u32, SnatPool<Self::Addr>>;
     fn published() -> &'static HashMap<PublishKey<Self::Addr>, PublishedPort>;
     fn flows() -> &'static HashMap<FlowKey<Self::Addr>, FlowEntry<Self::Addr>>;
-    fn fragments() -> &'static LruHashMap<FragmentKey<Self::Addr>, FragmentPorts>;
+    fn datagrams() -> &'static LruHashMap<DatagramSlot, Datagram<Self::Addr>>;
     fn scratch_map() -> &'static PerCpuArray<Scratch<Self::Addr>>;
     fn host_peers() -> &'static LruHashMap<HostPeerKey<Self::Addr>, HostPeer<Self::Addr>>;
     fn allowed() -> &'static LpmTrie<PrefixKey<Self::Addr>, u32>;
 }
 
 macro_rules! family_maps {
-    ($family:ty, $addr:ty, $addrs:ident, $host:ident, $no_masq:ident, $pools:ident, $published:ident, $flows:ident, $fragments:ident, $scratch:ident, $peers:ident, $allow:ident) => {
+    ($family:ty, $addr:ty, $addrs:ident, $host:ident, $no_masq:ident, $pools:ident, $published:ident, $flows:ident, $datagrams:ident, $scratch:ident, $peers:ident, $allow:ident) => {
         impl FamilyMaps for $family {
             #[inline(always)]
             fn addrs() -> &'static HashMap<EndpointKey<$addr>, u32> {
@@ -203,8 +210,8 @@ macro_rules! family_maps {
                 &$flows
             }
             #[inline(always)]
-            fn fragments() -> &'static LruHashMap<FragmentKey<$addr>, FragmentPorts> {
-                &$fragments
+            fn datagrams() -> &'static LruHashMap<DatagramSlot, Datagram<$addr>> {
+                &$datagrams
             }
             #[inline(always)]
             fn scratch_map() -> &'static PerCpuArray<Scratch<$addr>> {
@@ -230,7 +237,7 @@ family_maps!(
     SNAT_POOLS4,
     PUBLISHED4,
     FLOWS4,
-    FRAGMENTS4,
+    DATAGRAMS4,
     SCRATCH4,
     HOST_PEERS4,
     ALLOW4
@@ -244,7 +251,7 @@ family_maps!(
     SNAT_POOLS6,
     PUBLISHED6,
     FLOWS6,
-    FRAGMENTS6,
+    DATAGRAMS6,
     SCRATCH6,
     HOST_PEERS6,
     ALLOW6
@@ -439,20 +446,6 @@ pub fn timeout_ns(class: TimeoutClass) -> u64 {
         },
         None => 0,
     }
-}
-
-/// The ports the first fragment of a datagram had.
-#[inline(always)]
-pub fn fragment<F: FamilyMaps>(key: &FragmentKey<F::Addr>) -> Option<FragmentPorts> {
-    // SAFETY: copied at once; an element reused meanwhile shows another datagram's ports, to which the flow look-up
-    // that follows does not belong, so the fragment is dropped.
-    unsafe { F::fragments().get(key) }.copied()
-}
-
-/// Notes the ports of a first fragment.
-#[inline(always)]
-pub fn remember_fragment<F: FamilyMaps>(key: &FragmentKey<F::Addr>, ports: &FragmentPorts) -> Result<(), DropReason> {
-    F::fragments().insert(key, ports, 0).map_err(|_| DropReason::FlowTableFull)
 }
 
 /// Cookie of the namespace whose sockets are the host's.

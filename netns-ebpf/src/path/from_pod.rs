@@ -7,7 +7,7 @@ use netns_ebpf_common::flow::FlowEntry;
 use netns_ebpf_common::hdr::Frame;
 use netns_ebpf_common::hdr::eth::{EthHdr, ethertype};
 use netns_ebpf_common::network::Network;
-use netns_ebpf_common::parse::{IcmpKind, L4, Parsed};
+use netns_ebpf_common::parse::{Fragment, IcmpKind, L4, Parsed};
 use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 
@@ -96,27 +96,32 @@ fn internet<F: FromPod>(pkt: &mut Packet, sender: &Sender) -> Verdict {
             return Ok(error_of_flow::<F>(pkt, sender, p));
         }
 
-        // 9. A packet of a flow, or the first of a new one.
-        let tracked = fragment::track::<F>(sender.zone, p);
-        if tracked.is_ok()
-            && flow::is_trackable(p)
+        // 9. A piece of a datagram gets the ports of the first one, or waits for it.
+        if !matches!(p.fragment, Fragment::Whole) {
+            let verdict = fragment::from_pod::<F>(pkt, sender.slot, sender.zone, p);
+            if verdict != fragment::GO_ON {
+                return Ok(verdict);
+            }
+        }
+
+        // 10. A packet of a flow, or the first of a new one.
+        if flow::is_trackable(p)
             && let Some(flow) = flow::find::<F>(sender.zone, p)
         {
             return Ok(along_flow::<F>(pkt, sender, p, flow));
         }
 
-        // 10. The host, or the LAN: the way ends there, or a flow is planned. The host puts pieces together in any order.
+        // 11. The host, or the LAN: the way ends there, or a flow is planned.
         let planned = if p.tuple.dst == *F::gateway(network) || maps::is_host_addr::<F>(p.tuple.dst) {
             to_host::<F>(pkt, sender, p)
         } else {
-            tracked?;
             to_lan::<F>(pkt, sender, p)
         };
         if planned != PLANNED {
             return Ok(planned);
         }
 
-        // 11. The planned flow is opened, and the packet goes along it.
+        // 12. The planned flow is opened, and the packet goes along it.
         match flow::open::<F>(pkt, p) {
             Ok(()) => Ok(along_flow::<F>(pkt, sender, p, flow::opened::<F>()?)),
             Err(DropReason::PortsExhausted) => Ok(reject::<F>(pkt, sender, p, Problem::PROHIBITED)),

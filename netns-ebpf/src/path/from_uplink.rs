@@ -5,10 +5,11 @@
 
 use netns_ebpf_common::abi::ZONE_HOST;
 use netns_ebpf_common::family::{Address, Family, Scope, V4, V6, is_loopback};
-use netns_ebpf_common::flow::FlowEntry;
+use netns_ebpf_common::flow::{FlowEntry, FlowKey};
+use netns_ebpf_common::fragment::lan_area;
 use netns_ebpf_common::hdr::Frame;
 use netns_ebpf_common::hdr::eth::{ETH_LEN, EthHdr, ethertype};
-use netns_ebpf_common::parse::{IcmpKind, Parsed};
+use netns_ebpf_common::parse::{Fragment, IcmpKind, Parsed};
 use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 
@@ -71,16 +72,23 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
             return Ok(error_of_flow::<F, L3_OFF>(pkt, p));
         }
 
-        // 5. A packet of a flow: replies to pods before published ports, or a published port would swallow them.
-        if fragment::track::<F>(ZONE_HOST, p).is_ok()
-            && flow::is_trackable(p)
+        // 5. A piece of a datagram gets the ports of the first one, or waits for it.
+        if !matches!(p.fragment, Fragment::Whole) {
+            let verdict = piece::<F>(pkt, p);
+            if verdict != fragment::GO_ON {
+                return Ok(verdict);
+            }
+        }
+
+        // 6. A packet of a flow: replies to pods before published ports, or a published port would swallow them.
+        if flow::is_trackable(p)
             && let Some(flow) = flow::find::<F>(ZONE_HOST, p)
         {
             take::<L3_OFF, _>(pkt, p)?;
             return Ok(along_flow::<F>(pkt, p, flow));
         }
 
-        // 6. Not to the host: straight to a pod's address nobody comes; the rest is the host's to refuse or forward.
+        // 7. Not to the host: straight to a pod's address nobody comes; the rest is the host's to refuse or forward.
         if !maps::is_host_addr::<F>(p.tuple.dst) {
             // Addresses of networks the host has routes to are also listed under the zone of the host.
             return match maps::slot_by_addr::<F>(ZONE_HOST as u32, p.tuple.dst) {
@@ -92,7 +100,7 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
             };
         }
 
-        // 7. A published port; the middle of a connection nobody knows is the host's, which has no socket there and resets it.
+        // 8. A published port; the middle of a connection nobody knows is the host's, which has no socket there and resets it.
         let Some(found) = publish::find::<F>(p) else { return Ok(Verdict::PASS) };
         if found.publish.flags & Publish::LOOPBACK != 0 || !flow::may_open(p) {
             return Ok(Verdict::PASS);
@@ -104,7 +112,7 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
             return Ok(reject::<F>(pkt, p, problem));
         }
 
-        // 8. A new flow to it, and along it; the client's address is kept.
+        // 9. A new flow to it, and along it; the client's address is kept.
         let o = maps::opening_flow::<F>()?;
         o.entry.to = p.tuple;
         o.entry.to.dst = *F::endpoint_addr(endpoint);
@@ -127,6 +135,44 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
         }
         Ok(along_flow::<F>(pkt, p, flow::opened::<F>()?))
     })
+}
+
+/// The verdict on a piece of a datagram, or [`fragment::GO_ON`].
+///
+/// What comes early for an address of the host goes up the stack all the same, as nobody knows yet whose it is: only a copy waits.
+#[inline(never)]
+fn piece<F: FamilyMaps>(pkt: &Packet, p: &mut Parsed<<F as Family>::Addr>) -> Verdict {
+    settle(|| {
+        let area = lan_area(&p.tuple.src);
+        match fragment::track::<F>(pkt, area, ZONE_HOST, p) {
+            Ok(()) if fragment::is_awaited::<F>(p) && is_ours::<F>(p) => {
+                fragment::replay::<F>(pkt, area).map(|()| Verdict::HELD)
+            }
+            Ok(()) => Ok(fragment::GO_ON),
+            Err(DropReason::Fragment) => {
+                if maps::is_host_addr::<F>(p.tuple.dst) {
+                    let _without_a_copy = fragment::hold::<F>(pkt, area);
+                    return Ok(Verdict::PASS);
+                }
+                match maps::slot_by_addr::<F>(ZONE_HOST as u32, p.tuple.dst) {
+                    Some(_) => fragment::hold::<F>(pkt, area).map(|()| Verdict::HELD),
+                    None => Ok(Verdict::PASS),
+                }
+            }
+            Err(reason) if is_ours::<F>(p) => Err(reason),
+            Err(_) => Ok(Verdict::PASS),
+        }
+    })
+}
+
+/// Whether the packet belongs to a flow or published port.
+#[inline(always)]
+fn is_ours<F: FamilyMaps>(p: &Parsed<<F as Family>::Addr>) -> bool {
+    if FlowRef::<F>::find(&FlowKey::new(ZONE_HOST, p.proto, p.tuple)).is_some() {
+        return true;
+    }
+    maps::is_host_addr::<F>(p.tuple.dst)
+        && publish::find::<F>(p).is_some_and(|found| found.publish.flags & Publish::LOOPBACK == 0)
 }
 
 /// The packet is no more the stack's: one without a link layer gets room for the pod's.

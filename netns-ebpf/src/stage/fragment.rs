@@ -1,32 +1,248 @@
-//! Gives later fragments the ports of their first one.
+//! Datagrams in pieces: the first one says what the others are, in whatever order they come.
+//!
+//! A piece that comes before the first of its datagram waits, as a copy. When the first one comes, it and those that waited are
+//! sent through the ingress of their device once more, the first one first, the others as they came. No decision on ports is
+//! ever taken from a later piece's own bytes.
+//!
+//! Between pods of a network none of this is needed: the address alone decides there.
 
+use netns_ebpf_common::abi::HELD_PER_AREA;
 use netns_ebpf_common::family::Family;
-use netns_ebpf_common::fragment::{FRAGMENT_TIMEOUT_NS, FragmentKey, FragmentPorts};
+use netns_ebpf_common::fragment::{
+    DatagramSlot, FRAGMENT_TIMEOUT_NS, HELD_FRAME_BYTES, HeldKey, Progress, RECEIVED_WORDS, UNIT_BYTES, WAYS,
+    units_in_word,
+};
 use netns_ebpf_common::parse::{Fragment, Parsed};
-use netns_ebpf_common::verdict::DropReason;
+use netns_ebpf_common::verdict::{DropReason, Verdict};
 
-use crate::maps::{self, FamilyMaps};
-use crate::packet::now_ns;
+use crate::maps::{self, DatagramRef, FamilyMaps};
+use crate::packet::{Packet, Steps, now_ns, random};
+use crate::path::settle;
 
-/// Remembers the first fragment of a datagram, fills the ports of the others in.
-///
-/// No decision on ports is ever taken from a later fragment's own bytes.
+/// The verdict that is none: the piece has its ports, the packet goes on. No device has the index 0.
+pub const GO_ON: Verdict = Verdict::out(0);
+
+/// The verdict on a piece from a pod, or [`GO_ON`] with the ports filled in.
 #[inline(never)]
-pub fn track<F: FamilyMaps>(zone: u16, p: &mut Parsed<<F as Family>::Addr>) -> Result<(), DropReason> {
-    if matches!(p.fragment, Fragment::Whole) {
-        return Ok(());
-    }
-    let key = FragmentKey { src: p.tuple.src, dst: p.tuple.dst, id: p.fragment_id, zone, proto: p.proto, _pad: 0 };
+pub fn from_pod<F: FamilyMaps>(pkt: &Packet, area: u32, zone: u16, p: &mut Parsed<<F as Family>::Addr>) -> Verdict {
+    settle(|| match track::<F>(pkt, area, zone, p) {
+        Ok(()) if is_awaited::<F>(p) => replay::<F>(pkt, area).map(|()| Verdict::HELD),
+        Ok(()) => Ok(GO_ON),
+        Err(DropReason::Fragment) => hold::<F>(pkt, area).map(|()| Verdict::HELD),
+        Err(reason) => Err(reason),
+    })
+}
+
+/// Notes a piece and, if the first one has come, fills in what that says; [`DropReason::Fragment`] if not.
+///
+/// A first piece others wait for is not noted yet: it will come once more.
+#[inline(always)]
+pub fn track<F: FamilyMaps>(
+    pkt: &Packet,
+    area: u32,
+    zone: u16,
+    p: &mut Parsed<<F as Family>::Addr>,
+) -> Result<(), DropReason> {
     let now = now_ns();
+    let known = locate::<F>(area, zone, p, now.saturating_sub(FRAGMENT_TIMEOUT_NS));
+    let slot = maps::datagram_slot::<F>()?;
+    let d = if known {
+        DatagramRef::<F>::find(slot).ok_or(DropReason::Fragment)?
+    } else {
+        let serial = u64::from(random()) << 32 | u64::from(random());
+        DatagramRef::start(slot, zone, p, serial, now)?
+    };
     if matches!(p.fragment, Fragment::First) {
-        let ports = FragmentPorts { seen_ns: now, sport: p.tuple.sport, dport: p.tuple.dport, _pad: 0 };
-        return maps::remember_fragment::<F>(&key, &ports);
+        if matches!(d.progress(), Progress::Waiting) {
+            d.learn(p);
+        }
+        if d.held() != 0 {
+            return Ok(());
+        }
+    } else {
+        if matches!(d.progress(), Progress::Waiting) {
+            return Err(DropReason::Fragment);
+        }
+        d.tell(p);
     }
-    let ports = maps::fragment::<F>(&key).ok_or(DropReason::Fragment)?;
-    if now.wrapping_sub(ports.seen_ns) > FRAGMENT_TIMEOUT_NS {
+    note(pkt, d, p)
+}
+
+/// Whether a piece's datagram is known; its place, or the one it shall have, is left in [`maps::datagram_slot`].
+#[inline(never)]
+fn locate<F: FamilyMaps>(area: u32, zone: u16, p: &Parsed<<F as Family>::Addr>, oldest_ns: u64) -> bool {
+    let Ok(slot) = maps::datagram_slot::<F>() else { return false };
+    *slot = DatagramSlot::first(area, &p.tuple.src, &p.tuple.dst, p.fragment_id);
+    let first = slot.place;
+    let (mut best, mut best_ns) = (first, u64::MAX);
+    for way in 0..WAYS {
+        slot.place = first + way;
+        let mut seen_ns = 0;
+        if let Some(d) = DatagramRef::<F>::find(slot)
+            && d.seen_ns() >= oldest_ns
+            && !matches!(d.progress(), Progress::Complete)
+        {
+            if d.is_of(zone, p) {
+                return true;
+            }
+            seen_ns = d.seen_ns();
+        }
+        if seen_ns < best_ns {
+            (best, best_ns) = (slot.place, seen_ns);
+        }
+    }
+    slot.place = best;
+    false
+}
+
+/// Notes which bytes have come.
+#[inline(always)]
+fn note<F: FamilyMaps>(pkt: &Packet, d: DatagramRef<F>, p: &Parsed<F::Addr>) -> Result<(), DropReason> {
+    if matches!(d.progress(), Progress::Bad) {
+        return Err(DropReason::FragmentOverlap);
+    }
+    let start_bytes = u32::from(p.piece_off_bytes);
+    let len_bytes = u32::from(p.piece_len_bytes);
+    let end_bytes = start_bytes + len_bytes;
+    let start = start_bytes / UNIT_BYTES;
+    let end = end_bytes.div_ceil(UNIT_BYTES);
+    let mut note = Note { datagram: d, start, end, word: start / 64, old: false, new: false };
+    pkt.repeat(RECEIVED_WORDS as u32, &mut note);
+    if note.old {
+        // One that has come twice may just be dropped (RFC 8200 section 4.5).
+        if note.new {
+            d.set_progress(Progress::Bad);
+        }
+        return Err(DropReason::FragmentOverlap);
+    }
+    let mut known_end = d.end_bytes();
+    if !p.more_pieces && known_end == 0 {
+        d.set_end_bytes(end_bytes);
+        known_end = end_bytes;
+    }
+    let received_bytes = d.add_bytes(len_bytes);
+    if known_end != 0 {
+        if end_bytes > known_end || received_bytes > known_end {
+            d.set_progress(Progress::Bad);
+            return Err(DropReason::FragmentOverlap);
+        }
+        if received_bytes == known_end {
+            d.set_progress(Progress::Complete);
+        }
+    }
+    Ok(())
+}
+
+/// A piece's units being noted, a word a step.
+struct Note<F: FamilyMaps> {
+    datagram: DatagramRef<F>,
+    start: u32,
+    end: u32,
+    word: u32,
+    /// Some of them had come before.
+    old: bool,
+    /// Some had not.
+    new: bool,
+}
+
+impl<F: FamilyMaps> Steps for Note<F> {
+    #[inline(always)]
+    fn step(&mut self, _: &Packet) -> bool {
+        let units = units_in_word(self.start, self.end, self.word);
+        if units == 0 {
+            return true;
+        }
+        let before = self.datagram.receive(self.word, units);
+        self.old |= before != 0;
+        self.new |= before != units;
+        self.word += 1;
+        false
+    }
+}
+
+/// Whether a piece is a first one others wait for.
+#[inline(always)]
+pub fn is_awaited<F: FamilyMaps>(p: &Parsed<<F as Family>::Addr>) -> bool {
+    matches!(p.fragment, Fragment::First) && at_hand::<F>().is_ok_and(|d| d.held() != 0)
+}
+
+/// Keeps a copy of a piece until the first of its datagram comes; that of one [`track`] has just seen.
+#[inline(never)]
+pub fn hold<F: FamilyMaps>(pkt: &Packet, area: u32) -> Result<(), DropReason> {
+    let len_bytes = pkt.len_bytes();
+    if len_bytes > HELD_FRAME_BYTES {
         return Err(DropReason::Fragment);
     }
-    p.tuple.sport = ports.sport;
-    p.tuple.dport = ports.dport;
+    let d = at_hand::<F>()?;
+    let piece = maps::held_scratch()?;
+    pkt.copy_to(len_bytes, &mut piece.frame)?;
+    piece.serial = d.serial();
+    piece.len_bytes = len_bytes as u32;
+    piece.ifindex = pkt.ifindex();
+    let place = maps::next_held(area)?;
+    maps::hold(&HeldKey { area, place }, piece)?;
+    d.add_held(1 << (place & 63));
+    if !matches!(d.progress(), Progress::Waiting) {
+        // The first one came by on another CPU meanwhile; should it have found this piece, the copy will be seen to be one.
+        pkt.clone_to_ingress(pkt.ifindex()).map_err(|_| DropReason::Fragment)?;
+    }
     Ok(())
+}
+
+/// Sends a first piece and those that waited for it through the ingress of their device. The packet is spent.
+#[inline(never)]
+pub fn replay<F: FamilyMaps>(pkt: &Packet, area: u32) -> Result<(), DropReason> {
+    let d = at_hand::<F>()?;
+    let place = maps::oldest_held(area);
+    let held = d.take_held().rotate_right(place);
+    let mut replay = Replay { serial: d.serial(), held, key: HeldKey { area, place }, ifindex: pkt.ifindex() };
+    // The queue of packets that come in may be full.
+    pkt.clone_to_ingress(replay.ifindex).map_err(|_| DropReason::Fragment)?;
+    pkt.repeat(HELD_PER_AREA, &mut replay);
+    Ok(())
+}
+
+/// Pieces being replayed, a place of the area a step.
+struct Replay {
+    serial: u64,
+    /// Those to come, the next place's bit lowest.
+    held: u64,
+    key: HeldKey,
+    ifindex: u32,
+}
+
+impl Replay {
+    /// The packet becomes the piece at hand, if that is one of the datagram's.
+    #[inline(always)]
+    fn take(&self, pkt: &Packet) -> Result<(), DropReason> {
+        let is_ours = || {
+            maps::held(&self.key)
+                .filter(|p| p.serial == self.serial && p.ifindex == self.ifindex)
+                .ok_or(DropReason::Fragment)
+        };
+        let piece = is_ours()?;
+        pkt.copy_from(piece.len_bytes as usize, &piece.frame)?;
+        // Still the same: then it was while it was copied.
+        is_ours()?;
+        pkt.clone_to_ingress(self.ifindex)
+    }
+}
+
+impl Steps for Replay {
+    #[inline(always)]
+    fn step(&mut self, pkt: &Packet) -> bool {
+        if self.held & 1 != 0 {
+            // One that gave way to another piece is lost, as if on the wire.
+            let _lost = self.take(pkt);
+        }
+        self.held >>= 1;
+        self.key.place = (self.key.place + 1) & (HELD_PER_AREA - 1);
+        self.held == 0
+    }
+}
+
+/// The datagram of the piece [`track`] has just seen.
+#[inline(always)]
+fn at_hand<F: FamilyMaps>() -> Result<DatagramRef<F>, DropReason> {
+    DatagramRef::find(maps::datagram_slot::<F>()?).ok_or(DropReason::Fragment)
 }

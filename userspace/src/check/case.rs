@@ -88,6 +88,22 @@ pub enum Probe {
         /// Hop limit the answerer must see; sent with 64.
         hop_limit: u8,
     },
+    /// A UDP datagram of `bytes` and one back, each cut in pieces by the sender and sent piece by piece.
+    Pieces {
+        /// Payload bytes each way.
+        bytes: usize,
+        /// Where the opener sends to.
+        target: Target,
+        /// The source address the answerer must see.
+        seen_as: IpAddr,
+        /// In which order.
+        order: Order,
+    },
+    /// A UDP datagram to where nobody listens: the opener's socket is told by ICMP.
+    Refused {
+        /// Where the opener sends to.
+        target: Target,
+    },
     /// An ICMP echo request and its reply.
     Echo {
         /// The source address the answerer must see; none where no namespace's kernel answers, but the data path.
@@ -132,6 +148,38 @@ pub enum Target {
     },
 }
 
+/// The order in which a datagram's pieces are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The first one first.
+    Forward,
+    /// The first one last.
+    Reverse,
+    /// As this seed, not 0, has it.
+    Shuffled(u64),
+}
+
+impl Order {
+    /// The numbers of `n` pieces in this order.
+    pub fn of(self, n: usize) -> Vec<usize> {
+        let mut pieces: Vec<usize> = (0..n).collect();
+        match self {
+            Self::Forward => {}
+            Self::Reverse => pieces.reverse(),
+            Self::Shuffled(mut seed) => {
+                for left in (1..n).rev() {
+                    // Marsaglia's xorshift.
+                    seed ^= seed << 13;
+                    seed ^= seed >> 7;
+                    seed ^= seed << 17;
+                    pieces.swap(left, (seed % (left as u64 + 1)) as usize);
+                }
+            }
+        }
+        pieces
+    }
+}
+
 impl Probe {
     /// The word for the protocol in tables and JSON.
     pub fn protocol(&self) -> &'static str {
@@ -139,6 +187,9 @@ impl Probe {
             Self::Tcp { bytes, .. } if *bytes > 65_536 => "tcp gso",
             Self::Tcp { .. } => "tcp",
             Self::Udp { .. } => "udp",
+            Self::Pieces { order: Order::Forward, .. } => "udp pieces",
+            Self::Pieces { .. } => "udp disorder",
+            Self::Refused { .. } => "icmp error",
             Self::Echo { .. } => "icmp echo",
             Self::Trace { .. } => "traceroute",
             Self::TooBig { .. } => "too big",
@@ -158,7 +209,11 @@ impl Case {
     /// The answerer, with the address and port the opener uses.
     pub fn to_text(&self) -> String {
         let published = match &self.probe {
-            Probe::Tcp { target, .. } | Probe::Udp { target, .. } | Probe::Closed { target } => *target,
+            Probe::Tcp { target, .. }
+            | Probe::Udp { target, .. }
+            | Probe::Pieces { target, .. }
+            | Probe::Refused { target }
+            | Probe::Closed { target } => *target,
             _ => Target::Direct,
         };
         match published {

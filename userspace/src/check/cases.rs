@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::case::{Case, Family, Probe, Site, Target};
+use super::case::{Case, Family, Order, Probe, Site, Target};
 use crate::sandbox::layout::{
     AMBER, BLUE, CLIENT, CORAL, FAR, GATEWAY, GREEN, HOST_LOOPBACK, HOST_SECOND, HOST_UPLINK, INDIGO, INTRANET,
     JUMBO_GATEWAY, MIRROR_GATEWAY, NO_MIRROR, NOBODY, RED, SERVER, VIOLET,
@@ -14,6 +14,8 @@ const SMALL_BYTES: usize = 512;
 const BULK_BYTES: usize = 4 << 20;
 /// Fills a packet of 9000 bytes but for a few.
 const JUMBO_BYTES: usize = 8900;
+/// Larger than any MTU but the jumbo network's: seven pieces.
+const PIECES_BYTES: usize = 8000;
 /// More than the uplink takes, less than the pod's own link.
 const TOO_BIG_BYTES: usize = 4000;
 /// The uplink's MTU.
@@ -70,6 +72,10 @@ impl Table {
         self.path = "pod to LAN";
         self.all(RED, SERVER, HOST_UPLINK, ONE_HOP);
         self.add(RED, SERVER, Probe::Trace { hops: vec![self.ip(GATEWAY), self.ip(SERVER)] });
+        for order in [Order::Forward, Order::Reverse] {
+            self.pieces(RED, SERVER, Target::Direct, HOST_UPLINK, order);
+        }
+        self.add(RED, SERVER, Probe::Refused { target: Target::Direct });
         self.path = "pod to far";
         self.tcp(BLUE, FAR, Target::Direct, SMALL_BYTES, HOST_UPLINK);
         self.add(BLUE, FAR, Probe::Echo { seen_as: Some(self.ip(HOST_UPLINK)) });
@@ -86,6 +92,9 @@ impl Table {
         self.tcp(CLIENT, RED, self.published(HOST_UPLINK, 8080, 80), SMALL_BYTES, CLIENT);
         self.tcp(CLIENT, GREEN, self.published(HOST_UPLINK, 9001, 7001), BULK_BYTES, CLIENT);
         self.udp(CLIENT, RED, self.published(HOST_UPLINK, 8080, 80), SMALL_BYTES, CLIENT, ONE_HOP);
+        self.pieces(CLIENT, GREEN, self.published(HOST_UPLINK, 9005, 7005), CLIENT, Order::Forward);
+        self.pieces(CLIENT, GREEN, self.published(HOST_UPLINK, 9006, 7006), CLIENT, Order::Reverse);
+        self.add(CLIENT, GREEN, Probe::Refused { target: self.published(HOST_UPLINK, 9009, 7009) });
         self.path = "LAN to range";
         self.tcp(CLIENT, GREEN, self.published(HOST_UPLINK, 9010, 7010), SMALL_BYTES, CLIENT);
         self.udp(CLIENT, GREEN, self.published(HOST_UPLINK, 9000, 7000), SMALL_BYTES, CLIENT, ONE_HOP);
@@ -157,6 +166,10 @@ impl Table {
         self.add(from, to, Probe::Udp { bytes, target, seen_as: self.ip(seen_as), hop_limit });
     }
 
+    fn pieces(&mut self, from: Site, to: Site, target: Target, seen_as: Site, order: Order) {
+        self.add(from, to, Probe::Pieces { bytes: PIECES_BYTES, target, seen_as: self.ip(seen_as), order });
+    }
+
     fn add(&mut self, from: Site, to: Site, probe: Probe) {
         self.cases.push(Case { path: self.path, from, to, family: self.family, probe });
     }
@@ -191,7 +204,9 @@ mod tests {
         for case in sandbox_cases() {
             let (protocol, target) = match &case.probe {
                 Probe::Tcp { target, .. } | Probe::Closed { target } => ("tcp", *target),
-                Probe::Udp { target, .. } => ("udp", *target),
+                Probe::Udp { target, .. } | Probe::Pieces { target, .. } | Probe::Refused { target } => {
+                    ("udp", *target)
+                }
                 _ => continue,
             };
             if let Target::Published { pod_port, .. } = target {

@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-pub use case::{Case, Family, Probe, Site, Target};
+pub use case::{Case, Family, Order, Probe, Site, Target};
 pub use cases::sandbox_cases;
 pub use host_state::{HostStateError, host_state};
 pub use places::Places;

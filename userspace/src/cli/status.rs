@@ -137,12 +137,12 @@ fn verdicts(s: &Status) -> String {
         .verdicts
         .iter()
         .map(|v| {
-            let counts = [v.pass, v.peer, v.neigh, v.host, v.out, v.drop].map(|n| n.to_string());
-            let [pass, peer, neigh, host, out, drop] = counts;
-            [v.hook.to_owned(), pass, peer, neigh, host, out, drop]
+            let counts = [v.pass, v.peer, v.neigh, v.host, v.out, v.drop, v.held].map(|n| n.to_string());
+            let [pass, peer, neigh, host, out, drop, held] = counts;
+            [v.hook.to_owned(), pass, peer, neigh, host, out, drop, held]
         })
         .collect();
-    section(["HOOK", "PASS", "PEER", "NEIGH", "HOST", "OUT", "DROP"], &rows)
+    section(["HOOK", "PASS", "PEER", "NEIGH", "HOST", "OUT", "DROP", "HELD"], &rows)
 }
 
 /// Drops by reason; empty when there were none.

@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
 use aya::programs::{ProgramError, SchedClassifier};
+use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use netns_ebpf_common::abi;
 use netns_ebpf_common::counters::Hook;
@@ -31,6 +32,9 @@ impl Default for Sizes {
         Self { flow_entries: abi::MAX_FLOW_ENTRIES }
     }
 }
+
+/// Before kernel 6.16 (commit d4adf1c9ee77) each CPU may keep 128 places of an LRU map for itself.
+const DATAGRAMS_PER_CPU: u32 = 256;
 
 impl Datapath {
     /// Loads programs and maps and pins them under `pins`; if that was done before, opens them.
@@ -98,9 +102,14 @@ impl Datapath {
             make_dir(&self.pins.join(dir))?;
         }
         // RLIMIT_MEMLOCK is left alone: kernels that have tcx (6.6) account BPF memory to the cgroup (since 5.11).
+        let cpus =
+            nr_cpus().map_err(|(what, source)| DatapathError::Io { what: "count", path: what.into(), source })?;
+        let datagrams = abi::MAX_DATAGRAMS.max(DATAGRAMS_PER_CPU * cpus as u32);
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(abi::map::FLOWS4, sizes.flow_entries)
             .map_max_entries(abi::map::FLOWS6, sizes.flow_entries)
+            .map_max_entries(abi::map::DATAGRAMS4, datagrams)
+            .map_max_entries(abi::map::DATAGRAMS6, datagrams)
             .load(OBJECT)
             .map_err(|e| DatapathError::Load(Box::new(e)))?;
         for name in Hook::ALL.map(Hook::as_str).into_iter().chain([abi::program::SWEEP]) {

@@ -197,6 +197,8 @@ pub struct HookStatus {
     pub out: u64,
     /// Dropped, those answered with an ICMP error included: over all hooks the sum of the drops by reason.
     pub drop: u64,
+    /// Put aside until the first piece of their datagram came by; they count again then.
+    pub held: u64,
 }
 
 /// Drops for one reason.
@@ -362,6 +364,7 @@ impl Instance<KernelFabric> {
                 neigh: of(hook, Kind::Neigh),
                 host: of(hook, Kind::Host),
                 out: of(hook, Kind::Out),
+                held: of(hook, Kind::Held),
                 drop: Kind::ALL.into_iter().filter(|kind| kind.is_drop()).map(|kind| of(hook, kind)).sum(),
             })
             .collect())

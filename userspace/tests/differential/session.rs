@@ -333,6 +333,14 @@ impl Session {
                 })
                 .collect();
         }
+        if numbers.percent(50) {
+            // In any order, the same in both worlds.
+            for left in (1..step.packets[0].len()).rev() {
+                let other = numbers.below(left + 1);
+                step.packets.iter_mut().for_each(|packets| packets.swap(left, other));
+            }
+            step.what.push_str(", in disorder");
+        }
         step.forwarded = None;
         Some(step)
     }

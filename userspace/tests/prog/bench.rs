@@ -19,7 +19,7 @@ use netns_ebpf_common::abi::map;
 use netns_ebpf_common::account::{Admission, Destination, Exhausted};
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey};
-use netns_ebpf_common::fragment::{FragmentKey, FragmentPorts};
+use netns_ebpf_common::fragment::{Datagram, DatagramSlot, HeldKey, HeldPiece};
 use netns_ebpf_common::host::{HostConfig, Uplink};
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::publish::Publish;
@@ -178,6 +178,7 @@ impl Bench {
         let d = &self.datapath;
         d.set_host_config(&host_config()).expect("config");
         d.delete_flows(|_| true).expect("delete flows");
+        self.forget_datagrams();
         for name in [map::ADMISSION4, map::ADMISSION6] {
             let data = Map::Array(open_map(name));
             let mut admission = Array::<_, Admission>::try_from(data).expect("an array");
@@ -281,12 +282,19 @@ impl Bench {
         }
     }
 
-    /// How many datagrams in pieces a family's ports are remembered of.
-    pub fn fragments(&self, v: Version) -> usize {
+    /// How many datagrams in pieces of a family are known.
+    pub fn datagrams(&self, v: Version) -> usize {
         match v {
-            Version::V4 => keys::<FragmentKey<Addr4>, FragmentPorts>(map::FRAGMENTS4).len(),
-            Version::V6 => keys::<FragmentKey<Addr6>, FragmentPorts>(map::FRAGMENTS6).len(),
+            Version::V4 => keys::<DatagramSlot, Datagram<Addr4>>(map::DATAGRAMS4).len(),
+            Version::V6 => keys::<DatagramSlot, Datagram<Addr6>>(map::DATAGRAMS6).len(),
         }
+    }
+
+    /// Forgets datagrams in pieces, and pieces that wait.
+    fn forget_datagrams(&self) {
+        remove_all::<DatagramSlot, Datagram<Addr4>>(map::DATAGRAMS4);
+        remove_all::<DatagramSlot, Datagram<Addr6>>(map::DATAGRAMS6);
+        remove_all::<HeldKey, HeldPiece>(map::HELD);
     }
 
     /// Lets at least this much time go by on the clock flows are stamped with, which moves by ticks.
@@ -299,10 +307,20 @@ fn open_map(name: &str) -> MapData {
     MapData::from_pin(Path::new(PINS).join("maps").join(name)).expect("open a map")
 }
 
+fn lru<K: Plain, V: Plain>(name: &str) -> HashMap<MapData, K, V> {
+    HashMap::try_from(Map::LruHashMap(open_map(name))).expect("a hash")
+}
+
 fn keys<K: Plain, V: Plain>(name: &str) -> Vec<K> {
-    let map = open_map(name);
-    let map = if name.starts_with("FRAG") { Map::LruHashMap(map) } else { Map::HashMap(map) };
-    HashMap::<_, K, V>::try_from(map).expect("a hash").keys().collect::<Result<_, _>>().expect("keys")
+    lru::<K, V>(name).keys().collect::<Result<_, _>>().expect("keys")
+}
+
+fn remove_all<K: Plain, V: Plain>(name: &str) {
+    let mut map = lru::<K, V>(name);
+    for key in keys::<K, V>(name) {
+        // It may have given way to another meanwhile.
+        let _ = map.remove(&key);
+    }
 }
 
 fn clear<K: Plain, V: Plain>(name: &str) {

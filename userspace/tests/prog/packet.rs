@@ -385,17 +385,25 @@ impl Packet {
         self
     }
 
+    /// Cut in pieces of `cut` bytes of the transport, a multiple of 8; the last one may be shorter.
+    pub fn in_pieces(&self, id: u16, cut: usize) -> Vec<Self> {
+        let l4 = self.l4.bytes(self.src, self.dst);
+        let pieces = l4.chunks(cut).enumerate();
+        pieces.map(|(i, bytes)| self.piece(id, i * cut, (i + 1) * cut < l4.len(), bytes)).collect()
+    }
+
+    /// The piece of this datagram that has these bytes.
+    pub fn piece(&self, id: u16, offset: usize, more: bool, bytes: &[u8]) -> Self {
+        let mut p = self.clone();
+        p.piece = Some(Piece { id, offset: offset as u16, more });
+        p.l4 = L4::Raw { proto: self.proto(), bytes: bytes.to_vec() };
+        p
+    }
+
     /// Cut in two: the first `cut` bytes of the transport (a multiple of 8) and the rest.
     pub fn in_two(&self, id: u16, cut: usize) -> [Self; 2] {
         let l4 = self.l4.bytes(self.src, self.dst);
-        let proto = self.proto();
-        let piece = |offset: usize, more, bytes: &[u8]| {
-            let mut p = self.clone();
-            p.piece = Some(Piece { id, offset: offset as u16, more });
-            p.l4 = L4::Raw { proto, bytes: bytes.to_vec() };
-            p
-        };
-        [piece(0, true, &l4[..cut]), piece(cut, false, &l4[cut..])]
+        [self.piece(id, 0, true, &l4[..cut]), self.piece(id, cut, false, &l4[cut..])]
     }
 }
 

@@ -49,6 +49,11 @@ impl Want {
         Self::new(Kind::Neigh, Some(frame.bytes()))
     }
 
+    /// Put aside until the first piece of its datagram comes, or, with those that were, sent in once more.
+    pub fn held() -> Self {
+        Self::new(Kind::Held, None)
+    }
+
     /// Up to the host's sockets, untouched.
     pub fn host(as_it_was: &Packet) -> Self {
         Self::new(Kind::Host, Some(as_it_was.bytes()))
@@ -113,7 +118,7 @@ impl Want {
     fn action(&self) -> i32 {
         match self.kind {
             Kind::Pass => -1,
-            Kind::Drop => 2,
+            Kind::Drop | Kind::Held => 2,
             _ => 7,
         }
     }
@@ -219,7 +224,7 @@ impl Bench {
         }
         let mut endpoints: BTreeMap<u32, EndpointCounters> = BTreeMap::new();
         let slot = meta.ifindex.wrapping_sub(0x0100_0000);
-        if hook == Hook::FromPod && (slot as usize) < PODS.len() {
+        if hook == Hook::FromPod && (slot as usize) < PODS.len() && want.kind != Kind::Held {
             let c = endpoints.entry(slot).or_default();
             c.tx_packets += 1;
             c.tx_bytes += sent.len() as u64;

@@ -76,7 +76,7 @@ fn answer(
     }
 }
 
-fn compare(received: &[u8], sent: &[u8], at: &'static str) -> Result<(), ProbeError> {
+pub(super) fn compare(received: &[u8], sent: &[u8], at: &'static str) -> Result<(), ProbeError> {
     if let Some(offset) = first_difference(received, sent) {
         return Err(ProbeError::Corrupt { at, offset, bytes: sent.len() });
     }

@@ -2,6 +2,7 @@
 
 mod datagram;
 mod echo;
+mod pieces;
 mod refuse;
 mod route;
 mod socket;
@@ -117,6 +118,14 @@ pub enum ProbeError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A datagram to nobody was answered in another way than by an ICMP error.
+    #[error("a datagram to {target}, where nobody listens: {}, and should be connection refused", explain(source))]
+    NotRefused {
+        /// Who was sent to.
+        target: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The answerer saw a connection that must not reach it.
     #[error("{at} was reached by {by}")]
     Reached {
@@ -197,6 +206,8 @@ pub(super) fn probe(places: &Places, case: &Case) -> Result<(), ProbeError> {
         Probe::Udp { bytes, target, seen_as, hop_limit } => {
             datagram::exchange(&pair, *bytes, *target, *seen_as, *hop_limit)
         }
+        Probe::Pieces { bytes, target, seen_as, order } => pieces::exchange(&pair, *bytes, *target, *seen_as, *order),
+        Probe::Refused { target } => refuse::refused(&pair, *target),
         Probe::Echo { seen_as } => echo::ask(&pair, *seen_as),
         Probe::Trace { hops } => route::trace(&pair, hops),
         Probe::TooBig { bytes, router, mtu_bytes } => route::too_big(&pair, *bytes, *router, *mtu_bytes),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::socket::{PATIENCE, accept, connect, listen};
+use super::socket::{PATIENCE, accept, connect, datagram, listen};
 use super::{Pair, ProbeError};
 use crate::check::case::Target;
 
@@ -25,6 +25,22 @@ pub(super) fn host_unreachable(pair: &Pair<'_>) -> Result<(), ProbeError> {
         Ok(_) => Err(ProbeError::Open(target)),
         Err(e) if e.raw_os_error() == Some(Errno::EHOSTUNREACH as i32) => Ok(()),
         Err(source) => Err(ProbeError::NotUnreachable { target, source }),
+    }
+}
+
+/// A datagram to a port nobody listens on: the answerer's kernel says so, and the opener's kernel tells its socket.
+pub(super) fn refused(pair: &Pair<'_>, target: Target) -> Result<(), ProbeError> {
+    let listen_at = pair.listen_at(target);
+    // A port of the kernel's choice that was just free. Linux limits these errors per receiver, not per sender.
+    let free = pair.to.run(|| datagram(listen_at).and_then(|socket| socket.local_addr()))?;
+    let aim = pair.aim(target, free.map_err(ProbeError::socket("receive at", listen_at))?);
+    let from = SocketAddr::new(pair.opener_ip(), 0);
+    let socket = pair.from.run(|| datagram(from))?.map_err(ProbeError::socket("send from", from))?;
+    socket.connect(aim).and_then(|()| socket.send(b"anybody?")).map_err(ProbeError::socket("send to", aim))?;
+    match socket.recv(&mut [0; 64]) {
+        Ok(_) => Err(ProbeError::Open(aim)),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(source) => Err(ProbeError::NotRefused { target: aim, source }),
     }
 }
 

@@ -1,0 +1,65 @@
+//! Operations on a word of a map element that no other CPU sees half of (kernel 5.12, commits 5ca419f2864a and 981f94c3e921).
+//!
+//! Written as instructions, as core has none of them for targets without compare-and-swap of every width.
+
+use core::arch::asm;
+
+/// Adds to a word; returns what it was.
+///
+/// # Safety
+///
+/// `word` is 8-aligned and lies in a map element that a look-up of this run has given.
+#[inline(always)]
+pub unsafe fn fetch_add(word: *mut u64, n: u64) -> u64 {
+    let mut value = n;
+    // SAFETY: the caller's promise; the instruction reads and writes this word and `value`.
+    unsafe {
+        asm!(
+            "{value} = atomic_fetch_add((u64 *)({word} + 0), {value})",
+            value = inout(reg) value,
+            word = in(reg) word,
+            options(nostack),
+        );
+    }
+    value
+}
+
+/// Sets bits of a word; returns what it was.
+///
+/// # Safety
+///
+/// As for [`fetch_add`].
+#[inline(always)]
+pub unsafe fn fetch_or(word: *mut u64, bits: u64) -> u64 {
+    let mut value = bits;
+    // SAFETY: as in `fetch_add`.
+    unsafe {
+        asm!(
+            "{value} = atomic_fetch_or((u64 *)({word} + 0), {value})",
+            value = inout(reg) value,
+            word = in(reg) word,
+            options(nostack),
+        );
+    }
+    value
+}
+
+/// Replaces a word; returns what it was.
+///
+/// # Safety
+///
+/// As for [`fetch_add`].
+#[inline(always)]
+pub unsafe fn swap(word: *mut u64, new: u64) -> u64 {
+    let mut value = new;
+    // SAFETY: as in `fetch_add`.
+    unsafe {
+        asm!(
+            "{value} = xchg_64({word} + 0, {value})",
+            value = inout(reg) value,
+            word = in(reg) word,
+            options(nostack),
+        );
+    }
+    value
+}
