@@ -48,6 +48,7 @@ fn network() -> NetworkSpec {
         masquerade: true,
         snat_addresses: Vec::new(),
         endpoint_independent: false,
+        open_to_all: false,
         host_access: true,
         no_masquerade: vec!["192.168.1.0/24".parse().expect("net"), "fd00:1::/32".parse().expect("net")],
     }

@@ -33,7 +33,7 @@ pub use self::account::{
     search_again, was_in_vain,
 };
 pub use self::datagram::{DatagramRef, datagram_slot, held, held_scratch, hold, next_held, oldest_held};
-pub use self::flow::{FlowRef, InsertError};
+pub use self::flow::{FlowRef, InsertError, enter_mapping, mapping_at, mapping_of};
 use crate::stage::flow::Plan;
 use crate::stage::port::Search;
 use crate::stage::related::Quoted;
@@ -126,8 +126,12 @@ pub struct Scratch<A> {
     quoted: Quoted<A>,
     /// A flow being opened.
     opening: OpeningFlow<A>,
+    /// A mapping being made for it.
+    opening_mapping: OpeningFlow<A>,
     /// Key of the other direction of a flow at hand.
     peer_key: FlowKey<A>,
+    /// Key of a mapping at hand.
+    mapping_key: FlowKey<A>,
     /// Key of a flow that may have to go.
     candidate: FlowKey<A>,
     /// A datagram in pieces as it is put into the table: nothing of it has come.
@@ -412,6 +416,26 @@ pub fn quoted<F: FamilyMaps>() -> Result<&'static mut Quoted<F::Addr>, DropReaso
 pub fn opening_flow<F: FamilyMaps>() -> Result<&'static mut OpeningFlow<F::Addr>, DropReason> {
     // SAFETY: per-CPU, no nesting. `port::claim` and its callback take turns, neither holds a value across the other's run.
     Ok(unsafe { &mut (*scratch::<F>()?).opening })
+}
+
+/// Where a mapping's entries are put together, as in [`opening_flow`].
+#[inline(always)]
+pub fn opening_mapping<F: FamilyMaps>() -> Result<&'static mut OpeningFlow<F::Addr>, DropReason> {
+    // SAFETY: as in `opening_flow`.
+    Ok(unsafe { &mut (*scratch::<F>()?).opening_mapping })
+}
+
+/// Where the key of a mapping is put together. Short-lived: each look-up asks for it again.
+#[inline(always)]
+fn mapping_key<F: FamilyMaps>() -> Option<&'static mut FlowKey<F::Addr>> {
+    // SAFETY: per-CPU, no nesting; the functions of `flow` that ask for it do not keep it.
+    scratch::<F>().ok().map(|scratch| unsafe { &mut (*scratch).mapping_key })
+}
+
+/// Whether some network has endpoint-independent mapping.
+#[inline(always)]
+pub fn has_mappings() -> bool {
+    HOST_CONFIG.get(0).is_some_and(|config| config.flags & HostConfig::MAPPINGS != 0)
 }
 
 /// Where the key of a flow that may have to go is read to. Short-lived: each step of a search asks for it again.

@@ -2,6 +2,7 @@
 
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::family::Family;
+use netns_ebpf_common::flow::FlowEntry;
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::parse::Parsed;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
@@ -50,10 +51,19 @@ pub fn to_endpoint<F: Family>(
     Ok(Verdict::peer(endpoint.ifindex))
 }
 
-/// Out of an uplink; the kernel's neighbour table gives the link layer.
+/// Out of an uplink; the kernel's neighbour table gives the link layer. What turns back (the flow's `flags` say so) comes in by it
+/// instead.
 #[inline(always)]
-pub fn to_uplink<F: Family>(pkt: &mut Packet, p: &Parsed<F::Addr>, ifindex: u32) -> Result<Verdict, DropReason> {
+pub fn to_uplink<F: Family>(
+    pkt: &mut Packet,
+    p: &Parsed<F::Addr>,
+    ifindex: u32,
+    flags: u8,
+) -> Result<Verdict, DropReason> {
     rewrite::decrement_hop_limit::<F>(pkt, p.hop_limit)?;
+    if flags & FlowEntry::<F::Addr>::TURNS_BACK != 0 {
+        return Ok(Verdict::host(ifindex));
+    }
     Ok(Verdict::neigh(ifindex))
 }
 

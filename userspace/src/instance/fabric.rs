@@ -63,8 +63,9 @@ pub trait Fabric: PortProbe {
     /// was made anew, and that of the former while it is away.
     async fn refresh(&mut self, instance: &InstanceRow) -> Result<Vec<UplinkRow>, FabricError>;
 
-    /// Brings the data path's view of networks' SNAT addresses up to date with the host's addresses.
-    async fn refresh_snat_addresses(&mut self, networks: &[NetworkRow]) -> Result<(), FabricError>;
+    /// Brings what the data path knows of all networks' source NAT up to date: the addresses the host has at present, and whether
+    /// there are mappings.
+    async fn refresh_networks(&mut self, networks: &[NetworkRow]) -> Result<(), FabricError>;
 
     /// Removes flows whose time is over, about `limit` entries of each family at most; says how many went.
     fn expire_flows(&self, limit: usize) -> Result<usize, FabricError>;

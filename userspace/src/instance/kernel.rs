@@ -20,7 +20,7 @@ use crate::netns::{Netns, NetnsName, delete_named, list_named};
 use crate::probe::{self, Listener, PortProto};
 use crate::store::{BackendRow, InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
 use crate::sysctl::{self, PortSet};
-use crate::topology::{Affinity, Flows, HostFacts, HostRoute, Interface, Nat, PortProbe, Proto, gateway};
+use crate::topology::{Affinity, Behaviour, Flows, HostFacts, HostRoute, Interface, Nat, PortProbe, Proto, gateway};
 use crate::wiring::{
     BackendSpec, Host, NetworkSpec, PodSpec, PublishSpec, endpoint_ifindex, gateway_ifindex, gateway_ifname,
     gateway_mac, host_ifname, host_mac,
@@ -347,7 +347,9 @@ impl Fabric for KernelFabric {
         Ok(uplinks)
     }
 
-    async fn refresh_snat_addresses(&mut self, networks: &[NetworkRow]) -> Result<(), FabricError> {
+    async fn refresh_networks(&mut self, networks: &[NetworkRow]) -> Result<(), FabricError> {
+        let some = networks.iter().any(|n| n.network.mapping == Behaviour::EndpointIndependent);
+        self.host.datapath().set_mappings(some).map_err(|e| FabricError::step("write the settings", e))?;
         let pools: Vec<_> = networks.iter().map(|n| (id16(n.id), n.network.snat_address.as_slice())).collect();
         let done = self.host.sync_snat_pools(&pools).await;
         done.map_err(|e| FabricError::step("read the host's SNAT addresses", e))
@@ -492,7 +494,8 @@ fn network_spec(row: &NetworkRow) -> NetworkSpec {
         mtu_bytes: row.mtu_bytes,
         masquerade: network.masquerade,
         snat_addresses: network.snat_address.clone(),
-        endpoint_independent: false,
+        endpoint_independent: network.mapping == Behaviour::EndpointIndependent,
+        open_to_all: network.filtering == Behaviour::EndpointIndependent,
         host_access: row.host_access,
         no_masquerade: network.no_masquerade.clone(),
     }

@@ -191,7 +191,7 @@ pub struct HookStatus {
     pub peer: u64,
     /// Out of an uplink.
     pub neigh: u64,
-    /// To the host's own sockets.
+    /// To the host's own sockets, or back in by the uplink to another pod's mapping.
     pub host: u64,
     /// Answered, or from the host to a pod.
     pub out: u64,

@@ -227,6 +227,12 @@ pub enum Problem {
         "instance {0:?} translates to it too, with ports of the same range ({1}); choose another address, or ports of its own"
     )]
     SnatAddressShared(String, String),
+    #[error("no such behaviour; write \"address-and-port-dependent\" or \"endpoint-independent\"")]
+    Behaviour,
+    #[error("pods of a network that does not masquerade have no mappings; remove this, or `masquerade = false`")]
+    MappingUnused,
+    #[error("without a mapping that is the same for everybody there is nothing to send to; set `mapping` to it too")]
+    FilteringWithoutMapping,
     #[error("out of range; an MTU is 1280 to 65535 bytes")]
     Mtu,
     #[error("no such profile; write \"rfc\" or \"fast\"")]

@@ -184,6 +184,20 @@ fn each_bad_input_names_field_value_and_place() {
             "network[0].snat_address[0]",
             "does not masquerade",
         ),
+        (NAME, "mapping = \"cone\"\nname = \"pods\"", "network[0].mapping", "no such behaviour"),
+        (NAME, "filtering = \"none\"\nname = \"pods\"", "network[0].filtering", "no such behaviour"),
+        (
+            NAME,
+            "filtering = \"endpoint-independent\"\nname = \"pods\"",
+            "network[0].filtering",
+            "set `mapping` to it too",
+        ),
+        (
+            NAME,
+            "masquerade = false\nmapping = \"endpoint-independent\"\nname = \"pods\"",
+            "network[0].mapping",
+            "does not masquerade",
+        ),
         (NAME, &snat(&nine), "network[0].snat_address[8]", "more than 8 IPv4 addresses"),
     ];
     for (from, to, field, word) in rows {
@@ -370,8 +384,19 @@ fn topology() -> impl Strategy<Value = Topology> {
                 subnets.push(format!("fd00:{i}::/64").parse().unwrap());
             }
             let no_masquerade = if exempt { vec!["192.168.0.0/16".parse().unwrap()] } else { vec![] };
+            let mapping = if masquerade && i % 2 == 0 { Behaviour::EndpointIndependent } else { Behaviour::default() };
+            let filtering = if i % 4 == 0 { mapping } else { Behaviour::default() };
             let snat_address = if masquerade { vec!["10.77.0.9".parse().unwrap()] } else { vec![] };
-            t.networks.push(Network { name: format!("net{i}"), subnets, masquerade, snat_address, no_masquerade, mtu });
+            t.networks.push(Network {
+                name: format!("net{i}"),
+                subnets,
+                masquerade,
+                snat_address,
+                mapping,
+                filtering,
+                no_masquerade,
+                mtu,
+            });
             for (k, (fixed4, fixed6, publishes)) in pods.into_iter().enumerate() {
                 let mut address = vec![];
                 if fixed4 {

@@ -157,8 +157,8 @@ impl Fabric for Model {
         self.0.step("refresh", || Ok(())).map(|()| row.uplinks.clone())
     }
 
-    async fn refresh_snat_addresses(&mut self, _: &[NetworkRow]) -> Result<(), FabricError> {
-        self.0.step("refresh SNAT addresses", || Ok(()))
+    async fn refresh_networks(&mut self, _: &[NetworkRow]) -> Result<(), FabricError> {
+        self.0.step("refresh networks", || Ok(()))
     }
 
     fn expire_flows(&self, _: usize) -> Result<usize, FabricError> {
