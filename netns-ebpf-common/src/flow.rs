@@ -172,7 +172,7 @@ pub enum TimeoutClass {
     TcpTransitory = 0,
     /// TCP established or half-closed (RFC 5382 REQ-5: at least 2 hours 4 minutes).
     TcpEstablished = 1,
-    /// UDP (RFC 4787 REQ-5: at least 2 minutes, 5 recommended).
+    /// UDP (RFC 4787 REQ-5: at least 2 minutes, 5 recommended), and SCTP, whose associations are not followed.
     Udp = 2,
     /// ICMP queries (RFC 5508 REQ-1: at least 60 seconds).
     Icmp = 3,
@@ -394,6 +394,7 @@ mod tests {
         ]) {
             assert_eq!(state.timeout_class(proto::TCP), class, "{state:?}");
             assert_eq!(state.timeout_class(proto::UDP), Udp);
+            assert_eq!(state.timeout_class(proto::SCTP), Udp);
             assert_eq!(state.timeout_class(proto::ICMP), Icmp);
             assert_eq!(state.timeout_class(proto::ICMPV6), Icmp);
         }

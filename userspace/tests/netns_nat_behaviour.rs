@@ -7,8 +7,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use common::observer::PATIENCE;
 use common::pods::{BLUE, RED, TOPOLOGY, client, server, uplink};
-use common::talk::PATIENCE;
 use common::{Isolated, isolated, wait_for};
 use netns::check::{Family, Site};
 use socket2::{Domain, Socket, Type};
@@ -275,7 +275,7 @@ fn a_network_and_its_mappings_end_together() {
             _ => None,
         });
         assert!(refused.is_some(), "{red_at} still leads somewhere");
-        let flows = common::talk::flows();
+        let flows = common::observer::flows();
         let left: Vec<_> =
             flows.iter().filter(|f| f.src == IpAddr::V4(RED.v4) || f.to_dst == IpAddr::V4(RED.v4)).collect();
         assert!(left.is_empty(), "{left:?}");

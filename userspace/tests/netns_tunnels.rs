@@ -4,9 +4,9 @@ mod common;
 
 use std::net::{SocketAddr, UdpSocket};
 
+use common::observer::{PATIENCE, Talk, at, flows, serve};
 use common::packet::{checksum, ipv4, ipv6, udp, udp6};
 use common::pods::{BLUE, GATEWAY, GREEN, RED, TOPOLOGY, server, site, uplink};
-use common::talk::{PATIENCE, Talk, at, flows, serve};
 use common::traffic::{both, closed, direct, published};
 use common::tun::Tunnel;
 use common::{Isolated, isolated, wait_until};

@@ -92,7 +92,7 @@ fn provoke(b: &Bench, v: Version, reason: DropReason) -> Option<()> {
             }
         }
         DropReason::NoFlow => send(&red(SERVER, tcp(1000, 80, flag::ACK))),
-        DropReason::UnknownProtocol => send(&red(SERVER, L4::Raw { proto: 132, bytes: vec![0; 12] })),
+        DropReason::UnknownProtocol => send(&red(SERVER, L4::Raw { proto: 47, bytes: vec![0; 12] })),
         DropReason::FragmentOverlap => {
             let [first, _] = red(SERVER, udp(1000, 53)).in_two(1, 8);
             send(&first);

@@ -519,6 +519,17 @@ pub fn with_endpoint_stats(slot: u32, f: impl FnOnce(&mut EndpointCounters)) {
     }
 }
 
+/// Counts a flow of a publish a process of the host opens: a counter of its own, as a softirq of this CPU that counts as
+/// well may come in between. A process another one takes the CPU from at that very moment is not counted: this compiler has
+/// no atomic addition for the target.
+#[inline(always)]
+pub fn count_host_flow(publish: u32) {
+    if let Some(stats) = PUBLISH_STATS.get_ptr_mut(publish) {
+        // SAFETY: an aligned word of this CPU's element, which no softirq writes.
+        unsafe { (*stats).host_flows += 1 };
+    }
+}
+
 /// This CPU's counters of a publish.
 #[inline(always)]
 pub fn with_publish_stats(id: u32, f: impl FnOnce(&mut PublishCounters)) {

@@ -13,6 +13,10 @@ use crate::report;
 use crate::rewrite::{self, L3_OFF};
 use crate::stage::icmp_error::Problem;
 
+/// `GSO_BY_FRAGS` (kernel 4.8, commit ae7ef81ef000): segments of SCTP, each a chunk of its own length, which SCTP has cut to fit
+/// its path.
+const BY_FRAGS: usize = 0xffff;
+
 /// Whether the packet, or each segment it will be cut into, fits.
 #[inline(always)]
 pub fn fits<A>(pkt: &Packet, p: &Parsed<A>, mtu_bytes: u32) -> bool {
@@ -21,7 +25,7 @@ pub fn fits<A>(pkt: &Packet, p: &Parsed<A>, mtu_bytes: u32) -> bool {
         return true;
     }
     let gso = pkt.gso_size_bytes();
-    gso != 0 && p.headers_len_bytes() + gso <= mtu
+    gso == BY_FRAGS || gso != 0 && p.headers_len_bytes() + gso <= mtu
 }
 
 /// What forbids sending the packet on through something with this MTU.

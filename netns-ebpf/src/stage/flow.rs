@@ -15,11 +15,11 @@ use crate::stage::{account, mapping};
 #[inline(always)]
 pub fn is_trackable<A>(p: &Parsed<A>) -> bool {
     match p.l4 {
-        L4::Tcp | L4::Udp => true,
+        L4::Tcp | L4::Udp | L4::Sctp => true,
         L4::Icmp => matches!(p.icmp, IcmpKind::EchoRequest | IcmpKind::EchoReply),
         // Only the first fragment says what this is; its protocol is enough, as `fragment::track` found its ports.
         L4::LaterFragment => {
-            p.proto == proto::TCP || p.proto == proto::UDP || p.proto == proto::ICMP || p.proto == proto::ICMPV6
+            matches!(p.proto, proto::TCP | proto::UDP | proto::SCTP | proto::ICMP | proto::ICMPV6)
         }
         L4::Other => false,
     }
@@ -31,7 +31,7 @@ pub fn is_trackable<A>(p: &Parsed<A>) -> bool {
 pub fn may_open<A>(p: &Parsed<A>) -> bool {
     match p.l4 {
         L4::Tcp => p.tcp.flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST | tcp_flag::FIN) == tcp_flag::SYN,
-        L4::Udp => true,
+        L4::Udp | L4::Sctp => true,
         L4::Icmp => matches!(p.icmp, IcmpKind::EchoRequest),
         L4::LaterFragment | L4::Other => false,
     }

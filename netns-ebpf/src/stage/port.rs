@@ -142,8 +142,12 @@ pub fn claim<F: FamilyMaps>(pkt: &Packet, claim: Claim) -> Result<(), DropReason
     let config = maps::host_config()?;
     let (min, max) = (config.snat_port_min, config.snat_port_max);
     let ask_host = !matches!(ports, Ports::Keep | Ports::Prefer);
-    let try_own = matches!(ports, Ports::Keep | Ports::Prefer | Ports::Mapped) || (min..=max).contains(&own);
+    // SCTP's checksum covers its ports: its flows keep theirs, wherever they lie.
+    let is_fixed = s.peer_key.proto == proto::SCTP;
+    let try_own =
+        is_fixed || matches!(ports, Ports::Keep | Ports::Prefer | Ports::Mapped) || (min..=max).contains(&own);
     let last = match ports {
+        _ if is_fixed => 0,
         // Without translation there is nothing to tell two flows with one tuple apart by.
         Ports::Keep => 0,
         _ => u32::from(max).wrapping_sub(u32::from(min)).wrapping_add(1),
@@ -211,6 +215,7 @@ fn host_has<F: FamilyMaps>(pkt: &Packet, reply: &FlowKey<F::Addr>) -> bool {
     match reply.proto {
         proto::TCP => pkt.host_socket(true, &reply.tuple),
         proto::UDP => pkt.host_socket(false, &reply.tuple),
+        // The kernel has no look-up for SCTP's.
         _ => false,
     }
 }

@@ -34,6 +34,9 @@ pub trait Fabric: PortProbe {
     /// What the host has; `state` tells what of it is the instance's own.
     async fn facts(&self, state: &State) -> Result<HostFacts, FabricError>;
 
+    /// The ports the kernel chooses from for sockets that ask for any, as a list of ranges.
+    async fn local_ports(&self) -> Result<String, FabricError>;
+
     /// Which of these ports are not reserved yet, as a list of ranges.
     async fn unreserved(&self, ports: &str) -> Result<String, FabricError>;
 

@@ -36,7 +36,7 @@ const BPFFS_MARK: &str = "bpffs-mounted";
 pub struct KernelFabric {
     dirs: Dirs,
     host: Host,
-    listeners: RefCell<[Option<Vec<Listener>>; 2]>,
+    listeners: RefCell<[Option<Vec<Listener>>; 3]>,
 }
 
 impl KernelFabric {
@@ -153,7 +153,7 @@ impl KernelFabric {
     /// Whether any socket at all has the port: rules out nearly all of a range at one reading of the socket tables.
     fn has_listener(&self, proto: PortProto, port: u16) -> bool {
         let mut cache = self.listeners.borrow_mut();
-        let entry = &mut cache[usize::from(proto == PortProto::Udp)];
+        let entry = &mut cache[proto as usize];
         let found = entry.get_or_insert_with(|| {
             probe::listeners(self.host.netns(), proto).unwrap_or_else(|e| {
                 tracing::warn!("cannot tell which ports are in use: {e}");
@@ -208,6 +208,7 @@ impl PortProbe for KernelFabric {
         let proto = match proto {
             Proto::Tcp => PortProto::Tcp,
             Proto::Udp => PortProto::Udp,
+            Proto::Sctp => PortProto::Sctp,
         };
         self.has_listener(proto, port)
             && match probe::port_listener(self.host.netns(), proto, address, port) {
@@ -237,6 +238,12 @@ impl Fabric for KernelFabric {
         self.read_facts(state).await
     }
 
+    async fn local_ports(&self) -> Result<String, FabricError> {
+        let read = self.host.netns().run(sysctl::local_ports);
+        let read = read.map_err(|e| FabricError::step("enter the host's namespace", e))?;
+        Ok(read.map_err(|e| FabricError::step("read the kernel's range of ports", e))?.to_string())
+    }
+
     async fn unreserved(&self, ports: &str) -> Result<String, FabricError> {
         let wanted = port_set(ports)?;
         let before = self
@@ -253,7 +260,7 @@ impl Fabric for KernelFabric {
         let done = self.host.netns().run(|| sysctl::reserve_ports(&ports));
         done.map_err(|e| FabricError::step("enter the host's namespace", e))?
             .map(|_| ())
-            .map_err(|e| FabricError::step("reserve the SNAT ports", e))
+            .map_err(|e| FabricError::step("reserve ports", e))
     }
 
     async fn release(&self, ports: &str) -> Result<(), FabricError> {
@@ -344,6 +351,8 @@ impl Fabric for KernelFabric {
         if ended > 0 {
             tracing::debug!("ended {ended} flow entries of former addresses");
         }
+        let rerouted = self.host.end_rerouted_flows().await;
+        rerouted.map_err(|e| FabricError::step("end flows of former routes", e))?;
         Ok(uplinks)
     }
 

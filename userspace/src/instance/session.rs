@@ -183,7 +183,7 @@ impl<F: Fabric> Session<'_, F> {
         if uplinks != row.uplinks {
             self.write(&[Change::PutInstance(InstanceRow { uplinks, ..row })])?;
         }
-        Ok(())
+        self.sync_reserved_ports().await
     }
 
     /// Turns everything that was being made into what is live, in one step.

@@ -1,5 +1,6 @@
 mod model;
 mod publishes;
+mod reserve;
 
 use std::collections::BTreeSet;
 use std::panic::{self, AssertUnwindSafe};

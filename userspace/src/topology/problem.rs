@@ -161,7 +161,7 @@ pub enum Problem {
     UnknownPod,
 
     #[error(
-        "not a published port: {0}; write [ADDRESS:]HOSTPORT[-END]:PODPORT[-END][/tcp|udp], IPv6 addresses in brackets"
+        "not a published port: {0}; write [ADDRESS:]HOSTPORT[-END]:PODPORT[-END][/tcp|udp|sctp], IPv6 addresses in brackets"
     )]
     Publish(String),
     #[error("port {0} is out of range; ports are 1 to 65535")]
@@ -170,6 +170,8 @@ pub enum Problem {
     RangeReversed { start: u16, end: u16 },
     #[error("{host} host ports but {pod} pod ports; both ranges must be equally long")]
     RangeLength { host: u32, pod: u32 },
+    #[error("SCTP's checksum covers its ports, so they cannot be changed on the way; write {0}")]
+    SctpPorts(String),
     #[error("published already by {by} of pod {pod:?}; a host port leads to one pod")]
     PublishedTwice { by: String, pod: String },
     #[error("a process of the host listens on {0}; stop it, or publish another port")]
