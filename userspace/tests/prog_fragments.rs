@@ -74,7 +74,9 @@ both!(
             b.pod_sends(RED, piece, &Want::held());
         }
         again.expect_nothing();
+        assert_eq!(b.held(), 4);
         b.pod_sends(RED, &sent[0], &Want::held());
+        assert_eq!(b.held(), 0, "none waits any more");
         let order = [0, 4, 3, 2, 1];
         again.expect(order.map(|i| &sent[i]));
         for i in order {

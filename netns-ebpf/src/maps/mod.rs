@@ -29,7 +29,7 @@ use netns_ebpf_common::verdict::{DROP_COUNTERS, DropReason};
 use netns_ebpf_common::{Addr4, Addr6};
 
 pub use self::account::{Account, AccountMaps, count_exhausted, enter, leave, pop_opened, push_opened};
-pub use self::datagram::{DatagramRef, datagram_slot, held, held_scratch, hold, next_held, oldest_held};
+pub use self::datagram::{DatagramRef, datagram_slot, held, held_scratch, hold, next_held, oldest_held, release};
 pub use self::flow::{FlowRef, InsertError};
 use crate::stage::flow::Plan;
 use crate::stage::port::Search;

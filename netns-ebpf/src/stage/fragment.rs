@@ -224,6 +224,7 @@ impl Replay {
         pkt.copy_from(piece.len_bytes as usize, &piece.frame)?;
         // Still the same: then it was while it was copied.
         is_ours()?;
+        maps::release(&self.key);
         pkt.clone_to_ingress(self.ifindex)
     }
 }
