@@ -110,6 +110,13 @@ impl<A: Copy> FlowEntry<A> {
     pub const TRANSLATED: u8 = 1 << 2;
     /// With [`Self::ORIGINAL`]: opened to a pod from outside, and accounted so.
     pub const INCOMING: u8 = 1 << 3;
+    /// One of the two entries of a mapping: see [`crate::mapping`].
+    pub const MAPPING: u8 = 1 << 4;
+    /// The key's source has a mapping, which counts this flow.
+    pub const MAPPED: u8 = 1 << 5;
+    /// With [`Self::TO_UPLINK`]: the destination is an address of the host behind which a pod is, so the packet comes back in by
+    /// the uplink at once (RFC 4787 REQ-9).
+    pub const TURNS_BACK: u8 = 1 << 6;
     /// No publish.
     pub const NO_OWNER: u32 = u32::MAX;
 
@@ -165,7 +172,7 @@ pub enum TimeoutClass {
     TcpTransitory = 0,
     /// TCP established or half-closed (RFC 5382 REQ-5: at least 2 hours 4 minutes).
     TcpEstablished = 1,
-    /// UDP (RFC 4787 REQ-5: at least 2 minutes, 5 recommended).
+    /// UDP (RFC 4787 REQ-5: at least 2 minutes, 5 recommended), and SCTP, whose associations are not followed.
     Udp = 2,
     /// ICMP queries (RFC 5508 REQ-1: at least 60 seconds).
     Icmp = 3,
@@ -276,7 +283,7 @@ pub fn is_expired(
 }
 
 #[inline(always)]
-const fn is_idle(last_seen_ns: u64, now_ns: u64, timeout_ns: u64) -> bool {
+pub(crate) const fn is_idle(last_seen_ns: u64, now_ns: u64, timeout_ns: u64) -> bool {
     // Another CPU may have stamped the entry a tick ahead of us.
     now_ns > last_seen_ns && now_ns - last_seen_ns > timeout_ns
 }
@@ -387,6 +394,7 @@ mod tests {
         ]) {
             assert_eq!(state.timeout_class(proto::TCP), class, "{state:?}");
             assert_eq!(state.timeout_class(proto::UDP), Udp);
+            assert_eq!(state.timeout_class(proto::SCTP), Udp);
             assert_eq!(state.timeout_class(proto::ICMP), Icmp);
             assert_eq!(state.timeout_class(proto::ICMPV6), Icmp);
         }

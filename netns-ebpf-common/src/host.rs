@@ -25,6 +25,8 @@ impl HostConfig {
     /// The kernel knows `BPF_F_IPV6` of `bpf_l4_csum_replace` (6.16), needed for packets that arrive with a complete
     /// checksum.
     pub const CSUM_IPV6: u32 = 1;
+    /// Some network has endpoint-independent mapping: mappings are looked for.
+    pub const MAPPINGS: u32 = 1 << 1;
 }
 
 /// An interface to the LAN.

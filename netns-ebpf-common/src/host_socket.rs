@@ -1,6 +1,6 @@
 //! Sockets of the host that reach published ports: the hooks, and what is remembered of a socket's peers.
 
-use crate::abi::program;
+use crate::abi::{MAX_PUBLISHES, program};
 use crate::pod::pod;
 use crate::{Addr4, Addr6, Port};
 
@@ -84,9 +84,16 @@ pub struct HostPeer<A> {
     pub addr: A,
     /// Port.
     pub port: Port,
-    /// Padding, zero.
-    pub _pad: u16,
+    /// Index of the publish that led to the pod, or [`HostPeer::NO_PUBLISH`].
+    pub publish: u16,
 }
+
+impl<A> HostPeer<A> {
+    /// The publish is gone.
+    pub const NO_PUBLISH: u16 = u16::MAX;
+}
+
+const _: () = assert!(MAX_PUBLISHES <= HostPeer::<Addr4>::NO_PUBLISH as u32);
 
 pod!(HostPeerKey<Addr4>: size 16, align 4);
 pod!(HostPeerKey<Addr6>: size 28, align 4);

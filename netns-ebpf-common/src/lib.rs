@@ -40,6 +40,7 @@ pub mod fragment;
 pub mod hdr;
 pub mod host;
 pub mod host_socket;
+pub mod mapping;
 #[doc = include_str!("../docs/nat-rfcs.md")]
 pub mod nat_rfcs {}
 pub mod network;

@@ -35,8 +35,10 @@ impl Network {
     /// Without it (a network whose subnet another network of this host already has) the gateway answers echo requests
     /// and nothing else.
     pub const HOST_ACCESS: u32 = 1 << 1;
-    /// Endpoint-independent mapping instead of address-and-port-dependent.
+    /// Endpoint-independent mapping instead of address-and-port-dependent: see [`crate::mapping`].
     pub const ENDPOINT_INDEPENDENT: u32 = 1 << 2;
+    /// Endpoint-independent filtering besides ("full cone"): whoever sends to a mapping reaches the pod.
+    pub const OPEN_TO_ALL: u32 = 1 << 3;
 }
 
 /// Most addresses a network's pool has of one family.

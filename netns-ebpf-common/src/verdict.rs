@@ -24,7 +24,7 @@ pub enum Kind {
     Peer = 1,
     /// Out of a device towards the next hop the kernel's routes name.
     Neigh = 2,
-    /// To the host's own sockets, by the ingress of a gateway device.
+    /// Into the host by the ingress of a device: a gateway device's leads to its own sockets, an uplink's is the way of what turns back.
     Host = 3,
     /// Out of a device as it is: an answer to its sender, or the host's packet to a pod.
     Out = 4,
@@ -32,7 +32,7 @@ pub enum Kind {
     Drop = 5,
     /// Dropped and counted; in its place an ICMP error goes back to the sender, out of a device.
     Reject = 6,
-    /// Dropped and counted; in its place an ICMP error goes up into the host by the ingress of a gateway device.
+    /// Dropped and counted; in its place an ICMP error goes into the host by the ingress of a device, as in [`Self::Host`].
     RejectHost = 7,
     /// Put aside: a piece of a datagram that will come by once more, behind the first one.
     Held = 8,
@@ -98,7 +98,7 @@ impl Verdict {
         Self::to(Kind::Neigh, ifindex)
     }
 
-    /// To the host's sockets by this gateway device.
+    /// Into the host by the ingress of this device: to its sockets by a gateway device, or back in by an uplink.
     #[inline(always)]
     pub const fn host(ifindex: u32) -> Self {
         Self::to(Kind::Host, ifindex)
@@ -250,6 +250,8 @@ drop_reasons! {
     FlowLimit = 33, "flow-limit";
     /// A fragment that overlaps another of its datagram or repeats it; after an overlap the whole datagram is dropped.
     FragmentOverlap = 34, "fragment-overlap";
+    /// To the port of a pod's endpoint-independent mapping, from somebody the pod has not sent to, which the network's `filtering` forbids.
+    Filtered = 35, "filtered";
 }
 
 /// Elements of the drop counters.

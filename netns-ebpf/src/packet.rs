@@ -123,6 +123,24 @@ impl Packet {
         unsafe { (*self.skb()).vlan_present != 0 }
     }
 
+    /// Whether the frame was addressed to another station, as one is that turned back: it has the MACs of a pod's cable.
+    #[inline(always)]
+    pub fn is_others(&self) -> bool {
+        const PACKET_OTHERHOST: u32 = 3;
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb()).pkt_type == PACKET_OTHERHOST }
+    }
+
+    /// Makes it one for whoever receives it: a pod's stack would drop it unseen. From 6.15 on the redirect to a pod does this by
+    /// itself (commit c4327229948879).
+    #[inline(always)]
+    pub fn adopt(&mut self) -> Result<(), DropReason> {
+        const PACKET_HOST: u32 = 0;
+        // SAFETY: plain numbers.
+        let ret = unsafe { helpers::bpf_skb_change_type(self.skb(), PACKET_HOST) };
+        if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }
+    }
+
     /// The EtherType the device's driver gave the packet, whether the frame has one or not.
     #[inline(always)]
     pub fn ethertype(&self) -> u16 {

@@ -111,5 +111,9 @@ pub fn translate<F: Family>(pkt: &mut Packet, p: &Parsed<F::Addr>, to: &FlowTupl
             }
         }
     }
+    if p.csum_off().is_none() && F::HDR_CSUM_OFF.is_none() {
+        // Of SCTP and later fragments in IPv6 no checksum makes the change good in a sum the device took over the whole packet.
+        pkt.csum_update(addrs);
+    }
     ip_addrs::<F>(pkt, L3_OFF, addrs, to)
 }

@@ -112,6 +112,17 @@ impl PortSet {
         Self(merged)
     }
 
+    /// How many ports are in it.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|(a, b)| usize::from(*b) - usize::from(*a) + 1).sum()
+    }
+
+    /// The ports of both.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        self.difference(&self.difference(other))
+    }
+
     /// The ports of this one that are not in the other.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
@@ -163,6 +174,12 @@ impl fmt::Display for PortSet {
         }
         Ok(())
     }
+}
+
+/// Reads the ports the kernel gives to sockets that ask for any.
+pub fn local_ports() -> Result<PortSet, SysctlError> {
+    let text = read("ipv4/ip_local_port_range")?;
+    text.split_whitespace().collect::<Vec<_>>().join("-").parse()
 }
 
 /// Reads the ports that are reserved now.
@@ -229,6 +246,8 @@ mod tests {
         fn sets_behave_as_sets(a in any_set(), b in any_set(), port in any::<u16>()) {
             prop_assert_eq!(a.union(&b).contains(port), a.contains(port) || b.contains(port));
             prop_assert_eq!(a.difference(&b).contains(port), a.contains(port) && !b.contains(port));
+            prop_assert_eq!(a.intersection(&b).contains(port), a.contains(port) && b.contains(port));
+            prop_assert_eq!(a.union(&b).len(), a.len() + b.difference(&a).len());
         }
 
         #[test]

@@ -2,11 +2,11 @@
 
 mod common;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 
+use common::observer::{PATIENCE, Talk, at, flows, serve};
 use common::packet::{checksum, ipv4, ipv6, udp, udp6};
 use common::pods::{BLUE, GATEWAY, GREEN, RED, TOPOLOGY, server, site, uplink};
-use common::talk::{PATIENCE, Talk, at, flows, serve};
 use common::traffic::{both, closed, direct, published};
 use common::tun::Tunnel;
 use common::{Isolated, isolated, wait_until};
@@ -197,6 +197,40 @@ fn a_tunnel_beside_a_lan() {
         Family::ALL.into_iter().for_each(|f| serve(here, "wan", at(behind(), f, 7)));
         for (f, talk) in &mut talks {
             assert_eq!(talk.seen_as(PATIENCE), Some(near().ip(*f)), "{f:?}");
+        }
+    });
+}
+
+#[test]
+fn pods_reach_each_other_by_their_mappings_on_a_tunnel_too() {
+    isolated(|here| {
+        let _tunnel = tunnel(here);
+        here.ip(&format!("route add default via {} dev tun0", OTHER_END[0]));
+        here.ip(&format!("-6 route add default via {} dev tun0", OTHER_END[1]));
+        let keys = "masquerade = true\nmapping = \"endpoint-independent\"\nfiltering = \"endpoint-independent\"";
+        here.up(&topology("\"auto\"", "").replacen("masquerade = true", keys, 1)).ok();
+        for family in Family::ALL {
+            let bind = |site: Site, port| {
+                let socket = here.inside(site.place, || UdpSocket::bind(at(site, family, port))).expect("bind");
+                socket.set_read_timeout(Some(PATIENCE)).expect("set a time-out");
+                socket
+            };
+            let (server, red, blue) = (bind(other_end(), 3478), bind(RED, 25_000), bind(BLUE, 25_001));
+            let mut block = [0; 16];
+            let mut seen = |pod: &UdpSocket| {
+                pod.send_to(b"who", at(other_end(), family, 3478)).expect("send");
+                server.recv_from(&mut block).expect("the pod's").1
+            };
+            let (red_at, blue_at) = (seen(&red), seen(&blue));
+            assert_eq!([red_at, blue_at], [25_000, 25_001].map(|port| at(near(), family, port)));
+            for (from, from_at, to, to_at) in [(&red, red_at, &blue, blue_at), (&blue, blue_at, &red, red_at)] {
+                from.send_to(b"hello", to_at).expect("send");
+                assert_eq!(to.recv_from(&mut block).expect("the other pod's"), (5, from_at));
+            }
+            // Somebody behind the tunnel whom red has not sent to.
+            let stranger = bind(behind(), 4000);
+            stranger.send_to(b"open", red_at).expect("send");
+            assert_eq!(red.recv_from(&mut block).expect("the stranger's"), (4, at(behind(), family, 4000)));
         }
     });
 }

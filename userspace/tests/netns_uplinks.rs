@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use common::frame::Tap;
 use common::lan::{FAR, SERVER, UPLINK};
+use common::observer::{PATIENCE, Talk, at, flows, serve};
 use common::packet::{ethernet, ipv4, ipv6, udp, udp6};
 use common::pods::{BLUE, GATEWAY, RED, TOPOLOGY, far, server, site, uplink};
-use common::talk::{PATIENCE, Talk, at, flows, serve};
 use common::traffic::{both, closed, direct, published};
 use common::{Isolated, isolated};
 use netns::check::{Family, Probe, Site, Target};
@@ -135,7 +135,7 @@ fn replies_come_in_by_any_uplink() {
 }
 
 #[test]
-fn a_flow_keeps_its_uplink_until_that_goes() {
+fn connections_keep_their_uplink_until_that_goes() {
     isolated(|here| {
         two_lans(here);
         here.up(&topology(r#"["up0", "up1"]"#, "")).ok();
@@ -158,12 +158,26 @@ fn a_flow_keeps_its_uplink_until_that_goes() {
         for (f, talk) in &mut old {
             assert_eq!(talk.seen_as(PATIENCE), Some(uplink().ip(*f)), "an old flow stays where it was");
         }
+        let two = topology(r#"["up0", "up1"]"#, "");
+        here.up(&two).ok();
+        let kept = |talk: &Talk| matches!(talk, Talk::Connection(_));
+        for (f, talk) in &mut old {
+            let host = if kept(talk) { uplink() } else { second() };
+            assert_eq!(talk.seen_as(PATIENCE), Some(host.ip(*f)), "{f:?}: after a verb all but connections follow");
+        }
+        // One route with both ways is no reason to move.
+        here.ip(&format!("route add 198.51.100.0/24 nexthop via {} nexthop via {}", SERVER[0], WAN[0]));
+        here.ip(&format!("route del {}/32", FAR[0]));
+        here.up(&two).ok();
+        assert!(flows().iter().any(|f| f.original && f.proto == 17 && f.to_src == second().ip(Family::V4)));
+        here.ip(&format!("route add {}/32 via {} dev up1", FAR[0], WAN[0]));
         here.ip("link del up0");
-        let again = here.up(&topology(r#"["up0", "up1"]"#, ""));
+        let again = here.up(&two);
         assert!(again.stderr.contains("uplink \"up0\" is gone"), "{}", again.report());
         for (f, talk) in &mut old {
             let expected = matches!(talk, Talk::Datagrams(_)).then(|| second().ip(*f));
-            assert_eq!(talk.seen_as(SILENCE), expected, "{f:?}: what can go on does so by the new route");
+            let patience = if expected.is_some() { PATIENCE } else { SILENCE };
+            assert_eq!(talk.seen_as(patience), expected, "{f:?}: what can go on does so by the new route");
         }
         for (f, talk) in &mut new {
             assert_eq!(talk.seen_as(PATIENCE), Some(second().ip(*f)), "the other uplink's flows are not disturbed");

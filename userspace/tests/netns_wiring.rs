@@ -48,6 +48,7 @@ fn network() -> NetworkSpec {
         masquerade: true,
         snat_addresses: Vec::new(),
         endpoint_independent: false,
+        open_to_all: false,
         host_access: true,
         no_masquerade: vec!["192.168.1.0/24".parse().expect("net"), "fd00:1::/32".parse().expect("net")],
     }
@@ -320,6 +321,9 @@ fn ports_are_published_as_a_whole_or_not_at_all() {
         assert!(host.unwire_publish(&web).expect("remove"));
         assert!(!host.unwire_publish(&web).expect("remove again"));
         host.unwire_publish(&below).expect("remove");
+        let theirs = PublishSpec { owner: 99, allow: Allow::Only(vec![]), backends: vec![backend(5)], ..clash.clone() };
+        host.wire_publish(&PublishSpec { id: 3, ..theirs.clone() }).expect_err("another's index");
+        host.switch_publish(&PublishSpec { id: 3, ..theirs }, |_| None).expect_err("another's index");
         // Neither is anything left of who might come in and of where they went.
         for map in ["ALLOW4", "ALLOW6", "BACKENDS"] {
             let left = of_publish(map, 1);
@@ -633,6 +637,14 @@ fn routes_are_read_with_their_kind() {
                 line.split(':').next().and_then(|n| n.trim().parse::<u32>().ok()).expect("an index")
             };
             assert_eq!((both.oif, both.more_oifs), (Some(index("a0")), vec![index("a1")]));
+            let to = async |ip: &str| netlink.route_to(ip.parse().expect("an address")).await.expect("ask");
+            let way = to("203.0.113.9").await.expect("a route");
+            assert_eq!((way.oif, way.more_oifs), (Some(index("a0")), vec![index("a1")]), "all next hops");
+            assert_eq!(to("192.0.2.77").await.expect("a route").destination.to_string(), "192.0.2.0/24");
+            for refused in ["2001:db8::1", "203.0.114.1"] {
+                here.ip("route replace unreachable 203.0.114.0/24");
+                assert_eq!(to(refused).await.filter(|r| r.kind == RouteKind::Unicast), None, "{refused}");
+            }
         });
     });
 }

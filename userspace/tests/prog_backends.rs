@@ -225,3 +225,21 @@ both!(
         b.lan_sends(&sent, &Want::drop(DropReason::BackendGone));
     }
 );
+
+both!(
+    fn a_range_leads_to_its_backends_port_by_port(b, v) {
+        let slots = array::from_fn(|bucket| THREE[bucket % 3].slot as u16);
+        b.datapath().set_backends(RANGE, Some(&Backends { slots })).expect("backends");
+        b.configure_publish(RANGE, |p| p.flags |= Publish::SEVERAL | Publish::STICKY);
+        let mut flows = Vec::new();
+        for n in 0..4 {
+            let client = client(v, u32::from(n));
+            let pod = THREE[bucket_of(client) % 3];
+            let sent = from_lan(client, HOST.ip(v), tcp(40_000, 9000 + n, flag::SYN));
+            let got = sent.translated((client, 40_000), (pod.ip(v), 7000 + n)).delivered(pod);
+            let flow = Pair::new(0, &sent, 1, &got, Target::Slot(pod.slot), Target::Uplink(b.uplink));
+            flows.push(flow.owned(pod.slot).published(RANGE));
+            b.lan_sends(&sent, &Want::peer(pod, &got).publish_opens(RANGE).flows(&flows));
+        }
+    }
+);

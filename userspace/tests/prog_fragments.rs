@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::frame::Tap;
 use netns_ebpf_common::flow::State;
+use netns_ebpf_common::network::Network;
 use netns_ebpf_common::verdict::DropReason;
 use prog::flows::{masqueraded, pair};
 use prog::*;
@@ -454,5 +455,40 @@ both!(
         // RFC 8200 section 4.5: only the first one's number counts. In IPv4 the number tells datagrams apart.
         let want = if v == V4 { Want::held() } else { Want::neigh(&lie(&left[1])) };
         b.pod_sends(RED, &lie(&sent[1]), &want);
+    }
+);
+
+both!(
+    fn an_open_mapping_gets_pieces_in_reverse_and_a_filtered_one_none(b, v) {
+        for open in [true, false] {
+            b.reset();
+            let flags = Network::ENDPOINT_INDEPENDENT | if open { Network::OPEN_TO_ALL } else { 0 };
+            b.configure_network(1, |n| n.flags |= flags);
+            b.datapath().set_mappings(true).expect("settings");
+            let at = (HOST.ip(v), 20_000);
+            let mapping = |flows| Pair::mapping(b, v, 17, (RED, 20_000), at, flows);
+            let (ask, left) = masqueraded(v, SERVER, udp(20_000, 53), 20_000);
+            let asked = pair(b, &ask, &left);
+            b.pod_sends(RED, &ask, &Want::neigh(&left).flows([&mapping(1), &asked]));
+            let again = Again::of_lan();
+            // Of somebody red has not sent to.
+            let sent = from_lan(CLIENT.ip(v), at.0, udp(40_000, at.1).with_payload(3 * CUT - 8));
+            let got = sent.translated((CLIENT.ip(v), 40_000), (RED.ip(v), 20_000)).delivered(RED);
+            let flow = Pair::new(0, &sent, 1, &got, Target::Slot(RED.slot), Target::Uplink(b.uplink)).owned(RED.slot);
+            let (sent, got) = (sent.in_pieces(8, CUT), got.in_pieces(8, CUT));
+            for piece in [&sent[2], &sent[1]] {
+                b.lan_sends(piece, &Want::pass(piece));
+            }
+            if open {
+                b.lan_sends(&sent[0], &Want::held());
+                again.expect([0, 2, 1].map(|i| &sent[i]));
+                for i in [0, 2, 1] {
+                    b.lan_sends(&sent[i], &Want::peer(RED, &got[i]).flows([&mapping(2), &asked, &flow]));
+                }
+            } else {
+                b.lan_sends(&sent[0], &Want::drop(DropReason::Filtered).rx_dropped(RED));
+                again.expect_nothing();
+            }
+        }
     }
 );

@@ -5,6 +5,7 @@ mod common;
 mod prog;
 
 use netns::datapath::Hook;
+use netns_ebpf_common::network::Network;
 use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::DropReason;
 use prog::want::{counters, growth};
@@ -87,7 +88,7 @@ fn provoke(b: &Bench, v: Version, reason: DropReason) -> Option<()> {
             }
         }
         DropReason::NoFlow => send(&red(SERVER, tcp(1000, 80, flag::ACK))),
-        DropReason::UnknownProtocol => send(&red(SERVER, L4::Raw { proto: 132, bytes: vec![0; 12] })),
+        DropReason::UnknownProtocol => send(&red(SERVER, L4::Raw { proto: 47, bytes: vec![0; 12] })),
         DropReason::Fragment => {
             // One more than there is room for.
             for id in 0..65 {
@@ -104,6 +105,12 @@ fn provoke(b: &Bench, v: Version, reason: DropReason) -> Option<()> {
             let mut p = from_pod(RED, BLUE.ip(V6), udp(1000, 53));
             p.extensions = vec![(60, vec![0, 0, 1, 4, 0, 0, 0, 0]); 9];
             send(&p);
+        }
+        DropReason::Filtered => {
+            b.configure_network(1, |n| n.flags |= Network::ENDPOINT_INDEPENDENT);
+            b.datapath().set_mappings(true).expect("settings");
+            send(&red(SERVER, udp(20_000, 53)));
+            from_client(HOST, udp(1000, 20_000));
         }
         DropReason::NotPublished => from_client(RED.at, udp(1000, 53)),
         DropReason::NotFromHost => {

@@ -255,7 +255,7 @@ both!(
             ("another server's port", |p| p.l4 = udp(20_000, 54)),
             ("another server", |p| p.dst = if p.dst.is_ipv4() { SERVER2.v4.into() } else { SERVER2.v6.into() }),
             ("another transport", |p| p.l4 = tcp(20_000, 53, flag::SYN)),
-            ("a protocol without ports", |p| p.l4 = L4::Raw { proto: 132, bytes: vec![0x5a; 16] }),
+            ("a protocol without ports", |p| p.l4 = L4::Raw { proto: 47, bytes: vec![0x5a; 16] }),
         ];
         for (what, change) in changes {
             println!("{what}");

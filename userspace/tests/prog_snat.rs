@@ -143,7 +143,7 @@ both!(
 
 both!(
     fn protocols_without_ports_do_not_leave(b, v) {
-        for proto in [2, 47, 50, 132, 255] {
+        for proto in [2, 47, 50, 136, 255] {
             let sent = from_pod(RED, SERVER.ip(v), L4::Raw { proto, bytes: vec![0x5a; 32] });
             b.pod_sends(RED, &sent, &Want::drop(DropReason::UnknownProtocol));
         }

@@ -31,6 +31,8 @@ fn tcp() -> Vec<u8> {
 }
 
 const UDP: [u8; 8] = [0x03, 0xe8, 0, 53, 0, 8, 0, 0];
+/// The common header.
+const SCTP: [u8; 12] = [0x0b, 0x59, 0x0b, 0x5a, 1, 2, 3, 4, 5, 6, 7, 8];
 const ECHO: [u8; 8] = [8, 0, 0, 0, 0, 7, 0, 1];
 const ECHO6: [u8; 8] = [128, 0, 0, 0, 0, 7, 0, 1];
 
@@ -64,7 +66,15 @@ fn ipv4_golden() {
     let p = parse4(&frame4(&[], [0, 0], 1, &[0, 0, 0, 0, 0, 7, 0, 1])).expect("echo reply");
     assert!(p.is_icmp(IcmpKind::EchoReply) && ports(&p) == (0, 7));
 
-    let p = parse4(&frame4(&[], [0, 0], 132, &[])).expect("SCTP without anything");
+    let p = parse4(&frame4(&[1; 4], [0, 0], 132, &SCTP)).expect("SCTP");
+    assert_eq!((p.l4, ports(&p), p.l4_off(), p.headers_len_bytes()), (L4::Sctp, (2905, 2906), 38, 36));
+    assert_eq!(p.csum_off(), None, "its checksum is not for us to change");
+    for length in 0..SCTP.len() {
+        let short = parse4(&frame4(&[], [0, 0], 132, &SCTP[..length]));
+        assert_eq!(short.map(|p| p.l4), Err(DropReason::Malformed), "{length} bytes of SCTP");
+    }
+
+    let p = parse4(&frame4(&[], [0, 0], 47, &[])).expect("GRE without anything");
     assert_eq!((p.l4, p.csum_off(), ports(&p)), (L4::Other, None, (0, 0)));
 }
 
@@ -125,6 +135,8 @@ fn ipv4_lies() {
 fn ipv6_golden() {
     let p = parse6(&frame6(6, &tcp())).expect("TCP");
     assert_eq!((p.l4, p.l4_off(), p.headers_len_bytes(), ports(&p)), (L4::Tcp, 54, 60, (1000, 80)));
+    let p = parse6(&frame6(132, &SCTP)).expect("SCTP");
+    assert_eq!((p.l4, p.l4_off(), p.headers_len_bytes(), ports(&p)), (L4::Sctp, 54, 52, (2905, 2906)));
     let p = parse6(&frame6(58, &ECHO6)).expect("echo");
     assert!(p.is_icmp(IcmpKind::EchoRequest) && ports(&p) == (7, 0));
 
@@ -218,7 +230,9 @@ fn quotes_golden() {
     assert_eq!((q.tuple.sport.get(), q.tuple.dport.get()), (1000, 80));
     assert!(!quote4(&frame[..frame.len() - 1], ETH_LEN, &mut q), "8 bytes of the transport are the least");
     assert!(!quote4(frame4(&[], [0, 1], 6, &tcp()).as_slice(), ETH_LEN, &mut q), "a later piece");
-    assert!(!quote4(frame4(&[], [0, 0], 132, &tcp()).as_slice(), ETH_LEN, &mut q), "SCTP");
+    assert!(!quote4(frame4(&[], [0, 0], 47, &tcp()).as_slice(), ETH_LEN, &mut q), "GRE");
+    assert!(quote4(frame4(&[], [0, 0], 132, &SCTP[..8]).as_slice(), ETH_LEN, &mut q));
+    assert_eq!((q.proto, q.tuple.sport.get(), q.tuple.dport.get()), (132, 2905, 2906));
     assert!(!quote4(frame4(&[], [0, 0], 1, &[3; 8]).as_slice(), ETH_LEN, &mut q), "an error");
 
     let mut q = Quote::default();
@@ -244,6 +258,7 @@ fn assert_inside<A>(p: &Parsed<A>, frame: &[u8]) {
         L4::Tcp => TCP_LEN,
         L4::Udp => UDP_LEN,
         L4::Icmp => icmp::ICMP_LEN,
+        L4::Sctp => 12,
         L4::LaterFragment | L4::Other => 0,
     };
     assert!(p.l4_off() >= ETH_LEN && p.l4_off() + least <= frame.len(), "{} in {}", p.l4_off(), frame.len());

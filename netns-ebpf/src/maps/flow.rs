@@ -4,8 +4,9 @@ use core::ptr::NonNull;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, State};
+use netns_ebpf_common::mapping;
 
-use super::{Account, FamilyMaps, leave, scratch};
+use super::{Account, FamilyMaps, leave, mapping_key, scratch};
 
 /// An entry of the flow table, in place.
 ///
@@ -33,7 +34,7 @@ impl<F: FamilyMaps> FlowRef<F> {
         }
     }
 
-    /// Removes an entry no account knows of; says whether it was there.
+    /// Removes an entry nothing counts yet; says whether it was there.
     #[inline(always)]
     pub fn remove(key: &FlowKey<F::Addr>) -> bool {
         F::flows().remove(key).is_ok()
@@ -117,6 +118,25 @@ impl<F: FamilyMaps> FlowRef<F> {
         Self::find(self.peer_key(proto)?)
     }
 
+    /// Of a mapping's inside entry: how many flows it counts.
+    #[inline(always)]
+    pub fn mapped_flows(self) -> u32 {
+        // SAFETY: an aligned word other CPUs may change.
+        unsafe { core::ptr::addr_of!((*self.0.as_ptr()).ack).read_volatile() }
+    }
+
+    /// Adds to that number, modulo 2^32.
+    ///
+    /// Written as an instruction, as core has no atomic additions for targets without compare-and-swap of every width.
+    #[inline(always)]
+    fn add_mapped_flows(self, n: u32) {
+        // SAFETY: an aligned word of map memory, which outlives the run; the instruction reads and writes nothing else.
+        unsafe {
+            let word = core::ptr::addr_of_mut!((*self.0.as_ptr()).ack);
+            core::arch::asm!("lock *(u32 *)({word} + 0) += {n}", word = in(reg) word, n = in(wreg) n, options(nostack));
+        }
+    }
+
     /// Removes both directions and counts the flow no longer; `key` is this one's. Returns how many entries went.
     ///
     /// The one place where flows end. Whoever takes the opener's entry out gives its place in the account back; that the account
@@ -136,12 +156,15 @@ impl<F: FamilyMaps> FlowRef<F> {
 
     #[inline(always)]
     fn remove_one(self, key: &FlowKey<F::Addr>) -> u32 {
-        let (original, account) = (self.is_original(), self.account());
+        let (flags, account, seen) = (self.flags(), self.account(), self.last_seen_ns());
         if !Self::remove(key) {
             return 0;
         }
-        if original {
+        if flags & FlowEntry::<F::Addr>::ORIGINAL != 0 {
             leave::<F>(account);
+        }
+        if flags & FlowEntry::<F::Addr>::MAPPED != 0 {
+            leave_mapping::<F>(key, seen);
         }
         1
     }
@@ -219,4 +242,42 @@ pub enum InsertError {
     Exists,
     /// No room.
     Full,
+}
+
+/// Counts a flow in the mapping of its entry with this key.
+#[inline(always)]
+pub fn enter_mapping<F: FamilyMaps>(key: &FlowKey<F::Addr>) {
+    if let Some(inside) = mapping_of::<F>(key) {
+        inside.add_mapped_flows(1);
+    }
+}
+
+/// Counts it no longer; `last_seen_ns` is the entry's, which the mapping's own stamp lags behind.
+#[inline(always)]
+fn leave_mapping<F: FamilyMaps>(key: &FlowKey<F::Addr>, last_seen_ns: u64) {
+    if let Some(inside) = mapping_of::<F>(key) {
+        // A mapping that was made anew does not know the flows of the former one.
+        if inside.mapped_flows() != 0 {
+            inside.add_mapped_flows(u32::MAX);
+        }
+        if inside.last_seen_ns() < last_seen_ns {
+            inside.touch(last_seen_ns);
+        }
+    }
+}
+
+/// The inside entry of the mapping of a flow's entry with this key, whether its time is over or not.
+#[inline(always)]
+pub fn mapping_of<F: FamilyMaps>(key: &FlowKey<F::Addr>) -> Option<FlowRef<F>> {
+    let inside = mapping_key::<F>()?;
+    mapping::set_inside_key(inside, key.zone, key.proto, &key.tuple);
+    FlowRef::find(inside)
+}
+
+/// The outside entry of the mapping a packet with this tuple is sent to, whether its time is over or not.
+#[inline(always)]
+pub fn mapping_at<F: FamilyMaps>(proto: u8, tuple: &FlowTuple<F::Addr>) -> Option<FlowRef<F>> {
+    let outside = mapping_key::<F>()?;
+    mapping::set_outside_key(outside, proto, tuple);
+    FlowRef::find(outside)
 }

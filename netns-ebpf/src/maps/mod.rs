@@ -30,7 +30,7 @@ use netns_ebpf_common::{Addr4, Addr6};
 
 pub use self::account::{Account, AccountMaps, count_exhausted, enter, leave, pop_opened, push_opened};
 pub use self::datagram::{DatagramRef, datagram_slot, held, held_scratch, hold, next_held, oldest_held, release};
-pub use self::flow::{FlowRef, InsertError};
+pub use self::flow::{FlowRef, InsertError, enter_mapping, mapping_at, mapping_of};
 use crate::stage::flow::Plan;
 use crate::stage::port::Search;
 use crate::stage::related::Quoted;
@@ -123,8 +123,12 @@ pub struct Scratch<A> {
     quoted: Quoted<A>,
     /// A flow being opened.
     opening: OpeningFlow<A>,
+    /// A mapping being made for it.
+    opening_mapping: OpeningFlow<A>,
     /// Key of the other direction of a flow at hand.
     peer_key: FlowKey<A>,
+    /// Key of a mapping at hand.
+    mapping_key: FlowKey<A>,
     /// Key of a flow that may have to go.
     candidate: FlowKey<A>,
     /// A datagram in pieces as it is put into the table: nothing of it has come.
@@ -398,6 +402,26 @@ pub fn opening_flow<F: FamilyMaps>() -> Result<&'static mut OpeningFlow<F::Addr>
     Ok(unsafe { &mut (*scratch::<F>()?).opening })
 }
 
+/// Where a mapping's entries are put together, as in [`opening_flow`].
+#[inline(always)]
+pub fn opening_mapping<F: FamilyMaps>() -> Result<&'static mut OpeningFlow<F::Addr>, DropReason> {
+    // SAFETY: as in `opening_flow`.
+    Ok(unsafe { &mut (*scratch::<F>()?).opening_mapping })
+}
+
+/// Where the key of a mapping is put together. Short-lived: each look-up asks for it again.
+#[inline(always)]
+fn mapping_key<F: FamilyMaps>() -> Option<&'static mut FlowKey<F::Addr>> {
+    // SAFETY: per-CPU, no nesting; the functions of `flow` that ask for it do not keep it.
+    scratch::<F>().ok().map(|scratch| unsafe { &mut (*scratch).mapping_key })
+}
+
+/// Whether some network has endpoint-independent mapping.
+#[inline(always)]
+pub fn has_mappings() -> bool {
+    HOST_CONFIG.get(0).is_some_and(|config| config.flags & HostConfig::MAPPINGS != 0)
+}
+
 /// Where the key of a flow that may have to go is read to. Short-lived: each step of a search asks for it again.
 #[inline(always)]
 pub fn candidate<F: FamilyMaps>() -> Result<&'static mut FlowKey<F::Addr>, DropReason> {
@@ -476,6 +500,17 @@ pub fn with_endpoint_stats(slot: u32, f: impl FnOnce(&mut EndpointCounters)) {
     if let Some(stats) = ENDPOINT_STATS.get_ptr_mut(slot) {
         // SAFETY: per-CPU element, no nesting; the reference ends with the call.
         f(unsafe { &mut *stats });
+    }
+}
+
+/// Counts a flow of a publish a process of the host opens: a counter of its own, as a softirq of this CPU that counts as
+/// well may come in between. A process another one takes the CPU from at that very moment is not counted: this compiler has
+/// no atomic addition for the target.
+#[inline(always)]
+pub fn count_host_flow(publish: u32) {
+    if let Some(stats) = PUBLISH_STATS.get_ptr_mut(publish) {
+        // SAFETY: an aligned word of this CPU's element, which no softirq writes.
+        unsafe { (*stats).host_flows += 1 };
     }
 }
 

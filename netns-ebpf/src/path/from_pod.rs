@@ -6,12 +6,13 @@ use netns_ebpf_common::family::{Address, Family, Scope, V4, V6};
 use netns_ebpf_common::flow::FlowEntry;
 use netns_ebpf_common::hdr::Frame;
 use netns_ebpf_common::hdr::eth::{EthHdr, ethertype};
+use netns_ebpf_common::host::Uplink;
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::parse::{Fragment, IcmpKind, L4, Parsed};
 use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 
-use crate::maps::{self, FamilyMaps, FlowRef};
+use crate::maps::{self, FamilyMaps, FlowRef, OpeningFlow};
 use crate::packet::{Packet, USUAL_HEADERS_BYTES};
 use crate::path::settle;
 use crate::report;
@@ -20,7 +21,7 @@ use crate::stage::flow::Plan;
 use crate::stage::icmp_error::{self, Answer, ErrorFormat, Problem};
 use crate::stage::port::Ports;
 use crate::stage::{
-    arp_reply, deliver, echo_reply, flow, fragment, ndp_reply, parse, publish, related, route, source_check,
+    arp_reply, deliver, echo_reply, flow, fragment, mapping, ndp_reply, parse, publish, related, route, source_check,
 };
 
 /// The sending pod.
@@ -122,7 +123,7 @@ fn internet<F: FromPod>(pkt: &mut Packet, sender: &Sender) -> Verdict {
         }
 
         // 12. The planned flow is opened, and the packet goes along it.
-        match flow::open::<F>(pkt, p) {
+        match flow::open::<F>(pkt, p, true) {
             Ok(()) => Ok(along_flow::<F>(pkt, sender, p, flow::opened::<F>()?)),
             Err(DropReason::PortsExhausted) => Ok(reject::<F>(pkt, sender, p, Problem::PROHIBITED)),
             Err(DropReason::FlowLimit) => Ok(reject::<F>(pkt, sender, p, Problem::FLOW_LIMIT)),
@@ -164,7 +165,7 @@ fn along_flow<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>
             if flags & FlowEntry::<F::Addr>::TRANSLATED != 0 {
                 rewrite::translate::<F>(pkt, p, to)?;
             }
-            return deliver::to_uplink::<F>(pkt, p, target);
+            return deliver::to_uplink::<F>(pkt, p, target, flags);
         }
         let (endpoint, network) = deliver::backend(target)?;
         if let Some(problem) = deliver::problem(pkt, p, endpoint.mtu_bytes) {
@@ -175,10 +176,17 @@ fn along_flow<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>
     })
 }
 
-/// To an address of the host: what is published there, else its sockets.
+/// To an address of the host: the pod that has a mapping there, what is published there, else its sockets.
 #[inline(never)]
 fn to_host<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) -> Verdict {
     settle(|| {
+        if maps::has_mappings()
+            && flow::may_open(p)
+            && let Some(outside) = mapping::at::<F>(p.proto, &p.tuple)
+            && let Some(inside) = outside.peer(p.proto)
+        {
+            return to_mapping::<F>(sender, p, inside.target());
+        }
         if let Some(found) = publish::find::<F>(p)
             && found.publish.flags & Publish::LOOPBACK == 0
         {
@@ -192,6 +200,19 @@ fn to_host<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) -
         }
         Err(DropReason::NoHostAccess)
     })
+}
+
+/// Hairpin: to a pod by the address and port it has on the LAN, with those the sender has there (RFC 4787 REQ-9a): out as to the
+/// LAN, and back in by the uplink, whose hook sees to the filter of the receiver.
+#[inline(always)]
+fn to_mapping<F: FromPod>(sender: &Sender, p: &Parsed<F::Addr>, ifindex: u32) -> Result<Verdict, DropReason> {
+    let uplink = maps::uplink(ifindex).ok_or(DropReason::NoRoute)?;
+    let o = maps::opening_flow::<F>()?;
+    o.entry.to = p.tuple;
+    o.plan = leaving::<F>(sender, ifindex);
+    o.plan.flags |= FlowEntry::<F::Addr>::TURNS_BACK;
+    masquerade::<F>(sender, uplink, o)?;
+    Ok(PLANNED)
 }
 
 /// Hairpin: to a pod by a published address, from that address (RFC 4787 REQ-9a), so that the answer comes back here
@@ -247,38 +268,57 @@ fn to_lan<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) ->
         }
         let o = maps::opening_flow::<F>()?;
         o.entry.to = p.tuple;
-        let mut ports = Ports::Keep;
+        o.plan = leaving::<F>(sender, ifindex);
         if sender.network.flags & Network::MASQUERADE != 0
             && !maps::is_no_masquerade::<F>(sender.endpoint.network, p.tuple.dst)
         {
-            match maps::snat_pool::<F>(sender.endpoint.network) {
-                Some(pool) => {
-                    o.entry.to.src = pool.addr(sender.slot).ok_or(DropReason::NoUplinkAddress)?;
-                    ports = Ports::Pool;
-                }
-                None => {
-                    o.entry.to.src = *F::uplink_addr(uplink);
-                    ports = Ports::HostRange;
-                }
-            }
+            masquerade::<F>(sender, uplink, o)?;
         }
-        if o.entry.to.src.is_unspecified() {
-            return Err(DropReason::NoUplinkAddress);
-        }
-        o.plan = Plan {
-            zone: sender.zone,
-            peer_zone: ZONE_HOST,
-            target: ifindex,
-            peer_target: sender.slot,
-            owner_slot: sender.slot,
-            publish: FlowEntry::<F::Addr>::NO_OWNER,
-            flags: FlowEntry::<F::Addr>::TO_UPLINK,
-            peer_flags: 0,
-            ports,
-            _pad: 0,
-        };
         Ok(PLANNED)
     })
+}
+
+/// A flow by an uplink that keeps its source.
+#[inline(always)]
+fn leaving<F: Family>(sender: &Sender, ifindex: u32) -> Plan {
+    Plan {
+        zone: sender.zone,
+        peer_zone: ZONE_HOST,
+        target: ifindex,
+        peer_target: sender.slot,
+        owner_slot: sender.slot,
+        publish: FlowEntry::<F::Addr>::NO_OWNER,
+        flags: FlowEntry::<F::Addr>::TO_UPLINK,
+        peer_flags: 0,
+        ports: Ports::Keep,
+        _pad: 0,
+    }
+}
+
+/// Gives a planned flow an address of the network's pool, or the uplink's, and a mapping if the network has them.
+#[inline(always)]
+fn masquerade<F: FamilyMaps>(
+    sender: &Sender,
+    uplink: &Uplink,
+    o: &mut OpeningFlow<<F as Family>::Addr>,
+) -> Result<(), DropReason> {
+    match maps::snat_pool::<F>(sender.endpoint.network) {
+        Some(pool) => {
+            o.entry.to.src = pool.addr(sender.slot).ok_or(DropReason::NoUplinkAddress)?;
+            o.plan.ports = Ports::Pool;
+        }
+        None => {
+            o.entry.to.src = *F::uplink_addr(uplink);
+            o.plan.ports = Ports::HostRange;
+        }
+    }
+    if o.entry.to.src.is_unspecified() {
+        return Err(DropReason::NoUplinkAddress);
+    }
+    if sender.network.flags & Network::ENDPOINT_INDEPENDENT != 0 {
+        o.plan.flags |= FlowEntry::<F::Addr>::MAPPED;
+    }
+    Ok(())
 }
 
 /// An ICMP error a pod sends about a flow; about anything else only the host may hear.
@@ -302,7 +342,7 @@ fn error_of_flow<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Ad
         let (to, target, flags) = (related.flow.to(), related.flow.target(), related.flow.flags());
         if flags & FlowEntry::<F::Addr>::TO_UPLINK != 0 {
             related::translate::<F>(pkt, p, &mut related, &to.src)?;
-            return deliver::to_uplink::<F>(pkt, p, target);
+            return deliver::to_uplink::<F>(pkt, p, target, flags);
         }
         let (endpoint, network) = deliver::backend(target)?;
         related::translate::<F>(pkt, p, &mut related, &to.src)?;

@@ -9,6 +9,7 @@ use netns_ebpf_common::flow::{FlowEntry, FlowKey};
 use netns_ebpf_common::fragment::lan_area;
 use netns_ebpf_common::hdr::Frame;
 use netns_ebpf_common::hdr::eth::{ETH_LEN, EthHdr, ethertype};
+use netns_ebpf_common::network::Network;
 use netns_ebpf_common::parse::{Fragment, IcmpKind, Parsed};
 use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
@@ -21,7 +22,7 @@ use crate::rewrite;
 use crate::stage::flow::Plan;
 use crate::stage::icmp_error::{self, Answer, ErrorFormat, Problem};
 use crate::stage::port::Ports;
-use crate::stage::{deliver, flow, fragment, parse, publish, related};
+use crate::stage::{deliver, flow, fragment, mapping, parse, publish, related};
 
 /// Runs the hook.
 #[inline(always)]
@@ -88,7 +89,84 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
             return Ok(along_flow::<F>(pkt, p, flow));
         }
 
-        // 7. Not to the host: straight to a pod's address nobody comes; the rest is the host's to refuse or forward.
+        // 7. To the mapping of a pod, or to a published port; the way ends there, or a flow is planned.
+        let mut planned = Verdict::PASS;
+        if maps::has_mappings() && flow::may_open(p) {
+            planned = to_mapping::<F, L3_OFF>(pkt, p);
+        }
+        if planned == Verdict::PASS {
+            planned = to_published::<F, L3_OFF>(pkt, p);
+        }
+        if planned != PLANNED {
+            return Ok(planned);
+        }
+
+        // 8. The planned flow is opened, and the packet goes along it.
+        if let Err(reason) = flow::open::<F>(pkt, p, false) {
+            report::count_endpoint_rx_drop(maps::opening_flow::<F>()?.plan.owner_slot);
+            return Err(reason);
+        }
+        Ok(along_flow::<F>(pkt, p, flow::opened::<F>()?))
+    })
+}
+
+/// A flow is planned, in working memory. Nothing from the LAN goes out as it is, so the verdict that says so is free to say this.
+const PLANNED: Verdict = Verdict::out(0);
+
+/// To the pod that has a mapping at the destination: with endpoint-independent filtering whoever sends to it opens a flow.
+#[inline(never)]
+fn to_mapping<F: FamilyMaps, const L3_OFF: usize>(pkt: &mut Packet, p: &mut Parsed<<F as Family>::Addr>) -> Verdict {
+    settle(|| {
+        if p.tuple.src.is_unspecified() {
+            return Ok(Verdict::PASS);
+        }
+        let Some(outside) = mapping::at::<F>(p.proto, &p.tuple) else { return Ok(Verdict::PASS) };
+        let slot = outside.target();
+        let (endpoint, network) = deliver::backend(slot)?;
+        if network.flags & Network::OPEN_TO_ALL == 0 {
+            if publish::find::<F>(p).is_some() {
+                return Ok(Verdict::PASS);
+            }
+            // No answer either, which would end a simultaneous open (RFC 5382 REQ-4).
+            report::count_endpoint_rx_drop(slot);
+            return Err(DropReason::Filtered);
+        }
+        let mut peer_flags = FlowEntry::<F::Addr>::TO_UPLINK | FlowEntry::<F::Addr>::MAPPED;
+        if maps::is_host_addr::<F>(p.tuple.src) {
+            // Another pod's packet, which came back in here.
+            peer_flags |= FlowEntry::<F::Addr>::TURNS_BACK;
+        }
+        let o = maps::opening_flow::<F>()?;
+        let inner = outside.to();
+        o.entry.to.src = p.tuple.src;
+        o.entry.to.sport = p.tuple.sport;
+        o.entry.to.dst = inner.dst;
+        o.entry.to.dport = inner.dport;
+        o.plan = Plan {
+            zone: ZONE_HOST,
+            peer_zone: endpoint.network as u16,
+            target: slot,
+            peer_target: pkt.ifindex(),
+            owner_slot: slot,
+            publish: FlowEntry::<F::Addr>::NO_OWNER,
+            flags: FlowEntry::<F::Addr>::INCOMING,
+            peer_flags,
+            ports: Ports::Keep,
+            _pad: 0,
+        };
+        take::<L3_OFF, _>(pkt, p)?;
+        Ok(PLANNED)
+    })
+}
+
+/// To a published port; the client's address is kept.
+#[inline(never)]
+fn to_published<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(
+    pkt: &mut Packet,
+    p: &mut Parsed<<F as Family>::Addr>,
+) -> Verdict {
+    settle(|| {
+        // Not to the host: straight to a pod's address nobody comes; the rest is the host's to refuse or forward.
         if !maps::is_host_addr::<F>(p.tuple.dst) {
             // Addresses of networks the host has routes to are also listed under the zone of the host.
             return match maps::slot_by_addr::<F>(ZONE_HOST as u32, p.tuple.dst) {
@@ -99,8 +177,7 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
                 None => Ok(Verdict::PASS),
             };
         }
-
-        // 8. A published port; the middle of a connection nobody knows is the host's, which has no socket there and resets it.
+        // The middle of a connection nobody knows is the host's, which has no socket there and resets it.
         let Some(found) = publish::find::<F>(p) else { return Ok(Verdict::PASS) };
         if found.publish.flags & Publish::LOOPBACK != 0 || !flow::may_open(p) {
             return Ok(Verdict::PASS);
@@ -111,8 +188,6 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
             report::count_endpoint_rx_drop(slot);
             return Ok(reject::<F>(pkt, p, problem));
         }
-
-        // 9. A new flow to it, and along it; the client's address is kept.
         let o = maps::opening_flow::<F>()?;
         o.entry.to = p.tuple;
         o.entry.to.dst = *F::endpoint_addr(endpoint);
@@ -129,11 +204,7 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
             ports: Ports::Prefer,
             _pad: 0,
         };
-        if let Err(reason) = flow::open::<F>(pkt, p) {
-            report::count_endpoint_rx_drop(slot);
-            return Err(reason);
-        }
-        Ok(along_flow::<F>(pkt, p, flow::opened::<F>()?))
+        Ok(PLANNED)
     })
 }
 
@@ -167,10 +238,16 @@ fn piece<F: FamilyMaps>(pkt: &Packet, p: &mut Parsed<<F as Family>::Addr>) -> Ve
     })
 }
 
-/// Whether the packet belongs to a flow or published port.
+/// Whether the packet belongs to a flow, a published port or a mapping that is open to it.
 #[inline(always)]
 fn is_ours<F: FamilyMaps>(p: &Parsed<<F as Family>::Addr>) -> bool {
     if FlowRef::<F>::find(&FlowKey::new(ZONE_HOST, p.proto, p.tuple)).is_some() {
+        return true;
+    }
+    if maps::has_mappings()
+        && let Some(outside) = mapping::at::<F>(p.proto, &p.tuple)
+        && deliver::backend(outside.target()).is_ok_and(|(_, network)| network.flags & Network::OPEN_TO_ALL != 0)
+    {
         return true;
     }
     maps::is_host_addr::<F>(p.tuple.dst)
@@ -203,6 +280,9 @@ fn along_flow<F: FamilyMaps + ErrorFormat>(
         if let Some(problem) = deliver::problem(pkt, p, endpoint.mtu_bytes) {
             report::count_endpoint_rx_drop(slot);
             return Ok(reject::<F>(pkt, p, problem));
+        }
+        if pkt.is_others() && maps::is_host_addr::<F>(p.tuple.src) {
+            pkt.adopt()?;
         }
         if published != FlowEntry::<F::Addr>::NO_OWNER {
             let len_bytes = pkt.len_bytes();
@@ -252,6 +332,10 @@ fn reject<F: FamilyMaps + ErrorFormat>(pkt: &mut Packet, p: &Parsed<<F as Family
         let eth: EthHdr = pkt.read(0).ok_or(DropReason::Malformed)?;
         let answer = Answer { problem, src, dst_mac: eth.src, src_mac: eth.dst };
         icmp_error::replace::<F>(pkt, p, &answer)?;
+        if maps::is_host_addr::<F>(p.tuple.src) {
+            // The sender is a pod, whose packet came back in here: so does the error.
+            return Ok(Verdict::reject_host(problem.reason(), ifindex));
+        }
         Ok(Verdict::reject(problem.reason(), ifindex))
     })
 }

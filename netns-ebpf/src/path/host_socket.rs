@@ -4,10 +4,12 @@
 //! pod before the kernel chooses a route: its packets are those of the host to a pod, nothing with a loopback address
 //! ever leaves `lo`, and nothing is translated per packet. The process sees the address it asked for as its peer.
 //!
-//! These run in the context of processes, where softirqs come in between: no per-CPU memory, and no counter.
+//! These run in the context of processes, where softirqs come in between: no per-CPU memory but a counter of their own.
 //!
 //! What was bound to a loopback address by its process cannot be led away: the kernel finds no route from there to a pod, and
-//! the call fails with EINVAL. A connection that exists stays with its pod whatever becomes of the publish.
+//! the call fails with EINVAL. `bpf_bind` refuses a socket that has a port, and translating packets on `lo` would need
+//! `route_localnet`: an answer put in there has lost its route, and is a martian without. What is connected is not seen here
+//! any more; user space ends it when the publish changes.
 //!
 //! A cgroup hook sees every process of the machine; whose socket is the host's is told by its network namespace.
 
@@ -99,7 +101,7 @@ fn to_published<S: Form>(socket: &Socket) -> Result<(), Refusal> {
     let Some(proto) = proto_of_host(socket) else { return Ok(()) };
 
     // 2. To the host: a forward never catches traffic to somebody else's address.
-    let mut asked = Aligned(HostPeer { addr: S::addr(socket), port: socket.port(), _pad: 0 });
+    let mut asked = Aligned(HostPeer { addr: S::addr(socket), port: socket.port(), publish: 0 });
     if asked.0.addr.is_unspecified() {
         // To the kernel, too, that is the loopback address, also when it says who the peer is.
         asked.0.addr = S::Family::LOOPBACK;
@@ -137,6 +139,10 @@ fn to_published<S: Form>(socket: &Socket) -> Result<(), Refusal> {
     if known.is_none() && found.publish.flags & Publish::ACTIVE == 0 {
         return Err(Refusal::Draining);
     }
+    if known.is_none() {
+        maps::count_host_flow(found.id);
+    }
+    asked.0.publish = found.id as u16;
     if known != Some(asked.0) {
         maps::remember_host_peer::<S::Family>(&key.0, &asked.0);
     }

@@ -66,7 +66,7 @@ where
                 self.done += 1;
             }
         } else if self.header.mode == SweepMode::Any as u32
-            || self.header.mode == SweepMode::Expired as u32 && flow::is_expired(flow, key.proto, now_ns())
+            || self.header.mode == SweepMode::Expired as u32 && flow::is_over(flow, key.proto, now_ns())
         {
             self.done += flow.remove_both(key);
         }

@@ -2,6 +2,7 @@
 
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::family::Family;
+use netns_ebpf_common::flow::FlowEntry;
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::parse::Parsed;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
@@ -12,6 +13,10 @@ use crate::report;
 use crate::rewrite::{self, L3_OFF};
 use crate::stage::icmp_error::Problem;
 
+/// `GSO_BY_FRAGS` (kernel 4.8, commit ae7ef81ef000): segments of SCTP, each a chunk of its own length, which SCTP has cut to fit
+/// its path.
+const BY_FRAGS: usize = 0xffff;
+
 /// Whether the packet, or each segment it will be cut into, fits.
 #[inline(always)]
 pub fn fits<A>(pkt: &Packet, p: &Parsed<A>, mtu_bytes: u32) -> bool {
@@ -20,7 +25,7 @@ pub fn fits<A>(pkt: &Packet, p: &Parsed<A>, mtu_bytes: u32) -> bool {
         return true;
     }
     let gso = pkt.gso_size_bytes();
-    gso != 0 && p.headers_len_bytes() + gso <= mtu
+    gso == BY_FRAGS || gso != 0 && p.headers_len_bytes() + gso <= mtu
 }
 
 /// What forbids sending the packet on through something with this MTU.
@@ -50,10 +55,19 @@ pub fn to_endpoint<F: Family>(
     Ok(Verdict::peer(endpoint.ifindex))
 }
 
-/// Out of an uplink; the kernel's neighbour table gives the link layer.
+/// Out of an uplink; the kernel's neighbour table gives the link layer. What turns back (the flow's `flags` say so) comes in by it
+/// instead.
 #[inline(always)]
-pub fn to_uplink<F: Family>(pkt: &mut Packet, p: &Parsed<F::Addr>, ifindex: u32) -> Result<Verdict, DropReason> {
+pub fn to_uplink<F: Family>(
+    pkt: &mut Packet,
+    p: &Parsed<F::Addr>,
+    ifindex: u32,
+    flags: u8,
+) -> Result<Verdict, DropReason> {
     rewrite::decrement_hop_limit::<F>(pkt, p.hop_limit)?;
+    if flags & FlowEntry::<F::Addr>::TURNS_BACK != 0 {
+        return Ok(Verdict::host(ifindex));
+    }
     Ok(Verdict::neigh(ifindex))
 }
 

@@ -2,23 +2,24 @@
 
 use netns_ebpf_common::family::Family;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, State, TimeoutClass, proto, rst_acceptable, tcp_flag};
+use netns_ebpf_common::mapping::stamps;
 use netns_ebpf_common::parse::{IcmpKind, L4, Parsed};
 use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, Account, FamilyMaps, FlowRef, InsertError};
 use crate::packet::{Packet, now_ns};
-use crate::stage::account;
-use crate::stage::port::{self, Ports};
+use crate::stage::port::{self, Claim, Ports};
+use crate::stage::{account, mapping};
 
 /// Whether a flow can be made of this packet's protocol.
 #[inline(always)]
 pub fn is_trackable<A>(p: &Parsed<A>) -> bool {
     match p.l4 {
-        L4::Tcp | L4::Udp => true,
+        L4::Tcp | L4::Udp | L4::Sctp => true,
         L4::Icmp => matches!(p.icmp, IcmpKind::EchoRequest | IcmpKind::EchoReply),
         // Only the first fragment says what this is; its protocol is enough, as `fragment::track` found its ports.
         L4::LaterFragment => {
-            p.proto == proto::TCP || p.proto == proto::UDP || p.proto == proto::ICMP || p.proto == proto::ICMPV6
+            matches!(p.proto, proto::TCP | proto::UDP | proto::SCTP | proto::ICMP | proto::ICMPV6)
         }
         L4::Other => false,
     }
@@ -30,7 +31,7 @@ pub fn is_trackable<A>(p: &Parsed<A>) -> bool {
 pub fn may_open<A>(p: &Parsed<A>) -> bool {
     match p.l4 {
         L4::Tcp => p.tcp.flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST | tcp_flag::FIN) == tcp_flag::SYN,
-        L4::Udp => true,
+        L4::Udp | L4::Sctp => true,
         L4::Icmp => matches!(p.icmp, IcmpKind::EchoRequest),
         L4::LaterFragment | L4::Other => false,
     }
@@ -43,6 +44,10 @@ pub fn may_open<A>(p: &Parsed<A>) -> bool {
 pub fn find<F: FamilyMaps>(zone: u16, p: &Parsed<<F as Family>::Addr>) -> Option<FlowRef<F>> {
     let OnStack(ref key) = OnStack(FlowKey::new(zone, p.proto, p.tuple));
     let flow = FlowRef::<F>::find(key)?;
+    if flow.flags() & FlowEntry::<F::Addr>::MAPPING != 0 {
+        // The address of nobody is nobody's.
+        return None;
+    }
     let now = now_ns();
     if is_expired(flow, p.proto, now) {
         flow.remove_both(key);
@@ -57,10 +62,19 @@ pub fn find<F: FamilyMaps>(zone: u16, p: &Parsed<<F as Family>::Addr>) -> Option
             }
             // RFC 4787 REQ-6: inbound packets need not refresh a mapping; outbound ones must. Each direction has its own
             // clock here and the flow lives while either runs.
-            flow.touch(now);
+            touch(flow, key, now);
             Some(flow)
         }
     }
+}
+
+/// Notes a packet in this direction, now and then in the pod's mapping too.
+#[inline(always)]
+fn touch<F: FamilyMaps>(flow: FlowRef<F>, key: &FlowKey<F::Addr>, now: u64) {
+    if flow.flags() & FlowEntry::<F::Addr>::MAPPED != 0 && stamps(flow.last_seen_ns(), now) {
+        mapping::stamp::<F>(key, now);
+    }
+    flow.touch(now);
 }
 
 /// The compiler reads a key by words of 8 bytes, which the kernel refuses of a stack where they are not aligned.
@@ -101,7 +115,7 @@ fn advance_tcp<F: FamilyMaps>(
     if flags & tcp_flag::ACK != 0 {
         flow.set_ack_window(p.tcp.ack, u32::from(p.tcp.window));
     }
-    flow.touch(now);
+    touch(flow, key, now);
     Some(flow)
 }
 
@@ -109,6 +123,9 @@ fn advance_tcp<F: FamilyMaps>(
 #[inline(always)]
 pub fn find_quoted<F: FamilyMaps>(zone: u16, proto: u8, quoted: &FlowTuple<F::Addr>) -> Option<FlowRef<F>> {
     let flow = FlowRef::<F>::find(&FlowKey::new(zone, proto, quoted.reverse()))?;
+    if flow.flags() & FlowEntry::<F::Addr>::MAPPING != 0 {
+        return None;
+    }
     if is_expired(flow, proto, now_ns()) { None } else { Some(flow) }
 }
 
@@ -118,6 +135,15 @@ pub fn is_expired<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, now: u64) -> bool 
     let timeout_ns = maps::timeout_ns(flow.state().timeout_class(proto));
     let peer_last_seen_ns = || flow.peer(proto).map(FlowRef::last_seen_ns);
     netns_ebpf_common::flow::is_expired(flow.last_seen_ns(), peer_last_seen_ns, now, timeout_ns)
+}
+
+/// The same of a flow or a mapping.
+#[inline(always)]
+pub fn is_over<F: FamilyMaps>(entry: FlowRef<F>, proto: u8, now: u64) -> bool {
+    if entry.flags() & FlowEntry::<F::Addr>::MAPPING != 0 {
+        return mapping::is_expired(entry, proto, now);
+    }
+    is_expired(entry, proto, now)
 }
 
 #[inline(always)]
@@ -144,9 +170,9 @@ pub struct Plan {
     pub zone: u16,
     /// Zone of the other side.
     pub peer_zone: u16,
-    /// `FlowEntry::TO_UPLINK` and `FlowEntry::INCOMING`, or 0.
+    /// `FlowEntry::TO_UPLINK`, `TURNS_BACK`, `INCOMING`, and `MAPPED` to have a mapping, or 0.
     pub flags: u8,
-    /// `FlowEntry::TO_UPLINK` or 0.
+    /// `FlowEntry::TO_UPLINK`, `TURNS_BACK`, and `MAPPED` to be counted in the one there is, or 0.
     pub peer_flags: u8,
     /// How the source port is chosen.
     pub ports: Ports,
@@ -162,17 +188,23 @@ impl Plan {
     }
 }
 
-/// Opens a new flow: a place for it is taken, then both directions are inserted; [`opened`] finds it.
+/// Opens a new flow: a place for it is taken, then both directions are inserted; [`opened`] finds it. One that `leaves` for the
+/// LAN gets a mapping before, if it is to have one.
 ///
 /// # Errors
 ///
 /// There is no place for it, no port or no memory; that is counted.
 #[inline(always)]
-pub fn open<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Result<(), DropReason> {
+pub fn open<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>, leaves: bool) -> Result<(), DropReason> {
     let account = maps::opening_flow::<F>()?.plan.account::<F>();
     let mut opened = account::enter::<F>(pkt, account);
     if opened.is_ok() {
-        opened = insert::<F>(pkt, p);
+        if leaves && maps::opening_flow::<F>()?.plan.flags & FlowEntry::<F::Addr>::MAPPED != 0 {
+            opened = mapping::obtain::<F>(pkt, p);
+        }
+        if opened.is_ok() {
+            opened = insert::<F>(pkt, p);
+        }
         if opened.is_err() {
             maps::leave::<F>(account);
         }
@@ -207,9 +239,13 @@ fn insert<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Resul
     s.peer_entry.peer_zone = s.plan.zone;
     s.peer_entry.flags = s.plan.peer_flags | FlowEntry::<F::Addr>::TRANSLATED;
     set_common(&mut s.peer_entry, &s.plan, now);
-    port::claim::<F>(pkt)?;
+    port::claim::<F>(pkt, Claim::Flow)?;
 
     let s = maps::opening_flow::<F>()?;
+    if s.peer_key.tuple.dst != s.entry.to.src || s.peer_key.tuple.dport != s.entry.to.sport {
+        // Not the mapping's, then.
+        s.plan.flags &= !FlowEntry::<F::Addr>::MAPPED;
+    }
     s.entry.to.src = s.peer_key.tuple.dst;
     s.entry.to.sport = s.peer_key.tuple.dport;
     s.entry.target = s.plan.target;
@@ -230,6 +266,12 @@ fn insert<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Resul
             FlowRef::<F>::remove(&s.peer_key);
             return Err(DropReason::FlowTableFull);
         }
+    }
+    if s.plan.flags & FlowEntry::<F::Addr>::MAPPED != 0 {
+        maps::enter_mapping::<F>(&s.key);
+    }
+    if s.plan.peer_flags & FlowEntry::<F::Addr>::MAPPED != 0 {
+        maps::enter_mapping::<F>(&s.peer_key);
     }
     maps::push_opened::<F>(&s.key);
     if s.plan.publish != FlowEntry::<F::Addr>::NO_OWNER {
@@ -266,7 +308,7 @@ fn set_common<A>(entry: &mut FlowEntry<A>, plan: &Plan, now: u64) {
 #[inline(always)]
 pub fn reap<F: FamilyMaps>(key: &FlowKey<F::Addr>, now: u64) -> bool {
     match FlowRef::<F>::find(key) {
-        Some(flow) if is_expired(flow, key.proto, now) => {
+        Some(flow) if is_over(flow, key.proto, now) => {
             flow.remove_both(key);
             true
         }

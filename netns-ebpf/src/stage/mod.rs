@@ -7,6 +7,7 @@ pub mod echo_reply;
 pub mod flow;
 pub mod fragment;
 pub mod icmp_error;
+pub mod mapping;
 pub mod ndp_reply;
 pub mod parse;
 pub mod port;

@@ -9,7 +9,7 @@ use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, FamilyMaps, FlowRef, InsertError, OpeningFlow};
 use crate::packet::{self, Packet, Steps, now_ns};
-use crate::stage::{flow, publish};
+use crate::stage::{flow, mapping, publish};
 
 /// How a flow gets its source port.
 #[derive(Clone, Copy)]
@@ -22,6 +22,27 @@ pub enum Ports {
     HostRange,
     /// The same, of the pool of the opener's network: its next address when one has no port left towards the destination.
     Pool,
+    /// That of the opener's mapping, in the range or not; as with [`Self::HostRange`] if another flow has it towards this very
+    /// destination.
+    Mapped,
+}
+
+/// What a port is searched for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// A flow: [`maps::opening_flow`].
+    Flow,
+    /// A mapping: [`maps::opening_mapping`], for the flow of [`maps::opening_flow`], towards whose destination the port must be
+    /// free too.
+    Mapping,
+}
+
+#[inline(always)]
+fn opening<F: FamilyMaps>(claim: Claim) -> Result<&'static mut OpeningFlow<F::Addr>, DropReason> {
+    match claim {
+        Claim::Flow => maps::opening_flow::<F>(),
+        Claim::Mapping => maps::opening_mapping::<F>(),
+    }
 }
 
 /// A search for a port, one candidate a step: the flow's own first if it is allowed, then the range; with a pool, the same
@@ -64,12 +85,15 @@ enum Outcome {
 }
 
 /// The search in working memory.
-struct Candidates<F>(PhantomData<F>);
+struct Candidates<F> {
+    claim: Claim,
+    family: PhantomData<F>,
+}
 
 impl<F: FamilyMaps> Steps for Candidates<F> {
     #[inline(always)]
     fn step(&mut self, pkt: &Packet) -> bool {
-        let Ok(s) = maps::opening_flow::<F>() else { return true };
+        let Ok(s) = opening::<F>(self.claim) else { return true };
         if s.search.next > s.search.last {
             s.search.addrs = s.search.addrs.wrapping_sub(1);
             s.search.addr = s.search.addr.wrapping_add(1);
@@ -91,7 +115,7 @@ impl<F: FamilyMaps> Steps for Candidates<F> {
         s.peer_key.tuple.dport = Port::new(port);
         s.search.next = s.search.next.wrapping_add(1);
         match insert::<F>(&s.peer_key, s) {
-            Ok(()) if s.search.ask_host && host_has::<F>(pkt, &s.peer_key) => {
+            Ok(()) if s.search.ask_host && is_somebodys::<F>(pkt, s, self.claim) => {
                 FlowRef::<F>::remove(&s.peer_key);
             }
             Ok(()) => s.search.outcome = Outcome::Claimed,
@@ -102,27 +126,31 @@ impl<F: FamilyMaps> Steps for Candidates<F> {
     }
 }
 
-/// Claims the reply's key of [`maps::opening_flow`] for a source port, which it leaves in that key; the key and its entry are
-/// filled but for it.
+/// Claims the reply's key of what is opened for a source port, which it leaves in that key; the key and its entry are filled but
+/// for it.
 ///
 /// Every port of the range is tried, with every address of a pool, so the last free one is found; the time is bounded by both.
 #[inline(never)]
-pub fn claim<F: FamilyMaps>(pkt: &Packet) -> Result<(), DropReason> {
-    let s = maps::opening_flow::<F>()?;
+pub fn claim<F: FamilyMaps>(pkt: &Packet, claim: Claim) -> Result<(), DropReason> {
+    let s = opening::<F>(claim)?;
     let ports = s.plan.ports;
     let own = s.peer_key.tuple.dport.get();
     let config = maps::host_config()?;
     let (min, max) = (config.snat_port_min, config.snat_port_max);
-    let ask_host = matches!(ports, Ports::HostRange | Ports::Pool);
-    let try_own = !ask_host || (min..=max).contains(&own);
+    let ask_host = !matches!(ports, Ports::Keep | Ports::Prefer);
+    // SCTP's checksum covers its ports: its flows keep theirs, wherever they lie.
+    let is_fixed = s.peer_key.proto == proto::SCTP;
+    let try_own =
+        is_fixed || matches!(ports, Ports::Keep | Ports::Prefer | Ports::Mapped) || (min..=max).contains(&own);
     let last = match ports {
+        _ if is_fixed => 0,
         // Without translation there is nothing to tell two flows with one tuple apart by.
         Ports::Keep => 0,
-        Ports::Prefer | Ports::HostRange | Ports::Pool => u32::from(max).wrapping_sub(u32::from(min)).wrapping_add(1),
+        _ => u32::from(max).wrapping_sub(u32::from(min)).wrapping_add(1),
     };
     let addrs = match ports {
         Ports::Pool => maps::snat_pool::<F>(u32::from(s.plan.zone)).map_or(1, |pool| pool.count),
-        Ports::Keep | Ports::Prefer | Ports::HostRange => 1,
+        _ => 1,
     };
     let first = u32::from(!try_own);
     s.search = Search {
@@ -139,9 +167,9 @@ pub fn claim<F: FamilyMaps>(pkt: &Packet) -> Result<(), DropReason> {
         outcome: Outcome::None,
     };
     let steps = last.wrapping_add(1).wrapping_mul(addrs);
-    pkt.repeat(steps, &mut Candidates::<F>(PhantomData));
+    pkt.repeat(steps, &mut Candidates::<F> { claim, family: PhantomData });
     // Asked for again: the steps have changed it.
-    match maps::opening_flow::<F>()?.search.outcome {
+    match opening::<F>(claim)?.search.outcome {
         Outcome::Claimed => Ok(()),
         Outcome::Full => Err(DropReason::FlowTableFull),
         Outcome::None => Err(DropReason::PortsExhausted),
@@ -157,6 +185,20 @@ fn insert<F: FamilyMaps>(key: &FlowKey<F::Addr>, s: &OpeningFlow<F::Addr>) -> Re
     }
 }
 
+/// Whether a candidate that is claimed is to be left to somebody else.
+#[inline(always)]
+fn is_somebodys<F: FamilyMaps>(pkt: &Packet, s: &OpeningFlow<F::Addr>, claim: Claim) -> bool {
+    if host_has::<F>(pkt, &s.peer_key) {
+        return true;
+    }
+    match claim {
+        Claim::Mapping => mapping::is_taken_towards_destination::<F>(&s.peer_key),
+        // Its own mapping's port is the first candidate.
+        Claim::Flow if matches!(s.plan.ports, Ports::Mapped) && s.search.next == 1 => false,
+        Claim::Flow => maps::has_mappings() && mapping::at::<F>(s.peer_key.proto, &s.peer_key.tuple).is_some(),
+    }
+}
+
 /// Whether the replies would be somebody's already: of a published port, or of a socket of the host that listens on the port or
 /// is connected from it to that peer.
 ///
@@ -169,6 +211,7 @@ fn host_has<F: FamilyMaps>(pkt: &Packet, reply: &FlowKey<F::Addr>) -> bool {
     match reply.proto {
         proto::TCP => pkt.host_socket(true, &reply.tuple),
         proto::UDP => pkt.host_socket(false, &reply.tuple),
+        // The kernel has no look-up for SCTP's.
         _ => false,
     }
 }

@@ -27,7 +27,7 @@ pub struct Match {
 /// The caller has seen that the destination is the host's own, so a forward never catches traffic to somebody else.
 #[inline(always)]
 pub fn find<F: FamilyMaps>(p: &Parsed<<F as Family>::Addr>) -> Option<Match> {
-    if p.proto != proto::TCP && p.proto != proto::UDP {
+    if !matches!(p.proto, proto::TCP | proto::UDP | proto::SCTP) {
         return None;
     }
     at::<F>(&mut PublishKey { addr: p.tuple.dst, port: p.tuple.dport, proto: p.proto, _pad: 0 })

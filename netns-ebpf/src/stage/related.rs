@@ -103,6 +103,8 @@ pub fn translate<F: FamilyMaps>(
     let inner_csum = match quote.proto {
         proto::TCP => Some((tcp::CSUM_OFF, addrs.plus(ports))),
         proto::UDP => Some((udp::CSUM_OFF, addrs.plus(ports))),
+        // A CRC of its own, which knows nothing of addresses; ports stay.
+        proto::SCTP => None,
         _ if F::ICMP_PSEUDO_HDR => Some((icmp::CSUM_OFF, addrs.plus(ports))),
         _ => Some((icmp::CSUM_OFF, ports)),
     };
@@ -129,7 +131,7 @@ pub fn translate<F: FamilyMaps>(
 #[inline(always)]
 fn write_ports<A: Copy>(pkt: &mut Packet, quote: &Quote<A>, inner: &FlowTuple<A>) -> Result<(), DropReason> {
     match quote.proto {
-        proto::TCP | proto::UDP => {
+        proto::TCP | proto::UDP | proto::SCTP => {
             let (s, d) = (inner.sport.0, inner.dport.0);
             pkt.write(quote.l4_off(), [s[0], s[1], d[0], d[1]])
         }

@@ -23,7 +23,7 @@ pub struct AddArgs {
     /// An address; may be given once per family, and is allocated otherwise
     #[arg(short, long = "address", value_name = "ADDRESS")]
     pub addresses: Vec<String>,
-    /// Ports to publish: `[ADDRESS:]HOSTPORT[-END]:PODPORT[-END][/tcp|udp]`
+    /// Ports to publish: `[ADDRESS:]HOSTPORT[-END]:PODPORT[-END][/tcp|udp|sctp]`
     #[arg(short, long = "publish", value_name = "PORTS")]
     pub publishes: Vec<String>,
 }

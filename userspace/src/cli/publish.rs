@@ -96,7 +96,7 @@ pub struct Ports {
     /// The pods, with commas between
     #[arg(value_name = "POD[:WEIGHT],...")]
     pub pods: String,
-    /// `[ADDRESS:]HOSTPORT[-END]:PODPORT[-END][/tcp|udp]`; IPv6 addresses in brackets
+    /// `[ADDRESS:]HOSTPORT[-END]:PODPORT[-END][/tcp|udp|sctp]`; IPv6 addresses in brackets
     #[arg(required = true, value_name = "PORTS")]
     pub ports: Vec<String>,
 }

@@ -9,6 +9,7 @@ use super::open::open;
 use super::table::{bytes, list, table};
 use super::{CliError, Global};
 use crate::instance::{NetworkStatus, PodRefusals, Status, UplinkStatus, choose};
+use crate::topology::Behaviour;
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -82,13 +83,22 @@ fn masquerade(n: &NetworkStatus) -> String {
     let n = &n.network;
     let named = |a| if live.contains(a) { a.to_string() } else { format!("{a} (away)") };
     let addresses: Vec<_> = n.snat_address.iter().map(named).collect();
-    match (n.masquerade, addresses.is_empty(), n.no_masquerade.is_empty()) {
-        (false, ..) => "no".to_owned(),
-        (true, true, true) => "yes".to_owned(),
-        (true, false, true) => format!("as {}", list(&addresses)),
-        (true, true, false) => format!("not to {}", list(&n.no_masquerade)),
-        (true, false, false) => format!("as {}, not to {}", list(&addresses), list(&n.no_masquerade)),
+    if !n.masquerade {
+        return "no".to_owned();
     }
+    let mut words = Vec::new();
+    if !addresses.is_empty() {
+        words.push(format!("as {}", list(&addresses)));
+    }
+    if !n.no_masquerade.is_empty() {
+        words.push(format!("not to {}", list(&n.no_masquerade)));
+    }
+    match (n.mapping, n.filtering) {
+        (_, Behaviour::EndpointIndependent) => words.push("endpoint-independent, open to all".to_owned()),
+        (Behaviour::EndpointIndependent, _) => words.push("endpoint-independent".to_owned()),
+        _ => {}
+    }
+    if words.is_empty() { "yes".to_owned() } else { words.join("; ") }
 }
 
 /// The pods and their counters.

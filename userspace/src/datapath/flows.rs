@@ -41,8 +41,12 @@ pub struct FlowRecord {
     pub target_slot: Option<u32>,
     /// Where it goes: an uplink's index.
     pub target_uplink: Option<u32>,
-    /// The opener's direction.
+    /// The opener's direction; false for both entries of a mapping.
     pub original: bool,
+    /// An entry of a mapping (see `netns_ebpf_common::mapping`): how many flows it counts, always 0 in the outside one.
+    pub mapping: Option<u32>,
+    /// Packets come back in by the uplink: hairpin.
+    pub turns_back: bool,
     /// Connection state.
     pub state: State,
     /// `CLOCK_MONOTONIC` of the last packet in this direction.
@@ -89,6 +93,8 @@ impl FlowRecord {
             target_slot: (!uplink).then_some(entry.target),
             target_uplink: uplink.then_some(entry.target),
             original: entry.is_original(),
+            mapping: (entry.flags & FlowEntry::<A>::MAPPING != 0).then_some(entry.ack),
+            turns_back: entry.flags & FlowEntry::<A>::TURNS_BACK != 0,
             state: State::from_u8(entry.state),
             last_seen_ns: entry.last_seen_ns,
             owner_slot: present(entry.owner_slot),

@@ -27,6 +27,17 @@ impl Datapath {
             .map_err(|e| map_error(map::HOST_CONFIG, "write the settings", e))
     }
 
+    /// Says whether some network has endpoint-independent mapping: without one the programs look for no mapping.
+    pub fn set_mappings(&self, some: bool) -> Result<(), DatapathError> {
+        let mut config = self.host_config()?;
+        let flags = config.flags & !HostConfig::MAPPINGS | if some { HostConfig::MAPPINGS } else { 0 };
+        if flags == config.flags {
+            return Ok(());
+        }
+        config.flags = flags;
+        self.set_host_config(&config)
+    }
+
     /// Declares an uplink, or changes it.
     pub fn put_uplink(&self, ifindex: u32, uplink: &Uplink) -> Result<(), DatapathError> {
         self.hash::<u32, Uplink>(map::UPLINKS)?

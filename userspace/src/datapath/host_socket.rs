@@ -5,19 +5,27 @@
 //! without cgroup v2 has everything else.
 
 use std::fs::{self, File};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use aya::Ebpf;
+use aya::maps::{HashMap, Map};
 use aya::programs::links::{FdLink, LinkError};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType, ProgramError};
+use aya::{Ebpf, Pod};
 use netns_ebpf_common::abi::map;
-use netns_ebpf_common::host_socket::SocketHook;
+use netns_ebpf_common::host_socket::{HostPeer, HostPeerKey, SocketHook};
+use netns_ebpf_common::{Addr4, Addr6};
 
 use super::load::{LINKS, PROGS, remove};
-use super::{Datapath, DatapathError, map_error};
+use super::{Datapath, DatapathError, call, io_error, map_error, or_absent};
 
 /// Mounts as the calling thread sees them.
 const MOUNTS: &str = "/proc/thread-self/mounts";
+
+/// By a socket's peer and cookie, the address its process asked for.
+pub type HostPeers = std::collections::HashMap<(SocketAddr, [u8; 8]), IpAddr>;
 
 impl Datapath {
     /// Loads and pins the programs of the socket hooks; a kernel that refuses them gets a warning and goes without.
@@ -53,6 +61,61 @@ impl Datapath {
             }
         }
         attached
+    }
+
+    /// The sockets of the host that a publish has led to pods: the pod's end and the cookie of each, and the address its
+    /// process asked for. Sockets that have ended are among them until others take their place.
+    pub fn host_peers(&self, publish: u32) -> Result<HostPeers, DatapathError> {
+        let mut found = HostPeers::new();
+        self.each_host_peer::<Addr4>(map::HOST_PEERS4, publish, |key, peer| {
+            found.extend([(end(key), peer.addr.into())]);
+        })?;
+        self.each_host_peer::<Addr6>(map::HOST_PEERS6, publish, |key, peer| {
+            found.extend([(end(key), peer.addr.into())]);
+        })?;
+        Ok(found)
+    }
+
+    /// Cuts sockets from a publish that goes, whose index another one gets.
+    pub fn orphan_host_peers(&self, publish: u32) -> Result<(), DatapathError> {
+        self.orphan_host_peers_of::<Addr4>(map::HOST_PEERS4, publish)?;
+        self.orphan_host_peers_of::<Addr6>(map::HOST_PEERS6, publish)
+    }
+
+    fn orphan_host_peers_of<A: Copy>(&self, name: &'static str, publish: u32) -> Result<(), DatapathError>
+    where
+        HostPeerKey<A>: Pod,
+        HostPeer<A>: Pod,
+    {
+        const BPF_EXIST: u64 = 2;
+        let mut theirs = Vec::new();
+        self.each_host_peer::<A>(name, publish, |key, peer| theirs.push((*key, *peer)))?;
+        let fail = |e| map_error(name, "change a peer", e);
+        let mut peers = HashMap::try_from(Map::LruHashMap(self.map_data(name)?)).map_err(fail)?;
+        for (key, peer) in theirs {
+            let alone = HostPeer { publish: HostPeer::<A>::NO_PUBLISH, ..peer };
+            or_absent(name, "change a peer", peers.insert(key, alone, BPF_EXIST))?;
+        }
+        Ok(())
+    }
+
+    fn each_host_peer<A>(
+        &self,
+        name: &'static str,
+        publish: u32,
+        mut visit: impl FnMut(&HostPeerKey<A>, &HostPeer<A>),
+    ) -> Result<(), DatapathError>
+    where
+        HostPeerKey<A>: Pod,
+        HostPeer<A>: Pod,
+    {
+        let data = self.map_data(name)?;
+        let read = call::walk(data.fd().as_fd(), |keys: &[HostPeerKey<A>], peers: &[HostPeer<A>]| {
+            let theirs = keys.iter().zip(peers).filter(|(_, peer)| u32::from(peer.publish) == publish);
+            theirs.for_each(|(key, peer)| visit(key, peer));
+            ControlFlow::Continue(())
+        });
+        read.map_err(|e| io_error(name, "list peers", e))
     }
 
     /// Whether every socket hook is attached.
@@ -104,6 +167,11 @@ fn find_cgroup2(mounts: &str) -> Option<PathBuf> {
         // A blank in a path comes as \040.
         (kind == "cgroup2").then(|| PathBuf::from(at.replace("\\040", " ")))
     })
+}
+
+/// The pod's end, and whose socket it is.
+fn end<A: Copy + Into<IpAddr>>(key: &HostPeerKey<A>) -> (SocketAddr, [u8; 8]) {
+    (SocketAddr::new(key.addr.into(), key.port.get()), key.socket)
 }
 
 const fn attach_type(hook: SocketHook) -> CgroupSockAddrAttachType {

@@ -38,7 +38,7 @@ pub use accounts::ExhaustedPorts;
 pub use bpffs::{BPFFS, ensure_bpffs, unmount_bpffs};
 pub use counters::{DropCount, VerdictCount};
 pub use flows::FlowRecord;
-pub use host_socket::cgroup_root;
+pub use host_socket::{HostPeers, cgroup_root};
 pub use load::Sizes;
 pub use netns_ebpf_common::counters::Hook;
 pub use publishes::PublishPorts;

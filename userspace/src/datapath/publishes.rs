@@ -1,5 +1,6 @@
 //! Published ports.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -111,7 +112,13 @@ impl Datapath {
         }
     }
 
-    /// Makes the prefixes clients of a restricted publish may come from exactly these. An empty list means nobody.
+    /// Adds prefixes clients of a restricted publish may come from.
+    pub fn add_allowed(&self, id: u32, prefixes: &[IpNet]) -> Result<(), DatapathError> {
+        self.add_prefixes([map::ALLOW4, map::ALLOW6], id, prefixes)
+    }
+
+    /// Makes the prefixes clients of a restricted publish may come from exactly these. An empty list means nobody. Takes
+    /// time in proportion to the prefixes of all publishes.
     pub fn sync_allowed(&self, id: u32, prefixes: &[IpNet]) -> Result<(), DatapathError> {
         self.sync_prefixes([map::ALLOW4, map::ALLOW6], id, prefixes)
     }
@@ -120,20 +127,43 @@ impl Datapath {
     ///
     /// `false`: the index is free or another owner's. What a killed maker left at a free index goes all the same.
     pub fn remove_publish(&self, id: u32, owner: u64, ports: &PublishPorts) -> Result<bool, DatapathError> {
-        let found = self.publish(id)?.map(|p| p.owner);
-        if found.is_some_and(|found| found != owner) {
+        let found = self.publish(id)?;
+        if found.is_some_and(|found| found.owner != owner) {
             return Ok(false);
         }
         if found.is_some() {
-            self.remove_ports(map::PUBLISHED4, id, ports.addr4(), ports)?;
-            self.remove_ports(map::PUBLISHED6, id, ports.addr6(), ports)?;
+            self.withdraw_ports(id, ports)?;
         }
         self.set_backends(id, None)?;
-        self.sync_allowed(id, &[])?;
+        if found.is_none_or(|found| found.flags & Publish::RESTRICTED != 0) {
+            self.sync_allowed(id, &[])?;
+        }
         if found.is_some() {
             self.set_publish(id, &Publish::default())?;
         }
         Ok(found.is_some())
+    }
+
+    /// Removes the ports that lead to a declaration.
+    pub fn withdraw_ports(&self, id: u32, ports: &PublishPorts) -> Result<(), DatapathError> {
+        self.remove_ports(map::PUBLISHED4, id, ports.addr4(), ports)?;
+        self.remove_ports(map::PUBLISHED6, id, ports.addr6(), ports)
+    }
+
+    /// The host's ports that are published, in order.
+    pub fn published_ports(&self) -> Result<BTreeSet<u16>, DatapathError> {
+        let mut ports = self.published_ports_of::<Addr4>(map::PUBLISHED4)?;
+        ports.append(&mut self.published_ports_of::<Addr6>(map::PUBLISHED6)?);
+        Ok(ports)
+    }
+
+    fn published_ports_of<A>(&self, name: &'static str) -> Result<BTreeSet<u16>, DatapathError>
+    where
+        PublishKey<A>: Pod,
+    {
+        let keys = self.hash::<PublishKey<A>, PublishedPort>(name)?;
+        let ports = keys.keys().map(|key| key.map(|key| key.port.get())).collect::<Result<_, _>>();
+        ports.map_err(|e| map_error(name, "list published ports", e))
     }
 
     fn add_ports<A>(

@@ -34,6 +34,9 @@ pub trait Fabric: PortProbe {
     /// What the host has; `state` tells what of it is the instance's own.
     async fn facts(&self, state: &State) -> Result<HostFacts, FabricError>;
 
+    /// The ports the kernel chooses from for sockets that ask for any, as a list of ranges.
+    async fn local_ports(&self) -> Result<String, FabricError>;
+
     /// Which of these ports are not reserved yet, as a list of ranges.
     async fn unreserved(&self, ports: &str) -> Result<String, FabricError>;
 
@@ -63,8 +66,9 @@ pub trait Fabric: PortProbe {
     /// was made anew, and that of the former while it is away.
     async fn refresh(&mut self, instance: &InstanceRow) -> Result<Vec<UplinkRow>, FabricError>;
 
-    /// Brings the data path's view of networks' SNAT addresses up to date with the host's addresses.
-    async fn refresh_snat_addresses(&mut self, networks: &[NetworkRow]) -> Result<(), FabricError>;
+    /// Brings what the data path knows of all networks' source NAT up to date: the addresses the host has at present, and whether
+    /// there are mappings.
+    async fn refresh_networks(&mut self, networks: &[NetworkRow]) -> Result<(), FabricError>;
 
     /// Removes flows whose time is over, about `limit` entries of each family at most; says how many went.
     fn expire_flows(&self, limit: usize) -> Result<usize, FabricError>;

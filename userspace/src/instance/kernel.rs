@@ -20,7 +20,7 @@ use crate::netns::{Netns, NetnsName, delete_named, list_named};
 use crate::probe::{self, Listener, PortProto};
 use crate::store::{BackendRow, InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
 use crate::sysctl::{self, PortSet};
-use crate::topology::{Affinity, Flows, HostFacts, HostRoute, Interface, Nat, PortProbe, Proto, gateway};
+use crate::topology::{Affinity, Behaviour, Flows, HostFacts, HostRoute, Interface, Nat, PortProbe, Proto, gateway};
 use crate::wiring::{
     BackendSpec, Host, NetworkSpec, PodSpec, PublishSpec, endpoint_ifindex, gateway_ifindex, gateway_ifname,
     gateway_mac, host_ifname, host_mac,
@@ -36,7 +36,7 @@ const BPFFS_MARK: &str = "bpffs-mounted";
 pub struct KernelFabric {
     dirs: Dirs,
     host: Host,
-    listeners: RefCell<[Option<Vec<Listener>>; 2]>,
+    listeners: RefCell<[Option<Vec<Listener>>; 3]>,
 }
 
 impl KernelFabric {
@@ -153,7 +153,7 @@ impl KernelFabric {
     /// Whether any socket at all has the port: rules out nearly all of a range at one reading of the socket tables.
     fn has_listener(&self, proto: PortProto, port: u16) -> bool {
         let mut cache = self.listeners.borrow_mut();
-        let entry = &mut cache[usize::from(proto == PortProto::Udp)];
+        let entry = &mut cache[proto as usize];
         let found = entry.get_or_insert_with(|| {
             probe::listeners(self.host.netns(), proto).unwrap_or_else(|e| {
                 tracing::warn!("cannot tell which ports are in use: {e}");
@@ -208,6 +208,7 @@ impl PortProbe for KernelFabric {
         let proto = match proto {
             Proto::Tcp => PortProto::Tcp,
             Proto::Udp => PortProto::Udp,
+            Proto::Sctp => PortProto::Sctp,
         };
         self.has_listener(proto, port)
             && match probe::port_listener(self.host.netns(), proto, address, port) {
@@ -237,6 +238,12 @@ impl Fabric for KernelFabric {
         self.read_facts(state).await
     }
 
+    async fn local_ports(&self) -> Result<String, FabricError> {
+        let read = self.host.netns().run(sysctl::local_ports);
+        let read = read.map_err(|e| FabricError::step("enter the host's namespace", e))?;
+        Ok(read.map_err(|e| FabricError::step("read the kernel's range of ports", e))?.to_string())
+    }
+
     async fn unreserved(&self, ports: &str) -> Result<String, FabricError> {
         let wanted = port_set(ports)?;
         let before = self
@@ -253,7 +260,7 @@ impl Fabric for KernelFabric {
         let done = self.host.netns().run(|| sysctl::reserve_ports(&ports));
         done.map_err(|e| FabricError::step("enter the host's namespace", e))?
             .map(|_| ())
-            .map_err(|e| FabricError::step("reserve the SNAT ports", e))
+            .map_err(|e| FabricError::step("reserve ports", e))
     }
 
     async fn release(&self, ports: &str) -> Result<(), FabricError> {
@@ -344,10 +351,14 @@ impl Fabric for KernelFabric {
         if ended > 0 {
             tracing::debug!("ended {ended} flow entries of former addresses");
         }
+        let rerouted = self.host.end_rerouted_flows().await;
+        rerouted.map_err(|e| FabricError::step("end flows of former routes", e))?;
         Ok(uplinks)
     }
 
-    async fn refresh_snat_addresses(&mut self, networks: &[NetworkRow]) -> Result<(), FabricError> {
+    async fn refresh_networks(&mut self, networks: &[NetworkRow]) -> Result<(), FabricError> {
+        let some = networks.iter().any(|n| n.network.mapping == Behaviour::EndpointIndependent);
+        self.host.datapath().set_mappings(some).map_err(|e| FabricError::step("write the settings", e))?;
         let pools: Vec<_> = networks.iter().map(|n| (id16(n.id), n.network.snat_address.as_slice())).collect();
         let done = self.host.sync_snat_pools(&pools).await;
         done.map_err(|e| FabricError::step("read the host's SNAT addresses", e))
@@ -492,7 +503,8 @@ fn network_spec(row: &NetworkRow) -> NetworkSpec {
         mtu_bytes: row.mtu_bytes,
         masquerade: network.masquerade,
         snat_addresses: network.snat_address.clone(),
-        endpoint_independent: false,
+        endpoint_independent: network.mapping == Behaviour::EndpointIndependent,
+        open_to_all: network.filtering == Behaviour::EndpointIndependent,
         host_access: row.host_access,
         no_masquerade: network.no_masquerade.clone(),
     }

@@ -10,6 +10,7 @@ mod fabric;
 mod grants;
 mod kernel;
 mod plan;
+mod reserve;
 mod session;
 mod status;
 mod sweep;

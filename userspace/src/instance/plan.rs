@@ -377,6 +377,8 @@ fn unchanged(state: &State, wanted: &Topology) -> Result<(), InputError> {
                 addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
             }
         };
+        same(field("mapping"), &new.mapping, &now.mapping, ToString::to_string)?;
+        same(field("filtering"), &new.filtering, &now.filtering, ToString::to_string)?;
         same(field("snat_address"), &new.snat_address, &now.snat_address, list)?;
         same(field("no_masquerade"), &sorted(&new.no_masquerade), &sorted(&now.no_masquerade), words)?;
         same(field("mtu"), &new.mtu, &now.mtu, mtu)?;

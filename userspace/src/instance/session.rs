@@ -174,7 +174,7 @@ impl<F: Fabric> Session<'_, F> {
     pub(super) async fn refresh(&mut self) -> Result<(), InstanceError> {
         let Some(row) = self.state.instance.clone() else { return Ok(()) };
         // First: no flow takes an address any more whose flows are about to end.
-        self.fabric.refresh_snat_addresses(&self.state.networks).await?;
+        self.fabric.refresh_networks(&self.state.networks).await?;
         let uplinks = self.fabric.refresh(&row).await?;
         // Whoever passes by sweeps. What stays is absent to the programs all the same: no reason for a verb to fail.
         if let Err(e) = self.fabric.expire_flows(SWEPT_BY_A_VERB) {
@@ -183,7 +183,7 @@ impl<F: Fabric> Session<'_, F> {
         if uplinks != row.uplinks {
             self.write(&[Change::PutInstance(InstanceRow { uplinks, ..row })])?;
         }
-        Ok(())
+        self.sync_reserved_ports().await
     }
 
     /// Turns everything that was being made into what is live, in one step.

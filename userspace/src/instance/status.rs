@@ -174,7 +174,7 @@ pub struct PublishStatus {
     pub publish: PublishView,
     /// New flows.
     pub flows: u64,
-    /// Packets towards the pod.
+    /// Packets of the LAN's clients towards the pod.
     pub packets: u64,
     /// Bytes of those.
     pub bytes: u64,
@@ -191,7 +191,7 @@ pub struct HookStatus {
     pub peer: u64,
     /// Out of an uplink.
     pub neigh: u64,
-    /// To the host's own sockets.
+    /// To the host's own sockets, or back in by the uplink to another pod's mapping.
     pub host: u64,
     /// Answered, or from the host to a pod.
     pub out: u64,
@@ -275,8 +275,8 @@ impl Instance<KernelFabric> {
             Ok(PodStatus { pod, counters, flows, refused })
         });
         let publishes = state.publish_views().into_iter().map(|publish| {
-            let PublishCounters { flows, packets, bytes } = datapath.publish_counters(publish.index)?;
-            Ok(PublishStatus { publish, flows, packets, bytes })
+            let PublishCounters { flows, packets, bytes, host_flows } = datapath.publish_counters(publish.index)?;
+            Ok(PublishStatus { publish, flows: flows + host_flows, packets, bytes })
         });
         let networks = state.network_views().into_iter().map(|network| {
             let snat_address_live = datapath.snat_addresses(u16::try_from(network.id).unwrap_or(0))?;

@@ -105,10 +105,14 @@ impl Instance<KernelFabric> {
         Ok(found)
     }
 
-    /// The range SNAT was told to use; what part of it was reserved before us is not known any more.
+    /// The range SNAT was told to use and the ports that are published; what part of them was reserved before us is not
+    /// known any more.
     fn reserved_ports(&self) -> Option<PortSet> {
-        let config = self.fabric.host().datapath().host_config().ok()?;
-        (config.snat_port_min > 0).then(|| (config.snat_port_min..=config.snat_port_max).into())
+        let datapath = self.fabric.host().datapath();
+        let config = datapath.host_config().ok()?;
+        let snat = (config.snat_port_min > 0).then(|| (config.snat_port_min..=config.snat_port_max).into())?;
+        let published = datapath.published_ports().unwrap_or_default();
+        Some(published.into_iter().fold(snat, |all: PortSet, port| all.union(&(port..=port).into())))
     }
 }
 

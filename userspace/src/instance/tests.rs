@@ -1,5 +1,6 @@
 mod model;
 mod publishes;
+mod reserve;
 
 use std::collections::BTreeSet;
 use std::panic::{self, AssertUnwindSafe};
@@ -185,6 +186,7 @@ fn what_cannot_change_live_is_refused_by_name() {
         ("name = \"pods\"", "name = \"pods\"\nmasquerade = false", "network[0].masquerade"),
         ("name = \"pods\"", "name = \"pods\"\nno_masquerade = [\"10.0.0.0/8\"]", "network[0].no_masquerade"),
         ("name = \"pods\"", "name = \"pods\"\nsnat_address = [\"192.0.2.1\"]", "network[0].snat_address"),
+        ("name = \"pods\"", "name = \"pods\"\nmapping = \"endpoint-independent\"", "network[0].mapping"),
         ("10.244.0.10", "10.244.0.11", "pod[0].address[0]"),
         ("network = \"pods\"", "network = \"twin\"", "pod[0].network"),
     ];

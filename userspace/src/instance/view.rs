@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use crate::store::{Origin, Phase, PublishRow, State};
-use crate::topology::{Affinity, Allow, Backend, Nat};
+use crate::topology::{Affinity, Allow, Backend, Behaviour, Nat};
 
 /// What a mutating verb did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -50,6 +50,10 @@ pub struct NetworkView {
     pub masquerade: bool,
     /// Which ones, as declared; a family that is not here: the uplink's.
     pub snat_address: Vec<IpAddr>,
+    /// Whether a pod's port is the same port of the host whoever it talks to.
+    pub mapping: Behaviour,
+    /// Who reaches a pod by such a port.
+    pub filtering: Behaviour,
     /// Destinations reached untranslated all the same.
     pub no_masquerade: Vec<ipnet::IpNet>,
     /// Whether host and pods reach each other.
@@ -133,6 +137,8 @@ impl State {
                 mtu: n.mtu_bytes,
                 masquerade: n.network.masquerade,
                 snat_address: n.network.snat_address.clone(),
+                mapping: n.network.mapping,
+                filtering: n.network.filtering,
                 no_masquerade: n.network.no_masquerade.clone(),
                 host_access: n.host_access,
                 pods: self.pods.iter().filter(|p| p.network == n.id).count(),

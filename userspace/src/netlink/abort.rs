@@ -20,20 +20,20 @@ use super::NetlinkError;
 use crate::netns::Netns;
 
 const NLMSG_ERROR: u16 = 2;
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const SOCK_DESTROY: u16 = 21;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
+pub(super) const SOCK_DIAG_BY_FAMILY: u16 = 20;
+pub(super) const SOCK_DESTROY: u16 = 21;
+pub(super) const NLM_F_REQUEST: u16 = 1;
+pub(super) const NLM_F_ACK: u16 = 4;
 /// Length of `struct nlmsghdr`.
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 /// Where `struct inet_diag_sockid` has its cookie, from the start of a message of either direction (see [`request`]).
 const COOKIE_IN_REQUEST: usize = HEADER + 48;
-const COOKIE_IN_ANSWER: usize = HEADER + 44;
+pub(super) const COOKIE_IN_ANSWER: usize = HEADER + 44;
 /// Where `struct inet_diag_msg` has the state.
 const STATE_IN_ANSWER: usize = HEADER + 1;
 const TCP_LISTEN: u8 = 10;
 /// "Whichever socket has these addresses".
-const NO_COOKIE: [u8; 8] = [0xff; 8];
+pub(super) const NO_COOKIE: [u8; 8] = [0xff; 8];
 
 /// Ends the TCP connections with these local and remote ends; says which there were. A listening socket is never ended.
 ///
@@ -58,7 +58,7 @@ pub fn abort_connections(
     })?
 }
 
-fn open() -> nix::Result<OwnedFd> {
+pub(super) fn open() -> nix::Result<OwnedFd> {
     let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
     // The kernel answers before `send` returns: no answer is a fault, and must not stop the caller for ever.
     setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(2, 0))?;
@@ -83,7 +83,7 @@ fn abort(socket: &OwnedFd, local: SocketAddr, remote: SocketAddr) -> io::Result<
     }
     match ask(socket, &request(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, local, remote, *cookie)) {
         // It has ended by itself meanwhile.
-        Err(e) if is_absent(&e) || e.raw_os_error() == Some(Errno::ESTALE as i32) => Ok(false),
+        Err(e) if is_gone(&e) => Ok(false),
         done => done.map(|_| true),
     }
 }
@@ -92,8 +92,13 @@ fn is_absent(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::ENOENT as i32)
 }
 
+/// Whether there is no such socket, or another one by now.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    is_absent(error) || error.raw_os_error() == Some(Errno::ESTALE as i32)
+}
+
 /// Sends a request and receives the one message that answers it; an error in it is this function's.
-fn ask(socket: &OwnedFd, request: &[u8]) -> io::Result<Vec<u8>> {
+pub(super) fn ask(socket: &OwnedFd, request: &[u8]) -> io::Result<Vec<u8>> {
     send(socket.as_raw_fd(), request, MsgFlags::empty())?;
     let mut answer = vec![0; 8192];
     let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
@@ -109,7 +114,7 @@ fn ask(socket: &OwnedFd, request: &[u8]) -> io::Result<Vec<u8>> {
 
 /// `struct nlmsghdr`, then `struct inet_diag_req_v2`: family, protocol, two bytes unused here, a set of states, and the
 /// socket's id: ports, addresses, interface and cookie.
-fn request(kind: u16, flags: u16, local: SocketAddr, remote: SocketAddr, cookie: [u8; 8]) -> Vec<u8> {
+pub(super) fn request(kind: u16, flags: u16, local: SocketAddr, remote: SocketAddr, cookie: [u8; 8]) -> Vec<u8> {
     let family = if local.is_ipv4() { nix::libc::AF_INET } else { nix::libc::AF_INET6 };
     let address = |addr: IpAddr| match addr {
         IpAddr::V4(a) => {

@@ -8,6 +8,7 @@ mod addr;
 mod link;
 mod monitor;
 mod route;
+mod sockets;
 
 use std::io;
 
@@ -20,6 +21,7 @@ pub use addr::{Address, AddressOptions};
 pub use link::{Link, VethEnd, VethPair};
 pub use monitor::{Change, Monitor};
 pub use route::{Family, Route, RouteKind, RouteSpec};
+pub use sockets::abort_sockets;
 
 /// What can go wrong with a link, an address or a route.
 #[derive(Debug, thiserror::Error)]

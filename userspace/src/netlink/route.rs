@@ -6,8 +6,9 @@ use futures_util::TryStreamExt;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteScope, RouteType, RouteVia,
 };
+use nix::errno::Errno;
 use rtnetlink::RouteMessageBuilder;
 
 use super::{Netlink, NetlinkError};
@@ -135,6 +136,13 @@ impl RouteSpec {
     }
 }
 
+/// Whether the kernel says that it has no route, or one that refuses.
+fn no_route(error: &rtnetlink::Error) -> bool {
+    let rtnetlink::Error::NetlinkError(message) = error else { return false };
+    let errno = message.code.map_or(0, |code| -code.get());
+    [Errno::ENETUNREACH, Errno::EHOSTUNREACH, Errno::EACCES, Errno::EINVAL].map(|e| e as i32).contains(&errno)
+}
+
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(a) => Some((*a).into()),
@@ -231,6 +239,26 @@ impl Netlink {
         routes.retain(|r| r.table == main && r.kind == RouteKind::Unicast && r.oif.is_some());
         routes.sort_by_key(|r| r.metric);
         Ok(routes)
+    }
+
+    /// The route the kernel would send a packet to `destination` by, all of its next hops included (kernel 4.13); `None` if
+    /// there is none.
+    pub async fn route_to(&self, destination: IpAddr) -> Result<Option<Route>, NetlinkError> {
+        let mut message = RouteMessage::default();
+        let (family, address, length) = match destination {
+            IpAddr::V4(a) => (AddressFamily::Inet, RouteAddress::Inet(a), 32),
+            IpAddr::V6(a) => (AddressFamily::Inet6, RouteAddress::Inet6(a), 128),
+        };
+        message.header.address_family = family;
+        message.header.destination_prefix_length = length;
+        message.header.flags = RouteFlags::FibMatch;
+        message.attributes.push(RouteAttribute::Destination(address));
+        let found: Result<Vec<RouteMessage>, _> = self.handle.route().get(message).execute().try_collect().await;
+        match found {
+            Ok(messages) => Ok(messages.first().map(|m| Route::from_message(m, Family::of(destination)))),
+            Err(e) if no_route(&e) => Ok(None),
+            Err(e) => Err(NetlinkError::of(format!("find the route to {destination}"), e)),
+        }
     }
 
     /// Adds a route to the main table.

@@ -19,6 +19,8 @@ pub enum PortProto {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
 }
 
 /// A socket of the host that takes what comes to a port.
@@ -31,24 +33,27 @@ pub struct Listener {
 }
 
 impl PortProto {
-    /// Files of the two families.
-    const fn files(self) -> [&'static str; 2] {
+    /// Files below `/proc/net`.
+    const fn files(self) -> &'static [&'static str] {
         match self {
-            Self::Tcp => ["tcp", "tcp6"],
-            Self::Udp => ["udp", "udp6"],
+            Self::Tcp => &["tcp", "tcp6"],
+            Self::Udp => &["udp", "udp6"],
+            Self::Sctp => &["sctp/eps"],
         }
     }
 
-    /// The state of a socket that takes what comes: LISTEN; or for UDP CLOSE, which means not connected.
-    const fn open_state(self) -> &'static str {
+    /// The listeners a line of such a file tells of.
+    fn listeners(self, line: &str) -> Vec<Listener> {
         match self {
-            Self::Tcp => "0A",
-            Self::Udp => "07",
+            Self::Tcp => parse_line(line, "0A").into_iter().collect(),
+            // CLOSE, which means not connected.
+            Self::Udp => parse_line(line, "07").into_iter().collect(),
+            Self::Sctp => parse_endpoint(line).unwrap_or_default(),
         }
     }
 }
 
-/// The TCP listeners or unconnected UDP sockets of a namespace. Connections, TIME_WAIT included, are none.
+/// The TCP listeners, unconnected UDP sockets or SCTP endpoints of a namespace. Connections, TIME_WAIT included, are none.
 pub fn listeners(netns: &Netns, proto: PortProto) -> Result<Vec<Listener>, ProbeError> {
     netns.run(|| {
         let mut found = Vec::new();
@@ -56,8 +61,8 @@ pub fn listeners(netns: &Netns, proto: PortProto) -> Result<Vec<Listener>, Probe
             // Not /proc/net: that is the namespace of the main thread.
             let path = PathBuf::from("/proc/thread-self/net").join(file);
             match fs::read_to_string(&path) {
-                Ok(text) => found.extend(text.lines().skip(1).filter_map(|line| parse_line(line, proto))),
-                // IPv6 is switched off.
+                Ok(text) => found.extend(text.lines().skip(1).flat_map(|line| proto.listeners(line))),
+                // IPv6 is switched off, or the kernel has no SCTP.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(ProbeError::Read { path, source }),
             }
@@ -94,6 +99,8 @@ fn is_bound(proto: PortProto, addr: SocketAddr) -> Result<bool, ProbeError> {
         (PortProto::Tcp, SocketAddr::V6(_)) => (SockType::Stream, AddressFamily::Inet6),
         (PortProto::Udp, SocketAddr::V4(_)) => (SockType::Datagram, AddressFamily::Inet),
         (PortProto::Udp, SocketAddr::V6(_)) => (SockType::Datagram, AddressFamily::Inet6),
+        // Nothing to try it with that would not need the module. A socket of both families is the rule.
+        (PortProto::Sctp, _) => return Ok(true),
     };
     let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).map_err(fail)?;
     if proto == PortProto::Tcp {
@@ -110,15 +117,25 @@ fn is_bound(proto: PortProto, addr: SocketAddr) -> Result<bool, ProbeError> {
 }
 
 /// A line of `/proc/net/{tcp,udp}{,6}`: `sl local remote state tx:rx tr:when retrnsmt uid timeout inode ...`.
-fn parse_line(line: &str, proto: PortProto) -> Option<Listener> {
+fn parse_line(line: &str, open_state: &str) -> Option<Listener> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
-    if *state != proto.open_state() {
+    if *state != open_state {
         return None;
     }
     let (addr, port) = local.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     Some(Listener { addr: SocketAddr::new(parse_addr(addr)?, port), inode: inode.parse().ok()? })
+}
+
+/// A line of `/proc/net/sctp/eps`: `endpoint socket style state hash port uid inode address...`, a listener for each address
+/// (`sctp_eps_seq_show` of `net/sctp/proc.c`). That a socket is bound is enough: its port cannot be had by another.
+fn parse_endpoint(line: &str) -> Option<Vec<Listener>> {
+    let mut fields = line.split_whitespace().skip(5);
+    let port: u16 = fields.next()?.parse().ok().filter(|port| *port != 0)?;
+    let inode = fields.nth(1)?.parse().ok()?;
+    let addresses = fields.filter_map(|text| text.parse::<IpAddr>().ok()).map(|a| a.to_canonical());
+    Some(addresses.map(|addr| Listener { addr: SocketAddr::new(addr, port), inode }).collect())
 }
 
 /// An address as `/proc` prints it: 32-bit words of network order, each shown as a number of this machine.
@@ -149,13 +166,28 @@ mod tests {
     #[test]
     fn lines_of_proc_net() {
         let tcp = "   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4242 1 x";
-        let found = parse_line(tcp, PortProto::Tcp);
+        let found = PortProto::Tcp.listeners(tcp).pop();
         assert_eq!(found.map(|l| (l.addr.to_string(), l.inode)), Some(("127.0.0.1:8080".to_owned(), 4242)));
         let time_wait = tcp.replace(" 0A ", " 06 ");
-        assert_eq!(parse_line(&time_wait, PortProto::Tcp), None);
+        assert_eq!(PortProto::Tcp.listeners(&time_wait), []);
         let udp6 =
             "  11: 00000000000000000000000001000000:0035 00000000000000000000000000000000:0000 07 0:0 0:0 0 0 0 7 2";
-        assert_eq!(parse_line(udp6, PortProto::Udp).map(|l| l.addr.to_string()), Some("[::1]:53".to_owned()));
-        assert_eq!(parse_line("", PortProto::Udp), None);
+        assert_eq!(PortProto::Udp.listeners(udp6).pop().map(|l| l.addr.to_string()), Some("[::1]:53".to_owned()));
+        assert_eq!(PortProto::Udp.listeners(""), []);
+    }
+
+    /// Printed as `%8pK %8pK %-3d %-3d %-4d %-5d %5u %5lu `, then `%pI4 ` or `%pI6 ` for each address.
+    #[test]
+    fn endpoints_of_sctp() {
+        let read = |line: &str| -> Vec<(String, u64)> {
+            PortProto::Sctp.listeners(line).into_iter().map(|l| (l.addr.to_string(), l.inode)).collect()
+        };
+        let two = "00000000 00000000 2   10  29   2905      0 14411 192.0.2.1 10.0.0.1 ";
+        assert_eq!(read(two), [("192.0.2.1:2905".to_owned(), 14411), ("10.0.0.1:2905".to_owned(), 14411)]);
+        let any = "00000000 00000000 2   10  29   36412     0 7 0000:0000:0000:0000:0000:0000:0000:0000 ";
+        assert_eq!(read(any), [("[::]:36412".to_owned(), 7)]);
+        for none in ["", "00000000 00000000 2 10 29 0 0 7 0.0.0.0 ", "00000000 00000000 2 10 29 x 0 7 0.0.0.0 "] {
+            assert_eq!(read(none), []);
+        }
     }
 }

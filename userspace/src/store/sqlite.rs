@@ -54,6 +54,8 @@ pub(super) const MIGRATIONS: &[&str] = &[
     ALTER TABLE instance DROP COLUMN uplink;
     ALTER TABLE instance DROP COLUMN uplink_ifindex;
     ALTER TABLE network ADD COLUMN snat_address TEXT NOT NULL DEFAULT '';
+    ALTER TABLE network ADD COLUMN mapping TEXT NOT NULL DEFAULT 'address-and-port-dependent';
+    ALTER TABLE network ADD COLUMN filtering TEXT NOT NULL DEFAULT 'address-and-port-dependent';
     ALTER TABLE publish RENAME TO publish_2;
     CREATE TABLE publish (
         id INTEGER PRIMARY KEY, slot INTEGER NOT NULL UNIQUE, publish TEXT NOT NULL, affinity TEXT NOT NULL, allow TEXT,
@@ -239,9 +241,10 @@ fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
             r.nat.flows_per_pod.map(Flows::get),
         ]),
         Change::PutNetwork(r) => tx.prepare_cached(
-            "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT (id) DO
-             UPDATE SET name = ?2, subnets = ?3, masquerade = ?4, no_masquerade = ?5, mtu = ?6, mtu_bytes = ?7,
-             host_access = ?8, last4 = ?9, last6 = ?10, origin = ?11, phase = ?12, snat_address = ?13",
+            "INSERT INTO network VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) ON CONFLICT (id)
+             DO UPDATE SET name = ?2, subnets = ?3, masquerade = ?4, no_masquerade = ?5, mtu = ?6, mtu_bytes = ?7,
+             host_access = ?8, last4 = ?9, last6 = ?10, origin = ?11, phase = ?12, snat_address = ?13,
+             mapping = ?14, filtering = ?15",
         )?.execute(params![
             r.id,
             r.network.name,
@@ -256,6 +259,8 @@ fn change_row(tx: &Connection, change: &Change) -> rusqlite::Result<()> {
             r.origin.as_str(),
             r.phase.as_str(),
             words(&r.network.snat_address),
+            r.network.mapping.as_str(),
+            r.network.filtering.as_str(),
         ]),
         Change::PutPod(r) => tx.prepare_cached(
             "INSERT INTO pod VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (id) DO UPDATE SET slot = ?2,
@@ -334,6 +339,8 @@ fn network(r: &Row<'_>) -> rusqlite::Result<NetworkRow> {
             subnets: list(r, "subnets")?,
             masquerade: r.get("masquerade")?,
             snat_address: list(r, "snat_address")?,
+            mapping: parsed(r, "mapping")?,
+            filtering: parsed(r, "filtering")?,
             no_masquerade: list(r, "no_masquerade")?,
             mtu: r.get("mtu")?,
         },

@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::topology::{Affinity, Allow, Flows, Host, Nat, Network, Profile};
+use crate::topology::{Affinity, Allow, Behaviour, Flows, Host, Nat, Network, Profile};
 
 fn rows() -> (InstanceRow, NetworkRow, PodRow, PublishRow) {
     (
@@ -21,6 +21,8 @@ fn rows() -> (InstanceRow, NetworkRow, PodRow, PublishRow) {
                 subnets: vec!["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()],
                 masquerade: true,
                 snat_address: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
+                mapping: Behaviour::EndpointIndependent,
+                filtering: Behaviour::AddressAndPortDependent,
                 no_masquerade: vec![],
                 mtu: None,
             },
@@ -162,6 +164,7 @@ fn an_older_versions_file_is_brought_up_to_date() {
     assert_eq!((publish.draining, &publish.allow, publish.affinity), (false, &Allow::Anyone, Affinity::None));
     assert_eq!(publish.backends, [BackendRow { pod: 1, weight: 1, draining: false }]);
     assert!(state.networks[0].network.snat_address.is_empty());
+    assert_eq!(state.networks[0].network.mapping, Behaviour::AddressAndPortDependent);
     SqliteStore::open(&path).unwrap();
 }
 

@@ -21,6 +21,8 @@
 //! name = "pods"
 //! subnets = ["10.244.0.0/24", "fd00:244::/64"]   # at most one per family; gateway: first address
 //! masquerade = true
+//! mapping = "endpoint-independent"    # default: address-and-port-dependent
+//! filtering = "endpoint-independent"  # the same
 //! snat_address = ["203.0.113.7"]   # addresses of the host; default: the uplink's
 //! no_masquerade = ["192.168.1.0/24"]
 //! [[pod]]
@@ -53,7 +55,7 @@ pub use netns_ebpf_common::network::MAX_SNAT_ADDRS;
 
 pub use backends::{Affinity, Allow, Backend, Declared, PodPublish, SharedPublish};
 pub use facts::{HostFacts, HostRoute, Interface, PortProbe};
-pub use model::{Host, Network, Pod, Topology, Uplink};
+pub use model::{Behaviour, Host, Network, Pod, Topology, Uplink};
 pub use name::{MAX_NAME_BYTES, check_name};
 pub use nat::{Flows, Nat, Profile, Seconds, Timeouts};
 pub use parse::{Document, parse};

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
-use super::{Nat, PodPublish, PortRange, SharedPublish};
+use super::{Nat, PodPublish, PortRange, Problem, SharedPublish};
 
 /// Everything a topology file says. Serialises to the file's own form.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -127,6 +127,10 @@ pub struct Network {
     /// Which ones; those of a family are a pool. A family that is not here: the uplink's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub snat_address: Vec<IpAddr>,
+    /// Whether a pod's port is the same port of the host whoever it talks to.
+    pub mapping: Behaviour,
+    /// Who reaches a pod by such a port.
+    pub filtering: Behaviour,
     /// Destinations that pods reach with their own address all the same. Empty: none.
     pub no_masquerade: Vec<IpNet>,
     /// MTU in bytes; `None`: the host's.
@@ -148,6 +152,44 @@ impl Network {
     /// The IPv6 subnet.
     pub fn subnet6(&self) -> Option<ipnet::Ipv6Net> {
         self.subnets.iter().find_map(|n| if let IpNet::V6(n) = n { Some(*n) } else { None })
+    }
+}
+
+/// What source NAT tells peers of a pod apart by (RFC 4787 sections 4.1 and 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Behaviour {
+    /// Their address and port.
+    #[default]
+    AddressAndPortDependent,
+    /// Nothing.
+    EndpointIndependent,
+}
+
+impl Behaviour {
+    /// The file's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AddressAndPortDependent => "address-and-port-dependent",
+            Self::EndpointIndependent => "endpoint-independent",
+        }
+    }
+}
+
+impl FromStr for Behaviour {
+    type Err = Problem;
+
+    fn from_str(s: &str) -> Result<Self, Problem> {
+        [Self::AddressAndPortDependent, Self::EndpointIndependent]
+            .into_iter()
+            .find(|b| b.as_str() == s)
+            .ok_or(Problem::Behaviour)
+    }
+}
+
+impl fmt::Display for Behaviour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

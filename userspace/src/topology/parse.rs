@@ -11,8 +11,8 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::{
-    Affinity, Allow, Backend, Flows, Host, InputError, Nat, Network, Pod, PodPublish, PortRange, Position, Problem,
-    Profile, Publish, Seconds, SharedPublish, Topology, Uplink,
+    Affinity, Allow, Backend, Behaviour, Flows, Host, InputError, Nat, Network, Pod, PodPublish, PortRange, Position,
+    Problem, Profile, Publish, Seconds, SharedPublish, Topology, Uplink,
 };
 
 /// A parsed file: what it says, and where.
@@ -95,6 +95,8 @@ struct RawNetwork {
     name: Option<Spanned<String>>,
     subnets: Option<Spanned<Vec<Spanned<String>>>>,
     masquerade: Option<bool>,
+    mapping: Option<Spanned<String>>,
+    filtering: Option<Spanned<String>>,
     #[serde(default)]
     snat_address: Vec<Spanned<String>>,
     #[serde(default)]
@@ -248,6 +250,12 @@ impl Reader<'_> {
         }
     }
 
+    fn behaviour(&mut self, field: &str, value: Option<Spanned<String>>) -> Result<Behaviour, InputError> {
+        let Some(value) = value else { return Ok(Behaviour::default()) };
+        let value = self.text(field, value);
+        value.parse().map_err(|p| self.error(field, &value, p))
+    }
+
     fn host(&mut self, raw: RawHost) -> Result<Host, InputError> {
         let mut host = Host::default();
         if let Some(uplink) = raw.uplink {
@@ -337,7 +345,9 @@ impl Reader<'_> {
         let snat_address = self.list(&format!("{table}.snat_address"), raw.snat_address, address)?;
         let mtu = self.mtu(&format!("{table}.mtu"), raw.mtu)?;
         let masquerade = raw.masquerade.unwrap_or(true);
-        Ok(Network { name, subnets, masquerade, snat_address, no_masquerade, mtu })
+        let mapping = self.behaviour(&format!("{table}.mapping"), raw.mapping)?;
+        let filtering = self.behaviour(&format!("{table}.filtering"), raw.filtering)?;
+        Ok(Network { name, subnets, masquerade, snat_address, mapping, filtering, no_masquerade, mtu })
     }
 
     fn pod(&mut self, i: usize, raw: Spanned<RawPod>, networks: &[Network]) -> Result<Pod, InputError> {

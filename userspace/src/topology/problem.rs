@@ -161,7 +161,7 @@ pub enum Problem {
     UnknownPod,
 
     #[error(
-        "not a published port: {0}; write [ADDRESS:]HOSTPORT[-END]:PODPORT[-END][/tcp|udp], IPv6 addresses in brackets"
+        "not a published port: {0}; write [ADDRESS:]HOSTPORT[-END]:PODPORT[-END][/tcp|udp|sctp], IPv6 addresses in brackets"
     )]
     Publish(String),
     #[error("port {0} is out of range; ports are 1 to 65535")]
@@ -170,6 +170,8 @@ pub enum Problem {
     RangeReversed { start: u16, end: u16 },
     #[error("{host} host ports but {pod} pod ports; both ranges must be equally long")]
     RangeLength { host: u32, pod: u32 },
+    #[error("SCTP's checksum covers its ports, so they cannot be changed on the way; write {0}")]
+    SctpPorts(String),
     #[error("published already by {by} of pod {pod:?}; a host port leads to one pod")]
     PublishedTwice { by: String, pod: String },
     #[error("a process of the host listens on {0}; stop it, or publish another port")]
@@ -227,6 +229,12 @@ pub enum Problem {
         "instance {0:?} translates to it too, with ports of the same range ({1}); choose another address, or ports of its own"
     )]
     SnatAddressShared(String, String),
+    #[error("no such behaviour; write \"address-and-port-dependent\" or \"endpoint-independent\"")]
+    Behaviour,
+    #[error("pods of a network that does not masquerade have no mappings; remove this, or `masquerade = false`")]
+    MappingUnused,
+    #[error("without a mapping that is the same for everybody there is nothing to send to; set `mapping` to it too")]
+    FilteringWithoutMapping,
     #[error("out of range; an MTU is 1280 to 65535 bytes")]
     Mtu,
     #[error("no such profile; write \"rfc\" or \"fast\"")]

@@ -1,4 +1,4 @@
-//! Published ports: `[ADDRESS:]HOSTPORT[-END]:PODPORT[-END][/tcp|udp]`.
+//! Published ports: `[ADDRESS:]HOSTPORT[-END]:PODPORT[-END][/tcp|udp|sctp]`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,6 +17,8 @@ pub enum Proto {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
 }
 
 impl Proto {
@@ -25,6 +27,7 @@ impl Proto {
         match self {
             Self::Tcp => proto::TCP,
             Self::Udp => proto::UDP,
+            Self::Sctp => proto::SCTP,
         }
     }
 
@@ -33,6 +36,7 @@ impl Proto {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         }
     }
 }
@@ -203,7 +207,8 @@ impl FromStr for Publish {
             None => (s, Proto::Tcp),
             Some((p, "tcp")) => (p, Proto::Tcp),
             Some((p, "udp")) => (p, Proto::Udp),
-            Some((_, other)) => return Err(Problem::Publish(format!("{other:?} is neither tcp nor udp"))),
+            Some((p, "sctp")) => (p, Proto::Sctp),
+            Some((_, other)) => return Err(Problem::Publish(format!("{other:?} is neither tcp, udp nor sctp"))),
         };
         let (rest, pod) = ports.rsplit_once(':').ok_or_else(|| bad("no `:` between host port and pod port"))?;
         let (address, host) = if let Some(v6) = rest.strip_prefix('[') {
@@ -225,6 +230,9 @@ impl FromStr for Publish {
         let (host_ports, pod_ports): (PortRange, PortRange) = (host.parse()?, pod.parse()?);
         if host_ports.len() != pod_ports.len() {
             return Err(Problem::RangeLength { host: host_ports.len(), pod: pod_ports.len() });
+        }
+        if proto == Proto::Sctp && host_ports != pod_ports {
+            return Err(Problem::SctpPorts(format!("{host_ports}:{host_ports}/sctp")));
         }
         Ok(Self { address, host_ports, pod_ports, proto })
     }

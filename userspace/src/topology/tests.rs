@@ -129,7 +129,14 @@ fn each_bad_input_names_field_value_and_place() {
         ("8080:80/tcp", "8080:65536", "pod[0].publish[0]", "port 65536 is out of range"),
         ("8080:80/tcp", "8090-8080:80-90", "pod[0].publish[0]", "reversed; write 8080-8090"),
         ("8080:80/tcp", "8080-8081:80", "pod[0].publish[0]", "2 host ports but 1 pod ports"),
-        ("8080:80/tcp", "8080:80/sctp", "pod[0].publish[0]", "neither tcp nor udp"),
+        ("8080:80/tcp", "8080:80/dccp", "pod[0].publish[0]", "neither tcp, udp nor sctp"),
+        (
+            "8080:80/tcp",
+            "8080:80/sctp",
+            "pod[0].publish[0]",
+            "checksum covers its ports, so they cannot be changed on the way; write 8080:8080/sctp",
+        ),
+        ("8080:80/tcp", "80-82:81-83/sctp", "pod[0].publish[0]", "write 80-82:80-82/sctp"),
         ("8080:80/tcp", "8080", "pod[0].publish[0]", "not a published port"),
         ("8080:80/tcp", "::1:8080:80", "pod[0].publish[0]", "brackets"),
         ("8080:80/tcp", "9010:80", "pod[0].publish[2]", "published already by 9010:80/tcp of pod \"red\""),
@@ -182,6 +189,20 @@ fn each_bad_input_names_field_value_and_place() {
             NAME,
             &format!("masquerade = false\n{}", snat("\"192.0.2.1\"")),
             "network[0].snat_address[0]",
+            "does not masquerade",
+        ),
+        (NAME, "mapping = \"cone\"\nname = \"pods\"", "network[0].mapping", "no such behaviour"),
+        (NAME, "filtering = \"none\"\nname = \"pods\"", "network[0].filtering", "no such behaviour"),
+        (
+            NAME,
+            "filtering = \"endpoint-independent\"\nname = \"pods\"",
+            "network[0].filtering",
+            "set `mapping` to it too",
+        ),
+        (
+            NAME,
+            "masquerade = false\nmapping = \"endpoint-independent\"\nname = \"pods\"",
+            "network[0].mapping",
             "does not masquerade",
         ),
         (NAME, &snat(&nine), "network[0].snat_address[8]", "more than 8 IPv4 addresses"),
@@ -305,6 +326,8 @@ fn publishes_conflict_as_sockets_do() {
     let rows = [
         ("80:80", "80:81", true),
         ("80:80/tcp", "80:80/udp", false),
+        ("80:80/sctp", "80:80/udp", false),
+        ("80:80/sctp", "[::1]:80:80/sctp", true),
         ("192.0.2.1:80:80", "192.0.2.2:80:80", false),
         ("192.0.2.1:80:80", "80:80", true),
         ("0.0.0.0:80:80", "[::]:80:80", false),
@@ -337,16 +360,18 @@ fn publish() -> impl Strategy<Value = Publish> {
         any::<[u8; 4]>().prop_map(|a| Some(IpAddr::from(a))),
         any::<[u8; 16]>().prop_map(|a| Some(IpAddr::from(a))),
     ];
-    (address, port_range(), 1u16..=u16::MAX, any::<bool>()).prop_filter_map(
+    let proto = prop_oneof![Just(Proto::Tcp), Just(Proto::Udp), Just(Proto::Sctp)];
+    (address, port_range(), 1u16..=u16::MAX, proto).prop_filter_map(
         "unicast, within the ports",
-        |(address, (s, e), pod, tcp)| {
+        |(address, (s, e), pod, proto)| {
+            let pod = if proto == Proto::Sctp { s } else { pod };
             let end = pod.checked_add(e - s)?;
             let unicast = address.is_none_or(|a: IpAddr| !a.is_multicast() && a != IpAddr::from([255; 4]));
             unicast.then(|| Publish {
                 address,
                 host_ports: PortRange::new(s, e).unwrap(),
                 pod_ports: PortRange::new(pod, end).unwrap(),
-                proto: if tcp { Proto::Tcp } else { Proto::Udp },
+                proto,
             })
         },
     )
@@ -370,8 +395,19 @@ fn topology() -> impl Strategy<Value = Topology> {
                 subnets.push(format!("fd00:{i}::/64").parse().unwrap());
             }
             let no_masquerade = if exempt { vec!["192.168.0.0/16".parse().unwrap()] } else { vec![] };
+            let mapping = if masquerade && i % 2 == 0 { Behaviour::EndpointIndependent } else { Behaviour::default() };
+            let filtering = if i % 4 == 0 { mapping } else { Behaviour::default() };
             let snat_address = if masquerade { vec!["10.77.0.9".parse().unwrap()] } else { vec![] };
-            t.networks.push(Network { name: format!("net{i}"), subnets, masquerade, snat_address, no_masquerade, mtu });
+            t.networks.push(Network {
+                name: format!("net{i}"),
+                subnets,
+                masquerade,
+                snat_address,
+                mapping,
+                filtering,
+                no_masquerade,
+                mtu,
+            });
             for (k, (fixed4, fixed6, publishes)) in pods.into_iter().enumerate() {
                 let mut address = vec![];
                 if fixed4 {

@@ -8,8 +8,8 @@ use netns_ebpf_common::abi;
 
 use super::subnet::{check_subnet, overlap};
 use super::{
-    Backend, Declared, HostFacts, InputError, Interface, MAX_SNAT_ADDRS, Network, Pod, PortProbe, Problem, Publish,
-    SharedPublish, Topology, Uplink, check_name, gateway, is_assignable, same_family,
+    Backend, Behaviour, Declared, HostFacts, InputError, Interface, MAX_SNAT_ADDRS, Network, Pod, PortProbe, Problem,
+    Publish, SharedPublish, Topology, Uplink, check_name, gateway, is_assignable, same_family,
 };
 
 /// What the instance holds beside the topology that is checked.
@@ -99,6 +99,7 @@ fn networks(topology: &Topology, facts: &HostFacts, taken: &Taken) -> Result<(),
         let live = taken.networks.contains(&network.name);
         subnets(&field, network, facts, live)?;
         snat_addresses(&field, network, facts, live)?;
+        behaviour(&field, network)?;
     }
     let all = topology.networks.iter().map(|n| n.name.as_str()).chain(taken.networks.iter().map(String::as_str));
     let limit = abi::MAX_NETWORKS - 1;
@@ -170,6 +171,18 @@ fn snat_addresses(field: &str, network: &Network, facts: &HostFacts, live: bool)
         if !live && facts.holder(*address).is_none() {
             return Err(error(Problem::SnatAddressMissing(address.to_string())));
         }
+    }
+    Ok(())
+}
+
+fn behaviour(field: &str, network: &Network) -> Result<(), InputError> {
+    let independent = |b| b == Behaviour::EndpointIndependent;
+    let (mapping, filtering) = (network.mapping, network.filtering);
+    if independent(mapping) && !network.masquerade {
+        return Err(InputError::new(format!("{field}.mapping"), mapping, Problem::MappingUnused));
+    }
+    if independent(filtering) && !independent(mapping) {
+        return Err(InputError::new(format!("{field}.filtering"), filtering, Problem::FilteringWithoutMapping));
     }
     Ok(())
 }

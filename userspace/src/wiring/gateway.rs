@@ -32,6 +32,8 @@ pub struct NetworkSpec {
     pub snat_addresses: Vec<IpAddr>,
     /// Endpoint-independent mapping.
     pub endpoint_independent: bool,
+    /// Endpoint-independent filtering besides.
+    pub open_to_all: bool,
     /// Host and pods reach each other: no other network of the host has these subnets.
     pub host_access: bool,
     /// Destinations that are not masqueraded; empty means none.
@@ -50,6 +52,7 @@ impl NetworkSpec {
             (self.masquerade, Network::MASQUERADE),
             (self.host_access, Network::HOST_ACCESS),
             (self.endpoint_independent, Network::ENDPOINT_INDEPENDENT),
+            (self.open_to_all, Network::OPEN_TO_ALL),
         ] {
             flags |= if on { flag } else { 0 };
         }
@@ -143,6 +146,9 @@ impl Host {
         self.netns.run(|| write_settings(&settings))??;
         // Before the network: no packet leaves with the uplink's address that should have the pool's.
         self.sync_snat_pools(&[(spec.id, &spec.snat_addresses)]).await?;
+        if spec.endpoint_independent {
+            self.datapath.set_mappings(true)?;
+        }
         self.datapath.put_network(spec.id, &spec.network(&self.instance))?;
         self.datapath.sync_no_masquerade(spec.id, &spec.no_masquerade)?;
         self.netns.run(|| self.datapath.attach(Hook::FromHost, &name, index))??;

@@ -1,7 +1,7 @@
 //! Published ports.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 
 use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::publish::{Backends, Publish};
@@ -106,8 +106,15 @@ impl Host {
         self.end_datagrams(spec, |flow| !spec.keeps(flow))?;
         if !spec.allow.is_anyone() {
             self.reset_connections(spec, netns, |flow| !spec.allow.admits(flow.src))?;
+            self.end_host_sockets(spec.id, proto::TCP, |_, asked| spec.allow.admits(asked))?;
         }
-        Ok(())
+        let mut pods = HashSet::new();
+        for backend in spec.backends.iter().filter(|_| spec.active) {
+            let endpoint = self.datapath.endpoint(backend.slot)?;
+            pods.extend(endpoint.iter().flat_map(|e| [IpAddr::from(e.addr4), IpAddr::from(e.addr6)]));
+        }
+        let stays = |end: SocketAddr, asked| pods.contains(&end.ip()) && spec.allow.admits(asked);
+        self.end_host_sockets(spec.id, proto::UDP, stays)
     }
 
     /// Withdraws ports. `false`: the index is free or another owner's.
@@ -118,37 +125,48 @@ impl Host {
         if removed {
             self.end_datagrams(spec, |_| true)?;
             self.datapath.orphan_flows(spec.id)?;
+            self.end_host_sockets(spec.id, proto::UDP, |_, _| false)?;
+            self.datapath.orphan_host_peers(spec.id)?;
         }
         Ok(removed)
     }
 
-    /// Withdraws ports and nothing else, for when all flows go anyway.
+    /// Withdraws ports and nothing else, for when all flows, and the maps, go anyway.
     pub fn forget_publish(&self, spec: &PublishSpec) -> Result<bool, WiringError> {
-        Ok(self.datapath.remove_publish(spec.id, spec.owner, &spec.ports)?)
+        let ours = self.datapath.publish(spec.id)?.is_some_and(|live| live.owner == spec.owner);
+        if ours {
+            self.datapath.withdraw_ports(spec.id, &spec.ports)?;
+        }
+        Ok(ours)
     }
 
     /// Takes no new flows by a publish from now on, and ends the TCP connections it has with a RST.
     pub fn reset_publish(&self, spec: &PublishSpec, netns: impl Fn(u32) -> Option<Netns>) -> Result<(), WiringError> {
         self.switch_publish(&PublishSpec { active: false, ..spec.clone() }, &netns)?;
-        self.reset_connections(spec, netns, |_| true)
+        self.reset_connections(spec, netns, |_| true)?;
+        self.end_host_sockets(spec.id, proto::TCP, |_, _| false)
     }
 
     /// Changes a declaration between what it needs and what it leaves behind: clients and backends are there before it asks
-    /// for them, and go when it does no more.
+    /// for them, and go when it does no more. A new one leaves nothing: whoever was killed making or changing another of its
+    /// index has an heir that cleared up.
     fn around(&self, spec: &PublishSpec, change: impl FnOnce() -> Result<(), WiringError>) -> Result<(), WiringError> {
-        let table = spec.table();
+        let (table, prefixes) = (spec.table(), spec.allow.prefixes().unwrap_or_default());
+        let live = self.datapath.publish(spec.id)?;
+        if live.is_some_and(|live| live.owner != spec.owner) {
+            // Refused there, and what belongs to the other is left alone.
+            return change();
+        }
         if table.is_some() {
             self.datapath.set_backends(spec.id, table.as_ref())?;
         }
-        if let Some(prefixes) = spec.allow.prefixes() {
-            self.datapath.sync_allowed(spec.id, prefixes)?;
-        }
+        self.datapath.add_allowed(spec.id, prefixes)?;
         change()?;
-        if table.is_none() {
-            self.datapath.set_backends(spec.id, None)?;
-        }
-        if spec.allow.is_anyone() {
-            self.datapath.sync_allowed(spec.id, &[])?;
+        if live.is_some() {
+            if table.is_none() {
+                self.datapath.set_backends(spec.id, None)?;
+            }
+            self.datapath.sync_allowed(spec.id, prefixes)?;
         }
         Ok(())
     }

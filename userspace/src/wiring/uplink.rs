@@ -1,14 +1,20 @@
 //! The way to the LAN, and the host's own addresses.
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netns_ebpf_common::counters::Hook;
+use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::hdr::eth::ETH_LEN;
 use netns_ebpf_common::host::Uplink;
 use netns_ebpf_common::{Addr4, Addr6, abi};
 
 use super::{FirstError, Host, WiringError};
+use crate::datapath::FlowRecord;
 use crate::netlink::{Address, Family, Link};
+
+/// Destinations [`Host::end_rerouted_flows`] asks the kernel about at once: some tenths of a second.
+const MOST_ASKED: usize = 4096;
 
 /// An uplink as the data path knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +133,33 @@ impl Host {
             return Err(WiringError::TooManyAddresses { found: addresses.len(), max: abi::MAX_HOST_ADDRS });
         }
         Ok(self.datapath.sync_host_addresses(&addresses)?)
+    }
+
+    /// Ends the flows whose uplink is not the one the host's routes lead to their destination by any more, but another one
+    /// is: their next packet takes that, with its address. Says how many entries went.
+    ///
+    /// Connections stay where they are: they do not outlive a change of their address anyway, and the former uplink may
+    /// still lead there. With more than some thousand destinations, some are left for the next time.
+    pub async fn end_rerouted_flows(&self) -> Result<usize, WiringError> {
+        let uplinks: HashSet<u32> = self.datapath.uplinks()?.into_iter().map(|(index, _)| index).collect();
+        if uplinks.len() < 2 {
+            return Ok(0);
+        }
+        let way = |flow: &FlowRecord| {
+            let may_move = flow.original && !matches!(flow.proto, proto::TCP | proto::SCTP);
+            flow.target_uplink.filter(|_| may_move).map(|index| (flow.to_dst, index))
+        };
+        let asked: HashSet<IpAddr> = self.datapath.flows()?.iter().filter_map(way).map(|(dst, _)| dst).collect();
+        let mut led = HashMap::new();
+        for destination in asked.into_iter().take(MOST_ASKED) {
+            if let Some(route) = self.netlink.route_to(destination).await? {
+                led.insert(destination, route.oif.into_iter().chain(route.more_oifs).collect::<Vec<_>>());
+            }
+        }
+        let is_elsewhere = |(destination, index): (IpAddr, u32)| {
+            led.get(&destination).is_some_and(|oifs| !oifs.contains(&index) && oifs.iter().any(|i| uplinks.contains(i)))
+        };
+        Ok(self.datapath.delete_flows(|flow| way(flow).is_some_and(is_elsewhere))?)
     }
 
     async fn uplink_link(&self, ifname: &str) -> Result<Link, WiringError> {

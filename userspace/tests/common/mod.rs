@@ -19,10 +19,11 @@
 pub mod command;
 pub mod frame;
 pub mod lan;
+pub mod observer;
 pub mod packet;
 pub mod pods;
 pub mod snapshot;
-pub mod talk;
+
 pub mod traffic;
 pub mod tun;
 pub mod wait;

@@ -16,10 +16,12 @@ pub enum Known {
     NobodyThere,
     /// See [`TABLE`].
     ErrorSource,
+    /// See [`TABLE`].
+    SourceQuench,
 }
 
 /// Every one with its reason.
-pub const TABLE: [(Known, &str); 5] = [
+pub const TABLE: [(Known, &str); 6] = [
     (
         Known::NotFragmented,
         "an IPv4 packet without DF that is too large for the way out: the kernel cuts it, we answer frag-needed, as with DF \
@@ -46,6 +48,11 @@ pub const TABLE: [(Known, &str); 5] = [
         "an error about a flow that is translated at both ends (hairpin, or a published port whose client's port had to change): \
          the reference gives the error the flow's source, as if its peer had sent it; here it keeps the source it had, or comes \
          from the gateway if we make it (RFC 5508 section 4.2: who found the problem can be told)",
+    ),
+    (
+        Known::SourceQuench,
+        "source quench: the reference translates it, for us it is no error any more (RFC 6633 section 5: it is ignored wherever it \
+         comes), so the LAN's is left to the host and a pod's does not leave",
     ),
 ];
 
@@ -78,6 +85,7 @@ impl Known {
                 let but_for_it = |c: &Canonical| [&c.bytes[..src.start], &c.bytes[src.end..]].concat();
                 (o.end, o.originated) == (r.end, r.originated) && but_for_it(o) == but_for_it(r)
             }
+            Self::SourceQuench => ours.is_empty() && reference.len() == 1 && !reference[0].originated,
             Self::MiddleToPublished => ours.is_empty() && reference.iter().all(|c| c.originated && c.end == at),
         }
     }

@@ -9,6 +9,7 @@ pub mod pieces;
 pub mod run;
 pub mod session;
 pub mod tcp;
+mod trouble;
 pub mod worlds;
 
 /// The end of a wire at which frames are put in and read.

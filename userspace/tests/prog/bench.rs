@@ -255,6 +255,11 @@ impl Bench {
         assert_eq!(self.datapath.snat_addresses(id).expect("read"), live);
     }
 
+    /// Gives an uplink this place's addresses.
+    pub fn set_uplink_address(&self, index: u32, place: super::world::Place) {
+        self.datapath.put_uplink(index, &uplink(Some(place))).expect("uplink");
+    }
+
     /// Sets the uplink's MTU.
     pub fn set_uplink_mtu(&self, mtu_bytes: u32) {
         self.datapath.put_uplink(self.uplink, &Uplink { mtu_bytes, ..uplink(Some(HOST)) }).expect("uplink");
@@ -277,6 +282,22 @@ impl Bench {
         match v {
             Version::V4 => remove_reply::<Addr4>(map::FLOWS4),
             Version::V6 => remove_reply::<Addr6>(map::FLOWS6),
+        }
+    }
+
+    /// Makes a family's mappings count this many flows, whatever they have.
+    pub fn forge_mapped_flows(&self, v: Version, flows: u32) {
+        match v {
+            Version::V4 => change::<Addr4>(map::FLOWS4, is_inside, |e| e.ack = flows),
+            Version::V6 => change::<Addr6>(map::FLOWS6, is_inside, |e| e.ack = flows),
+        }
+    }
+
+    /// Makes the entries of a family's flow table whose flags `which` picks look as if they were last seen this much earlier.
+    pub fn age(&self, v: Version, by: Duration, which: impl Fn(u8) -> bool) {
+        match v {
+            Version::V4 => change::<Addr4>(map::FLOWS4, which, |e| e.last_seen_ns = earlier(e.last_seen_ns, by)),
+            Version::V6 => change::<Addr6>(map::FLOWS6, which, |e| e.last_seen_ns = earlier(e.last_seen_ns, by)),
         }
     }
 
@@ -323,6 +344,32 @@ fn remove_all<K: Plain, V: Plain>(name: &str) {
     for key in keys::<K, V>(name) {
         // It may have given way to another meanwhile.
         let _ = map.remove(&key);
+    }
+}
+
+/// Of the inside entry of a mapping.
+pub fn is_inside(flags: u8) -> bool {
+    const INSIDE: u8 = FlowEntry::<Addr4>::MAPPING | FlowEntry::<Addr4>::TO_UPLINK;
+    flags & INSIDE == INSIDE
+}
+
+fn earlier(at_ns: u64, by: Duration) -> u64 {
+    let by = by.as_nanos() as u64;
+    assert!(at_ns > by, "the machine has not been up for that long");
+    at_ns - by
+}
+
+fn change<A: Copy>(name: &str, which: impl Fn(u8) -> bool, change: impl Fn(&mut FlowEntry<A>))
+where
+    FlowKey<A>: Plain,
+    FlowEntry<A>: Plain,
+{
+    let mut flows = HashMap::<_, FlowKey<A>, FlowEntry<A>>::try_from(Map::HashMap(open_map(name))).expect("a hash");
+    let picked: Vec<_> = flows.iter().filter_map(Result::ok).filter(|(_, e)| which(e.flags)).collect();
+    assert!(!picked.is_empty(), "no such entry");
+    for (key, mut entry) in picked {
+        change(&mut entry);
+        flows.insert(key, entry, 0).expect("change an entry");
     }
 }
 
@@ -385,6 +432,7 @@ fn networks() -> [NetworkSpec; 3] {
         masquerade,
         snat_addresses: Vec::new(),
         endpoint_independent: false,
+        open_to_all: false,
         host_access,
         no_masquerade: Vec::new(),
     };

@@ -7,7 +7,7 @@ use netns_ebpf_common::flow::State;
 
 use super::bench::Bench;
 use super::packet::{L4, Packet, Version, from_pod};
-use super::world::{HOST, Place, RED};
+use super::world::{HOST, NOBODY_AT_ALL, Place, Pod, RED};
 
 /// Both directions of a flow as the table must show them.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +63,8 @@ impl Pair {
                 target_slot,
                 target_uplink,
                 original,
+                mapping: None,
+                turns_back: false,
                 state: State::Opening,
                 last_seen_ns: 0,
                 owner_slot: None,
@@ -73,6 +75,32 @@ impl Pair {
             original: record(zone, before, after, peer_zone, to, true),
             reply: record(peer_zone, reverse(after), reverse(before), zone, back, false),
         }
+    }
+
+    /// A pod's mapping: its own port and the host's, and how many flows it counts.
+    pub fn mapping(b: &Bench, v: Version, proto: u8, (pod, port): (Pod, u16), host: (IpAddr, u16), flows: u32) -> Self {
+        let nobody = (NOBODY_AT_ALL.ip(v), 0);
+        let own = (pod.ip(v), port);
+        let tuple = |from: (IpAddr, u16), to: (IpAddr, u16)| (from.0, from.1, to.0, to.1);
+        let inside = (pod.network, tuple(own, nobody));
+        let outside = (0, tuple(host, nobody));
+        let mut pair = Self::of_tuples(proto, inside, outside, Target::Uplink(b.uplink), Target::Slot(pod.slot));
+        pair.original.original = false;
+        pair.original.mapping = Some(flows);
+        pair.reply.mapping = Some(0);
+        pair.owned(pod.slot)
+    }
+
+    /// Packets of the opener come back in by the uplink: hairpin.
+    pub fn turns_back(mut self) -> Self {
+        self.original.turns_back = true;
+        self
+    }
+
+    /// The answers do.
+    pub fn reply_turns_back(mut self) -> Self {
+        self.reply.turns_back = true;
+        self
     }
 
     /// Accounted to this slot.

@@ -34,6 +34,8 @@ pub enum L4 {
     Tcp { sport: u16, dport: u16, seq: u32, ack: u32, flags: u8, window: u16, payload: Vec<u8> },
     /// UDP; `checksum: false` says "none computed".
     Udp { sport: u16, dport: u16, checksum: bool, payload: Vec<u8> },
+    /// SCTP with one chunk or none.
+    Sctp { sport: u16, dport: u16, tag: u32, chunk: Vec<u8> },
     /// An echo request or reply.
     Echo { request: bool, id: u16, payload: Vec<u8> },
     /// Any ICMP message of the family.
@@ -104,6 +106,12 @@ pub fn udp(sport: u16, dport: u16) -> L4 {
     L4::Udp { sport, dport, checksum: true, payload: b"a datagram".to_vec() }
 }
 
+/// An SCTP packet's transport: a DATA chunk of 8 bytes.
+pub fn sctp(sport: u16, dport: u16) -> L4 {
+    let chunk = [&[0, 3, 0, 24, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0][..], b"a chunk."].concat();
+    L4::Sctp { sport, dport, tag: 0x0102_0304, chunk }
+}
+
 /// A TCP segment's transport.
 pub fn tcp(sport: u16, dport: u16, flags: u8) -> L4 {
     let payload = if flags & (flag::SYN | flag::RST) == 0 { b"a segment's payload".to_vec() } else { Vec::new() };
@@ -123,6 +131,7 @@ impl L4 {
             Self::Tcp { payload, .. } | Self::Udp { payload, .. } | Self::Echo { payload, .. } => {
                 *payload = (0..bytes).map(|i| i as u8).collect();
             }
+            Self::Sctp { chunk, .. } => chunk.resize(bytes, 0x5a),
             Self::Icmp { body, .. } => body.resize(bytes, 0),
             Self::Raw { bytes: raw, .. } => raw.resize(bytes, 0x5a),
         }
@@ -132,7 +141,7 @@ impl L4 {
     /// The same with other ports; an echo's identifier is `sport` of a request and `dport` of a reply.
     pub fn with_ports(mut self, new_sport: u16, new_dport: u16) -> Self {
         match &mut self {
-            Self::Tcp { sport, dport, .. } | Self::Udp { sport, dport, .. } => {
+            Self::Tcp { sport, dport, .. } | Self::Udp { sport, dport, .. } | Self::Sctp { sport, dport, .. } => {
                 (*sport, *dport) = (new_sport, new_dport);
             }
             Self::Echo { request, id, .. } => *id = if *request { new_sport } else { new_dport },
@@ -146,6 +155,7 @@ impl L4 {
         match self {
             Self::Tcp { .. } => 6,
             Self::Udp { .. } => 17,
+            Self::Sctp { .. } => 132,
             Self::Echo { .. } | Self::Icmp { .. } => {
                 if v == V4 {
                     1
@@ -160,7 +170,9 @@ impl L4 {
     /// Ports as the flow table sees them.
     pub fn ports(&self) -> (u16, u16) {
         match self {
-            Self::Tcp { sport, dport, .. } | Self::Udp { sport, dport, .. } => (*sport, *dport),
+            Self::Tcp { sport, dport, .. } | Self::Udp { sport, dport, .. } | Self::Sctp { sport, dport, .. } => {
+                (*sport, *dport)
+            }
             Self::Echo { request: true, id, .. } => (*id, 0),
             Self::Echo { request: false, id, .. } => (0, *id),
             Self::Icmp { .. } | Self::Raw { .. } => (0, 0),
@@ -186,6 +198,14 @@ impl L4 {
                 let mut b = [sport.to_be_bytes(), dport.to_be_bytes(), length.to_be_bytes(), [0; 2]].concat();
                 b.extend_from_slice(payload);
                 (b, checksum.then_some(6), true, true)
+            }
+            Self::Sctp { sport, dport, tag, chunk } => {
+                let mut b =
+                    [&sport.to_be_bytes()[..], &dport.to_be_bytes(), &tag.to_be_bytes(), &[0; 4], chunk].concat();
+                // RFC 9260 appendix A: the CRC's bytes go in the order in which it is computed.
+                let sum = crc32c::crc32c(&b);
+                b[8..12].copy_from_slice(&sum.to_le_bytes());
+                (b, None, false, false)
             }
             Self::Echo { request, id, payload } => {
                 let kind = match (v6, request) {
@@ -338,6 +358,7 @@ impl Packet {
             (17, _) => {
                 L4::Udp { sport: word(l4_at), dport: word(l4_at + 2), checksum: word(l4_at + 6) != 0, payload: rest(8) }
             }
+            (132, _) => L4::Sctp { sport: word(l4_at), dport: word(l4_at + 2), tag: number(4), chunk: rest(12) },
             (1, 0 | 8) | (58, 128 | 129) => {
                 L4::Echo { request: matches!(frame[l4_at], 8 | 128), id: word(l4_at + 4), payload: rest(8) }
             }

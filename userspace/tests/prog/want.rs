@@ -253,7 +253,8 @@ impl Bench {
         }
         if let Some((id, opens)) = want.publish {
             let packets = u64::from(hook == Hook::FromUplink);
-            let c = PublishCounters { flows: opens.into(), packets, bytes: packets * sent.len() as u64 };
+            let bytes = packets * sent.len() as u64;
+            let c = PublishCounters { flows: opens.into(), packets, bytes, ..PublishCounters::default() };
             add_publish(&mut expected, id, &c);
         }
         expected.retain(|_, n| *n != 0);

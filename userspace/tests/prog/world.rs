@@ -120,6 +120,8 @@ pub const BARE_SIDE: Place = place([198, 19, 0, 7], [0x2001, 0xdb8, 3, 0, 0, 0, 
 pub const SIDE: Place = place([198, 18, 0, 7], [0x2001, 0xdb8, 4, 0, 0, 0, 0, 7]);
 /// Where a route says "unreachable".
 pub const NOWHERE: Place = place([203, 0, 113, 7], [0x2001, 0xdb8, 5, 0, 0, 0, 0, 7]);
+/// The unspecified addresses.
+pub const NOBODY_AT_ALL: Place = place([0; 4], [0; 8]);
 /// The loopback addresses.
 pub const LOOPBACK: Place = place([127, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0, 1]);
 

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use crate::instance::{Ending, Fabric, FabricError};
 use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
+use crate::sysctl::PortSet;
 use crate::topology::{Allow, HostFacts, HostRoute, Interface, PortProbe, Proto};
 
 /// What becomes of the step that is counted down to.
@@ -25,7 +26,7 @@ pub(super) enum Fault {
 #[derive(Debug, Default)]
 pub(super) struct Kernel {
     pub(super) objects: RefCell<BTreeSet<String>>,
-    pub(super) reserved: RefCell<BTreeSet<String>>,
+    pub(super) reserved: RefCell<PortSet>,
     pub(super) steps: Cell<usize>,
     pub(super) no_uplink: Cell<bool>,
     pub(super) host_id: Cell<u32>,
@@ -71,7 +72,9 @@ impl Kernel {
     }
 
     pub(super) fn seen(&self) -> BTreeSet<String> {
-        self.objects.borrow().iter().chain(&*self.reserved.borrow()).cloned().collect()
+        let reserved =
+            self.reserved.borrow().ranges().map(|r| format!("{}-{}", r.start(), r.end())).collect::<Vec<_>>();
+        self.objects.borrow().iter().cloned().chain(reserved).collect()
     }
 }
 
@@ -85,6 +88,10 @@ impl PortProbe for Model {
     fn is_bound(&self, _: Proto, _: IpAddr, port: u16) -> bool {
         port == 22
     }
+}
+
+fn set(ports: &str) -> PortSet {
+    ports.parse().expect("ports")
 }
 
 impl Fabric for Model {
@@ -114,20 +121,26 @@ impl Fabric for Model {
         })
     }
 
+    async fn local_ports(&self) -> Result<String, FabricError> {
+        Ok("32768-60999".to_owned())
+    }
+
     async fn unreserved(&self, ports: &str) -> Result<String, FabricError> {
-        Ok(if self.0.reserved.borrow().contains(ports) { String::new() } else { ports.to_owned() })
+        Ok(set(ports).difference(&self.0.reserved.borrow()).to_string())
     }
 
     async fn reserve(&self, ports: &str) -> Result<(), FabricError> {
         self.0.step("reserve", || {
-            self.0.reserved.borrow_mut().insert(ports.to_owned());
+            let with = self.0.reserved.borrow().union(&set(ports));
+            self.0.reserved.replace(with);
             Ok(())
         })
     }
 
     async fn release(&self, ports: &str) -> Result<(), FabricError> {
         self.0.step("release", || {
-            self.0.reserved.borrow_mut().remove(ports);
+            let without = self.0.reserved.borrow().difference(&set(ports));
+            self.0.reserved.replace(without);
             Ok(())
         })
     }
@@ -157,8 +170,8 @@ impl Fabric for Model {
         self.0.step("refresh", || Ok(())).map(|()| row.uplinks.clone())
     }
 
-    async fn refresh_snat_addresses(&mut self, _: &[NetworkRow]) -> Result<(), FabricError> {
-        self.0.step("refresh SNAT addresses", || Ok(()))
+    async fn refresh_networks(&mut self, _: &[NetworkRow]) -> Result<(), FabricError> {
+        self.0.step("refresh networks", || Ok(()))
     }
 
     fn expire_flows(&self, _: usize) -> Result<usize, FabricError> {
