@@ -29,11 +29,13 @@ use netns_ebpf_common::verdict::{DROP_COUNTERS, DropReason};
 use netns_ebpf_common::{Addr4, Addr6};
 
 pub use self::account::{Account, AccountMaps, count_exhausted, enter, leave, pop_opened, push_opened};
-pub use self::datagram::{DatagramRef, datagram_slot, held, held_scratch, hold, next_held, oldest_held, release};
+pub use self::datagram::{DatagramRef, datagram_slot, held, held_scratch, hold, next_held, oldest_held};
 pub use self::flow::{FlowRef, InsertError, enter_mapping, mapping_at, mapping_of};
 use crate::stage::flow::Plan;
 use crate::stage::port::Search;
 use crate::stage::related::Quoted;
+
+pub use self::datagram::release;
 
 #[map]
 static HOST_CONFIG: Array<HostConfig> = Array::with_max_entries(1, 0);
