@@ -162,7 +162,7 @@ pub mod map {
     pub const OPENED4: &str = "OPENED4";
     /// Array, IPv6.
     pub const OPENED6: &str = "OPENED6";
-    /// LRU hash: [`crate::account::Destination`]`<Addr4>` to `u64` flows refused for want of a port.
+    /// LRU hash: [`crate::account::Destination`]`<Addr4>` to [`crate::account::Exhausted`].
     pub const EXHAUSTED4: &str = "EXHAUSTED4";
     /// LRU hash, IPv6.
     pub const EXHAUSTED6: &str = "EXHAUSTED6";

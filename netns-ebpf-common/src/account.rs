@@ -29,6 +29,15 @@ pub struct Admission {
     pub ring_in: u64,
     /// Those taken out again, oldest first.
     pub ring_out: u64,
+    /// Until when nobody looks for flows that may go, after a look in vain: for flows pods open, and for those opened to
+    /// them. `CLOCK_MONOTONIC`.
+    pub again_ns: [u64; 2],
+}
+
+impl Admission {
+    /// How long a look in vain stands for those that would follow: it takes tens of microseconds, and whoever is at its limit
+    /// would cost that much with each packet.
+    pub const STANDS_NS: u64 = 10_000_000;
 }
 
 /// Where flows are refused for want of a port.
@@ -45,6 +54,22 @@ pub struct Destination<A> {
     pub proto: u8,
     /// Padding, zero.
     pub _pad: [u8; 3],
+}
+
+/// What is known of such a destination.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Exhausted {
+    /// Flows refused.
+    pub refused: u64,
+    /// Until then nobody searches again, unless a flow to it ends: `CLOCK_MONOTONIC`.
+    pub again_ns: u64,
+}
+
+impl Exhausted {
+    /// How long a search that found every port taken stands for those that would follow: it takes milliseconds, and a pod that
+    /// keeps asking would spend them all. A port that comes free by time or by the host's doing is found this much later.
+    pub const STANDS_NS: u64 = 100_000_000;
 }
 
 /// Whether another flow may be opened, its own place counted in neither number.
@@ -105,7 +130,8 @@ crate::hdr::wire!(FlowKey<Addr4>, 16);
 crate::hdr::wire!(FlowKey<Addr6>, 40);
 pod!(SweepHeader: size 16, align 4);
 pod!(FlowCount: size 16, align 8);
-pod!(Admission: size 24, align 8);
+pod!(Admission: size 40, align 8);
+pod!(Exhausted: size 16, align 8);
 pod!(Destination<Addr4>: size 12, align 4);
 pod!(Destination<Addr6>: size 24, align 4);
 

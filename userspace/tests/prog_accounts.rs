@@ -7,6 +7,7 @@ mod prog;
 use std::thread;
 use std::time::Duration;
 
+use common::wait_until;
 use netns::datapath::{ExhaustedPorts, Hook};
 use netns_ebpf_common::flow::State;
 use netns_ebpf_common::verdict::DropReason;
@@ -186,7 +187,11 @@ both!(
         // One that ends makes room.
         from_web(b, v, 40_007, flag::FIN | flag::ACK);
         to_web(b, v, 40_007, flag::FIN | flag::ACK);
-        to_web(b, v, 41_000, flag::SYN);
+        // The last look in vain stands for a moment.
+        wait_until("the client to get in", Duration::from_secs(5), || {
+            to_web(b, v, 41_000, flag::SYN);
+            clients(b).iter().any(|(sport, _)| *sport == 41_000)
+        });
         let found: Vec<_> = clients(b).iter().map(|(sport, _)| *sport).collect();
         assert!(found.contains(&41_000) && !found.contains(&40_007), "{found:?}");
         b.assert_accounts();
@@ -308,6 +313,26 @@ both!(
         let wanted = ExhaustedPorts { network: 1, proto: 17, addr: SERVER.ip(v), port: 7053, refused: before + 3 };
         assert_eq!(found(), [wanted]);
         assert_eq!((refused(RED) - red, refused(BLUE) - blue), (2, 1));
+        b.assert_accounts();
+    }
+);
+
+both!(
+    fn a_search_in_vain_stands_for_a_moment_or_until_a_flow_ends(b, v) {
+        let range = |last| b.configure(|c| (c.snat_port_min, c.snat_port_max) = (20_000, last));
+        range(20_001);
+        assert_eq!(opens_many(b, v, RED, 1000), 2);
+        // A port that comes free by another way than a flow's end is found a little later.
+        range(20_002);
+        assert!(!opens(b, v, RED, 1010));
+        wait_until("the moment to pass", Duration::from_secs(5), || opens(b, v, RED, 1011));
+        assert!(!opens(b, v, RED, 1012));
+        // One that a flow leaves is found at once, and other destinations never were concerned.
+        let elsewhere = from_pod(RED, SERVER2.ip(v), udp(1012, 53)).bytes();
+        b.run(Hook::FromPod, meta(RED), &elsewhere);
+        assert!(table(b.datapath()).iter().any(|r| r.original && r.dst == SERVER2.ip(v)));
+        b.datapath().delete_flows(|r| r.original && r.sport == 1000).expect("delete");
+        assert!(opens(b, v, RED, 1013));
         b.assert_accounts();
     }
 );

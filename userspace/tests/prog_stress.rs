@@ -292,10 +292,12 @@ fn the_last_port_is_found_in_bounded_time() {
         worst.sort();
         let existing = timed(&program, RED.ifindex(), &packet.sport(20_000).frame);
         let refused = timed(&program, RED.ifindex(), &packet.sport(2).frame);
+        let again = (0..10).map(|_| timed(&program, RED.ifindex(), &packet.sport(2).frame)).min().unwrap_or_default();
+        assert!(again < refused / 10, "the search stands for others: {again:?} after {refused:?}");
         let (median, max) = (worst[worst.len() / 2], worst[worst.len() - 1]);
         println!(
             "{v:?}: opening {opening:?}, along {existing:?}, the last of {range} ports {median:?} (worst {max:?}), \
-             none left {refused:?}"
+             none left {refused:?}, and again {again:?}"
         );
         assert!(max < Duration::from_millis(50), "{max:?}");
     });

@@ -3,7 +3,7 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap};
 use netns_ebpf_common::abi;
-use netns_ebpf_common::account::{Admission, Destination, FlowCount};
+use netns_ebpf_common::account::{Admission, Destination, Exhausted, FlowCount};
 use netns_ebpf_common::family::{Family, V4, V6};
 use netns_ebpf_common::flow::FlowKey;
 use netns_ebpf_common::verdict::DropReason;
@@ -22,16 +22,16 @@ static OPENED4: Array<FlowKey<Addr4>> = Array::with_max_entries(abi::OPENED_RING
 #[map]
 static OPENED6: Array<FlowKey<Addr6>> = Array::with_max_entries(abi::OPENED_RING, 0);
 #[map]
-static EXHAUSTED4: LruHashMap<Destination<Addr4>, u64> = LruHashMap::with_max_entries(abi::MAX_EXHAUSTED, 0);
+static EXHAUSTED4: LruHashMap<Destination<Addr4>, Exhausted> = LruHashMap::with_max_entries(abi::MAX_EXHAUSTED, 0);
 #[map]
-static EXHAUSTED6: LruHashMap<Destination<Addr6>, u64> = LruHashMap::with_max_entries(abi::MAX_EXHAUSTED, 0);
+static EXHAUSTED6: LruHashMap<Destination<Addr6>, Exhausted> = LruHashMap::with_max_entries(abi::MAX_EXHAUSTED, 0);
 
 /// The accounts of a family.
 pub trait AccountMaps: Family {
     fn counts() -> &'static Array<FlowCount>;
     fn admission() -> &'static Array<Admission>;
     fn opened() -> &'static Array<FlowKey<Self::Addr>>;
-    fn exhausted() -> &'static LruHashMap<Destination<Self::Addr>, u64>;
+    fn exhausted() -> &'static LruHashMap<Destination<Self::Addr>, Exhausted>;
 }
 
 macro_rules! account_maps {
@@ -50,7 +50,7 @@ macro_rules! account_maps {
                 &$opened
             }
             #[inline(always)]
-            fn exhausted() -> &'static LruHashMap<Destination<$addr>, u64> {
+            fn exhausted() -> &'static LruHashMap<Destination<$addr>, Exhausted> {
                 &$exhausted
             }
         }
@@ -79,8 +79,8 @@ pub fn enter<F: AccountMaps>(account: Account) -> Result<[u64; 2], DropReason> {
 #[inline(always)]
 pub fn leave<F: AccountMaps>(account: Account) {
     if let Some((own, total)) = words::<F>(account) {
-        take_one(own);
-        take_one(total);
+        fetch_add(own, u64::MAX);
+        fetch_add(total, u64::MAX);
     }
 }
 
@@ -92,14 +92,6 @@ fn words<F: AccountMaps>(account: Account) -> Option<(*mut u64, *mut u64)> {
     unsafe {
         let own = if account.incoming { &raw mut (*counts).incoming } else { &raw mut (*counts).opened };
         Some((own, &raw mut (*admission).total))
-    }
-}
-
-/// A flow that was counted by nobody leaves no account at four billion billion.
-#[inline(always)]
-fn take_one(word: *mut u64) {
-    if fetch_add(word, u64::MAX) == 0 {
-        fetch_add(word, 1);
     }
 }
 
@@ -142,17 +134,67 @@ pub fn pop_opened<F: AccountMaps>(key: &mut FlowKey<F::Addr>) -> bool {
     true
 }
 
+/// Until when a look for flows that may go is in vain; the word other CPUs may store.
+#[inline(always)]
+fn look_again_ns<F: AccountMaps>(incoming: bool) -> Option<*mut u64> {
+    let admission = F::admission().get_ptr_mut(0)?;
+    // SAFETY: as in `words`.
+    unsafe { Some(if incoming { &raw mut (*admission).again_ns[1] } else { &raw mut (*admission).again_ns[0] }) }
+}
+
+/// Whether a look has just been in vain.
+#[inline(always)]
+pub fn is_in_vain<F: AccountMaps>(incoming: bool, now_ns: u64) -> bool {
+    // SAFETY: an aligned word of an element just looked up.
+    look_again_ns::<F>(incoming).is_some_and(|again| unsafe { again.read_volatile() } > now_ns)
+}
+
+/// Notes that a look was in vain.
+#[inline(always)]
+pub fn was_in_vain<F: AccountMaps>(incoming: bool, now_ns: u64) {
+    if let Some(again) = look_again_ns::<F>(incoming) {
+        // SAFETY: as in `is_in_vain`.
+        unsafe { again.write_volatile(now_ns.wrapping_add(Admission::STANDS_NS)) };
+    }
+}
+
 /// Counts a flow refused for want of a port.
 #[inline(always)]
-pub fn count_exhausted<F: AccountMaps>(to: &Destination<F::Addr>) {
+pub fn count_exhausted<F: AccountMaps>(to: &Destination<F::Addr>, now_ns: u64) {
+    let again_ns = now_ns.wrapping_add(Exhausted::STANDS_NS);
     match F::exhausted().get_ptr_mut(to) {
-        Some(n) => {
-            fetch_add(n, 1);
-        }
+        // SAFETY: an element just looked up; its words are aligned, and any CPU may store `again_ns`.
+        Some(found) => unsafe {
+            fetch_add(&raw mut (*found).refused, 1);
+            let again = &raw mut (*found).again_ns;
+            // Not by a refusal that followed from the last search.
+            if again.read_volatile() <= now_ns {
+                again.write_volatile(again_ns);
+            }
+        },
         // Another CPU may have been first, or memory is short: one refusal less in a statistic.
         None => {
-            let _uncounted = F::exhausted().insert(to, 1, 0);
+            let _uncounted = F::exhausted().insert(to, Exhausted { refused: 1, again_ns }, 0);
         }
+    }
+}
+
+/// Whether a search for a port has just found all of them taken.
+#[inline(always)]
+pub fn is_exhausted<F: AccountMaps>(to: &Destination<F::Addr>, now_ns: u64) -> bool {
+    match F::exhausted().get_ptr_mut(to) {
+        // SAFETY: as in `count_exhausted`.
+        Some(found) => unsafe { (&raw const (*found).again_ns).read_volatile() > now_ns },
+        None => false,
+    }
+}
+
+/// A flow to this destination has ended: a search may find its port.
+#[inline(always)]
+pub fn search_again<F: AccountMaps>(to: &Destination<F::Addr>) {
+    if let Some(found) = F::exhausted().get_ptr_mut(to) {
+        // SAFETY: as in `count_exhausted`.
+        unsafe { (&raw mut (*found).again_ns).write_volatile(0) };
     }
 }
 

@@ -3,10 +3,11 @@
 use core::ptr::NonNull;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
+use netns_ebpf_common::account::Destination;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, State};
 use netns_ebpf_common::mapping;
 
-use super::{Account, FamilyMaps, leave, mapping_key, scratch};
+use super::{Account, FamilyMaps, leave, mapping_key, scratch, search_again};
 
 /// An entry of the flow table, in place.
 ///
@@ -157,16 +158,38 @@ impl<F: FamilyMaps> FlowRef<F> {
     #[inline(always)]
     fn remove_one(self, key: &FlowKey<F::Addr>) -> u32 {
         let (flags, account, seen) = (self.flags(), self.account(), self.last_seen_ns());
+        let original = flags & FlowEntry::<F::Addr>::ORIGINAL != 0;
+        let destination = if original { self.destination(key) } else { None };
         if !Self::remove(key) {
             return 0;
         }
-        if flags & FlowEntry::<F::Addr>::ORIGINAL != 0 {
+        if original {
             leave::<F>(account);
+        }
+        if let Some(destination) = destination {
+            search_again::<F>(destination);
         }
         if flags & FlowEntry::<F::Addr>::MAPPED != 0 {
             leave_mapping::<F>(key, seen);
         }
         1
+    }
+
+    /// Where the packets of the opener's direction go, in working memory.
+    #[inline(always)]
+    fn destination(self, key: &FlowKey<F::Addr>) -> Option<&'static Destination<F::Addr>> {
+        let scratch = scratch::<F>().ok()?;
+        let to = self.to();
+        // SAFETY: per-CPU, no nesting; who else uses the field is done with it before a flow can end.
+        unsafe {
+            let destination = &mut (*scratch).opening.destination;
+            destination.addr = to.dst;
+            destination.network = key.zone;
+            destination.port = to.dport;
+            destination.proto = key.proto;
+            destination._pad = [0; 3];
+            Some(destination)
+        }
     }
 
     /// Whether `key` is that of its other direction: a flow that was opened anew has another one.

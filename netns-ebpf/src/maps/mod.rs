@@ -28,7 +28,10 @@ use netns_ebpf_common::publish::{Backends, Publish, PublishKey, PublishedPort};
 use netns_ebpf_common::verdict::{DROP_COUNTERS, DropReason};
 use netns_ebpf_common::{Addr4, Addr6};
 
-pub use self::account::{Account, AccountMaps, count_exhausted, enter, leave, pop_opened, push_opened};
+pub use self::account::{
+    Account, AccountMaps, count_exhausted, enter, is_exhausted, is_in_vain, leave, pop_opened, push_opened,
+    search_again, was_in_vain,
+};
 pub use self::datagram::{DatagramRef, datagram_slot, held, held_scratch, hold, next_held, oldest_held};
 pub use self::flow::{FlowRef, InsertError, enter_mapping, mapping_at, mapping_of};
 use crate::stage::flow::Plan;
@@ -152,10 +155,23 @@ pub struct OpeningFlow<A> {
     pub peer_key: FlowKey<A>,
     /// Its entry.
     pub peer_entry: FlowEntry<A>,
-    /// Where it was to go, if it is refused.
-    pub wanted: Destination<A>,
+    /// Where it is to go, or where one went that ended; [`OpeningFlow::set_destination`].
+    pub destination: Destination<A>,
     /// The search for its source port.
     pub search: Search,
+}
+
+impl<A: Copy> OpeningFlow<A> {
+    /// Notes where the opener's packets are to go. Short-lived: a flow that ends on the way puts its own there.
+    #[inline(always)]
+    pub fn set_destination(&mut self) -> &Destination<A> {
+        self.destination.addr = self.entry.to.dst;
+        self.destination.network = self.plan.zone;
+        self.destination.port = self.entry.to.dport;
+        self.destination.proto = self.key.proto;
+        self.destination._pad = [0; 3];
+        &self.destination
+    }
 }
 
 /// The maps of a family.

@@ -83,23 +83,25 @@ impl<F: FamilyMaps> Steps for Search<F> {
 
 #[inline(always)]
 fn make_room<F: FamilyMaps>(pkt: &Packet, account: Account) -> bool {
+    if maps::is_in_vain::<F>(account.incoming, now_ns()) {
+        return false;
+    }
     let mut search = Search::<F> { account, found: 0, family: PhantomData };
     pkt.repeat(PROBES, &mut search);
-    search.found > 0
+    if search.found == 0 {
+        maps::was_in_vain::<F>(account.incoming, now_ns());
+        return false;
+    }
+    true
 }
 
 /// Notes that a flow was refused: by pod, and by destination if it is ports that are wanting.
 #[inline(never)]
-pub fn refused<F: FamilyMaps>(proto: u8, reason: DropReason) {
+pub fn refused<F: FamilyMaps>(reason: DropReason) {
     let Ok(s) = maps::opening_flow::<F>() else { return };
     let account = s.plan.account::<F>();
     report::count_refused(account.slot, reason);
     if !account.incoming && reason as u8 == DropReason::PortsExhausted as u8 {
-        s.wanted.addr = s.entry.to.dst;
-        s.wanted.network = s.plan.zone;
-        s.wanted.port = s.entry.to.dport;
-        s.wanted.proto = proto;
-        s.wanted._pad = [0; 3];
-        maps::count_exhausted::<F>(&s.wanted);
+        maps::count_exhausted::<F>(s.set_destination(), now_ns());
     }
 }

@@ -210,7 +210,7 @@ pub fn open<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>, leaves
         }
     }
     if let Err(reason) = opened {
-        account::refused::<F>(p.proto, reason);
+        account::refused::<F>(reason);
     }
     opened
 }

@@ -134,6 +134,10 @@ impl<F: FamilyMaps> Steps for Candidates<F> {
 pub fn claim<F: FamilyMaps>(pkt: &Packet, claim: Claim) -> Result<(), DropReason> {
     let s = opening::<F>(claim)?;
     let ports = s.plan.ports;
+    let may_be_exhausted = matches!((claim, ports), (Claim::Flow, Ports::HostRange | Ports::Pool));
+    if may_be_exhausted && maps::is_exhausted::<F>(s.set_destination(), now_ns()) {
+        return Err(DropReason::PortsExhausted);
+    }
     let own = s.peer_key.tuple.dport.get();
     let config = maps::host_config()?;
     let (min, max) = (config.snat_port_min, config.snat_port_max);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use aya::Pod;
 use aya::maps::{HashMap, Map};
 use netns_ebpf_common::abi::map;
-use netns_ebpf_common::account::{Admission, Destination, FlowCount};
+use netns_ebpf_common::account::{Admission, Destination, Exhausted, FlowCount};
 use netns_ebpf_common::{Addr4, Addr6};
 
 use super::{Datapath, DatapathError, map_error};
@@ -60,10 +60,10 @@ impl Datapath {
         Destination<A>: Pod,
     {
         let data = self.map_data(name)?;
-        let counts = HashMap::<_, Destination<A>, u64>::try_from(Map::LruHashMap(data))
+        let counts = HashMap::<_, Destination<A>, Exhausted>::try_from(Map::LruHashMap(data))
             .map_err(|e| map_error(name, "open it as a hash", e))?;
         let listed = counts.iter().map(|pair| {
-            let (to, refused) = pair.map_err(|e| map_error(name, "list destinations", e))?;
+            let (to, Exhausted { refused, .. }) = pair.map_err(|e| map_error(name, "list destinations", e))?;
             let Destination { addr, network, port, proto, .. } = to;
             Ok(ExhaustedPorts { network, proto, addr: addr.into(), port: port.get(), refused })
         });

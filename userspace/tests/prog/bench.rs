@@ -16,7 +16,7 @@ use netns::datapath::{Datapath, Hook, PublishPorts, Sizes};
 use netns::netns::Netns;
 use netns::wiring::{Host, NetworkSpec};
 use netns_ebpf_common::abi::map;
-use netns_ebpf_common::account::Admission;
+use netns_ebpf_common::account::{Admission, Destination, Exhausted};
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey};
 use netns_ebpf_common::fragment::{Datagram, DatagramSlot, HeldKey, HeldPiece};
@@ -185,6 +185,8 @@ impl Bench {
             assert_eq!(admission.get(&0, 0).expect("read").total, 0, "flows that are counted and not there");
             admission.set(0, Admission::default(), 0).expect("write");
         }
+        clear::<Destination<Addr4>, Exhausted>(map::EXHAUSTED4);
+        clear::<Destination<Addr6>, Exhausted>(map::EXHAUSTED6);
         for spec in networks() {
             d.put_network(spec.id, &network(&spec)).expect("network");
             d.put_snat_pools(spec.id, &[], |_| false).expect("SNAT addresses");
@@ -345,6 +347,12 @@ fn remove_all<K: Plain, V: Plain>(name: &str) {
         // It may have given way to another meanwhile.
         let _ = map.remove(&key);
     }
+}
+
+fn clear<K: Plain, V: Plain>(name: &str) {
+    let mut map = HashMap::<_, K, V>::try_from(Map::LruHashMap(open_map(name))).expect("a hash");
+    let keys: Vec<K> = map.keys().collect::<Result<_, _>>().expect("keys");
+    keys.iter().for_each(|key| map.remove(key).expect("remove"));
 }
 
 /// Of the inside entry of a mapping.
