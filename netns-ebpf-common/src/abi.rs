@@ -61,8 +61,8 @@ pub const LAN_AREAS: u32 = 4;
 /// Datagrams in pieces of one such area, of one family.
 pub const DATAGRAMS_PER_LAN_AREA: u32 = 512;
 
-/// Pieces that wait for their first, of all areas; the least recently used one gives way.
-pub const MAX_HELD: u32 = 512;
+/// Places for pieces that wait for their first, of all areas; the oldest one gives way. The kernel keeps up to half of them free.
+pub const MAX_HELD: u32 = 1024;
 
 /// Pieces of one area that wait.
 pub const HELD_PER_AREA: u32 = 64;

@@ -12,6 +12,9 @@ use crate::{Addr4, Addr6, Port};
 /// for 60 s at most, Linux for 30 s in IPv4).
 pub const FRAGMENT_TIMEOUT_NS: u64 = 30_000_000_000;
 
+/// How long a piece from the LAN keeps its place: some are the host's own, and one that finds no room goes to the host at once.
+pub const PLACE_KEPT_NS: u64 = 1_000_000_000;
+
 /// Offsets of pieces count in units of this many bytes.
 pub const UNIT_BYTES: u32 = 8;
 
@@ -145,6 +148,8 @@ pub struct HeldKey {
 pub struct HeldPiece {
     /// [`Datagram::serial`] of its datagram.
     pub serial: u64,
+    /// When it came, `CLOCK_MONOTONIC`.
+    pub seen_ns: u64,
     /// Length of the frame.
     pub len_bytes: u32,
     /// Index of the device it came in by: another one's frames may have no link layer.
@@ -170,7 +175,7 @@ pod!(DatagramSlot: size 8, align 4);
 pod!(Datagram<Addr4>: size 1080, align 8);
 pod!(Datagram<Addr6>: size 1104, align 8);
 pod!(HeldKey: size 8, align 4);
-pod!(HeldPiece: size 9248, align 8);
+pod!(HeldPiece: size 9256, align 8);
 
 const _: () = assert!(abi::HELD_PER_AREA == 64, "as many as Datagram::held has bits");
 const _: () = assert!(RECEIVED_WORDS as u32 * 64 * UNIT_BYTES == 0x1_0000);

@@ -12,11 +12,7 @@ use prog::want::{counters, growth};
 use prog::*;
 
 /// What only a kernel in trouble produces: a helper that refuses an edit.
-const NOT_BY_A_PACKET: [DropReason; 2] = [
-    DropReason::Internal,
-    // By a packet, but a larger one than BPF_PROG_TEST_RUN takes: netns_fragments.rs sends it.
-    DropReason::Fragment,
-];
+const NOT_BY_A_PACKET: [DropReason; 1] = [DropReason::Internal];
 
 /// Makes the program give a reason; `None` for those no packet can.
 fn provoke(b: &Bench, v: Version, reason: DropReason) -> Option<()> {
@@ -93,6 +89,13 @@ fn provoke(b: &Bench, v: Version, reason: DropReason) -> Option<()> {
         }
         DropReason::NoFlow => send(&red(SERVER, tcp(1000, 80, flag::ACK))),
         DropReason::UnknownProtocol => send(&red(SERVER, L4::Raw { proto: 47, bytes: vec![0; 12] })),
+        DropReason::Fragment => {
+            // One more than there is room for.
+            for id in 0..65 {
+                let [_, later] = from_lan(CLIENT.ip(v), RED.ip(v), udp(1000, 53)).in_two(id, 8);
+                b.run(Hook::FromUplink, lan, &later.bytes());
+            }
+        }
         DropReason::FragmentOverlap => {
             let [first, _] = red(SERVER, udp(1000, 53)).in_two(1, 8);
             send(&first);
@@ -138,7 +141,7 @@ fn provoke(b: &Bench, v: Version, reason: DropReason) -> Option<()> {
             }
             send(&p);
         }
-        DropReason::Internal | DropReason::Fragment => return None,
+        DropReason::Internal => return None,
     }
     Some(())
 }

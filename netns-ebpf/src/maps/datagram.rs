@@ -204,6 +204,13 @@ pub fn hold(key: &HeldKey, piece: &HeldPiece) -> Result<(), DropReason> {
     HELD.insert(key, piece, 0).map_err(|_| DropReason::Fragment)
 }
 
+/// A piece waits no more. Those that do not would stand in the way of those that do: the kernel takes what was looked up for
+/// what is in use.
+#[inline(always)]
+pub fn release(key: &HeldKey) {
+    let _absent_is_fine = HELD.remove(key);
+}
+
 /// A waiting piece. Another may take its memory while it is read: whoever copies it looks again afterwards.
 #[inline(always)]
 pub fn held(key: &HeldKey) -> Option<&'static HeldPiece> {

@@ -38,6 +38,8 @@ use crate::stage::flow::Plan;
 use crate::stage::port::Search;
 use crate::stage::related::Quoted;
 
+pub use self::datagram::release;
+
 #[map]
 static HOST_CONFIG: Array<HostConfig> = Array::with_max_entries(1, 0);
 #[map]

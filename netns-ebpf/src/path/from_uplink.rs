@@ -210,28 +210,30 @@ fn to_published<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(
 
 /// The verdict on a piece of a datagram, or [`fragment::GO_ON`].
 ///
-/// What comes early for an address of the host goes up the stack all the same, as nobody knows yet whose it is: only a copy waits.
+/// One that comes early for an address of the host waits as well, as nobody knows yet whose it is. It does not go up the stack
+/// meanwhile: what is a pod's would stay there until it times out, and soon use up the memory for the host's own.
 #[inline(never)]
 fn piece<F: FamilyMaps>(pkt: &Packet, p: &mut Parsed<<F as Family>::Addr>) -> Verdict {
     settle(|| {
         let area = lan_area(&p.tuple.src);
-        match fragment::track::<F>(pkt, area, ZONE_HOST, p) {
-            Ok(()) if fragment::is_awaited::<F>(p) && is_ours::<F>(p) => {
-                fragment::replay::<F>(pkt, area).map(|()| Verdict::HELD)
+        let outcome = match fragment::track::<F>(pkt, area, ZONE_HOST, p) {
+            Ok(()) if fragment::is_awaited::<F>(p) => fragment::replay::<F>(pkt, area),
+            Ok(()) => return Ok(fragment::GO_ON),
+            Err(DropReason::Fragment)
+                if maps::is_host_addr::<F>(p.tuple.dst)
+                    || maps::slot_by_addr::<F>(ZONE_HOST as u32, p.tuple.dst).is_some() =>
+            {
+                fragment::hold::<F>(pkt, area)
             }
-            Ok(()) => Ok(fragment::GO_ON),
-            Err(DropReason::Fragment) => {
-                if maps::is_host_addr::<F>(p.tuple.dst) {
-                    let _without_a_copy = fragment::hold::<F>(pkt, area);
-                    return Ok(Verdict::PASS);
-                }
-                match maps::slot_by_addr::<F>(ZONE_HOST as u32, p.tuple.dst) {
-                    Some(_) => fragment::hold::<F>(pkt, area).map(|()| Verdict::HELD),
-                    None => Ok(Verdict::PASS),
-                }
-            }
-            Err(reason) if is_ours::<F>(p) => Err(reason),
-            Err(_) => Ok(Verdict::PASS),
+            Err(DropReason::Fragment) => return Ok(Verdict::PASS),
+            Err(reason) if is_ours::<F>(p) => return Err(reason),
+            Err(_) => return Ok(Verdict::PASS),
+        };
+        match outcome {
+            Ok(()) => Ok(Verdict::HELD),
+            // The host puts together what it gets, in any order.
+            Err(_) if maps::is_host_addr::<F>(p.tuple.dst) => Ok(Verdict::PASS),
+            Err(reason) => Err(reason),
         }
     })
 }

@@ -6,11 +6,11 @@
 //!
 //! Between pods of a network none of this is needed: the address alone decides there.
 
-use netns_ebpf_common::abi::HELD_PER_AREA;
+use netns_ebpf_common::abi::{HELD_PER_AREA, MAX_ENDPOINTS};
 use netns_ebpf_common::family::Family;
 use netns_ebpf_common::fragment::{
-    DatagramSlot, FRAGMENT_TIMEOUT_NS, HELD_FRAME_BYTES, HeldKey, Progress, RECEIVED_WORDS, UNIT_BYTES, WAYS,
-    units_in_word,
+    DatagramSlot, FRAGMENT_TIMEOUT_NS, HELD_FRAME_BYTES, HeldKey, PLACE_KEPT_NS, Progress, RECEIVED_WORDS, UNIT_BYTES,
+    WAYS, units_in_word,
 };
 use netns_ebpf_common::parse::{Fragment, Parsed};
 use netns_ebpf_common::verdict::{DropReason, Verdict};
@@ -174,14 +174,19 @@ pub fn hold<F: FamilyMaps>(pkt: &Packet, area: u32) -> Result<(), DropReason> {
         return Err(DropReason::Fragment);
     }
     let d = at_hand::<F>()?;
+    let key = HeldKey { area, place: maps::next_held(area)? };
+    let now = now_ns();
+    if area >= MAX_ENDPOINTS && maps::held(&key).is_some_and(|p| now.saturating_sub(p.seen_ns) < PLACE_KEPT_NS) {
+        return Err(DropReason::Fragment);
+    }
     let piece = maps::held_scratch()?;
     pkt.copy_to(len_bytes, &mut piece.frame)?;
     piece.serial = d.serial();
+    piece.seen_ns = now;
     piece.len_bytes = len_bytes as u32;
     piece.ifindex = pkt.ifindex();
-    let place = maps::next_held(area)?;
-    maps::hold(&HeldKey { area, place }, piece)?;
-    d.add_held(1 << (place & 63));
+    maps::hold(&key, piece)?;
+    d.add_held(1 << (key.place & 63));
     if !matches!(d.progress(), Progress::Waiting) {
         // The first one came by on another CPU meanwhile; should it have found this piece, the copy will be seen to be one.
         pkt.clone_to_ingress(pkt.ifindex()).map_err(|_| DropReason::Fragment)?;
@@ -224,6 +229,7 @@ impl Replay {
         pkt.copy_from(piece.len_bytes as usize, &piece.frame)?;
         // Still the same: then it was while it was copied.
         is_ours()?;
+        maps::release(&self.key);
         pkt.clone_to_ingress(self.ifindex)
     }
 }

@@ -311,6 +311,11 @@ impl Bench {
         }
     }
 
+    /// How many pieces wait.
+    pub fn held(&self) -> usize {
+        keys::<HeldKey, HeldPiece>(map::HELD).len()
+    }
+
     /// Forgets datagrams in pieces, and pieces that wait.
     fn forget_datagrams(&self) {
         remove_all::<DatagramSlot, Datagram<Addr4>>(map::DATAGRAMS4);
