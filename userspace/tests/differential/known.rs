@@ -18,10 +18,12 @@ pub enum Known {
     ErrorSource,
     /// See [`TABLE`].
     SourceQuench,
+    /// See [`TABLE`].
+    Filtered,
 }
 
 /// Every one with its reason.
-pub const TABLE: [(Known, &str); 6] = [
+pub const TABLE: [(Known, &str); 7] = [
     (
         Known::NotFragmented,
         "an IPv4 packet without DF that is too large for the way out: the kernel cuts it, we answer frag-needed, as with DF \
@@ -53,6 +55,11 @@ pub const TABLE: [(Known, &str); 6] = [
         Known::SourceQuench,
         "source quench: the reference translates it, for us it is no error any more (RFC 6633 section 5: it is ignored wherever it \
          comes), so the LAN's is left to the host and a pod's does not leave",
+    ),
+    (
+        Known::Filtered,
+        "to the port of an endpoint-independent mapping, from somebody the pod has not sent to: we drop it, the port being the \
+         pod's; the reference has no such mapping, and its host answers",
     ),
 ];
 
@@ -86,7 +93,9 @@ impl Known {
                 (o.end, o.originated) == (r.end, r.originated) && but_for_it(o) == but_for_it(r)
             }
             Self::SourceQuench => ours.is_empty() && reference.len() == 1 && !reference[0].originated,
-            Self::MiddleToPublished => ours.is_empty() && reference.iter().all(|c| c.originated && c.end == at),
+            Self::MiddleToPublished | Self::Filtered => {
+                ours.is_empty() && reference.iter().all(|c| c.originated && c.end == at)
+            }
         }
     }
 }

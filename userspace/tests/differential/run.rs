@@ -19,6 +19,15 @@ const STEPS_A_ROUND: usize = 600;
 /// Ports the worlds may choose.
 const RANGE: std::ops::RangeInclusive<u16> = 20_000..=32_767;
 
+/// The mapping of the pods' network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapping {
+    /// A port for a destination, as the kernel's NAT has it.
+    Dependent,
+    /// A port for all destinations.
+    Independent,
+}
+
 /// What a run has seen.
 #[derive(Debug, Default)]
 pub struct Report {
@@ -33,14 +42,14 @@ pub struct Report {
 }
 
 /// Runs so many steps; `Err` tells the first difference nobody knows of.
-pub fn run(worlds: &Worlds, seed: u64, steps: usize) -> Result<Report, String> {
+pub fn run(worlds: &Worlds, mapping: Mapping, seed: u64, steps: usize) -> Result<Report, String> {
     let mut report = Report::default();
     // A round is its seed's alone, so that one that fails can be run by itself.
     let (mut round, mut seeds) = (seed, Numbers::new(seed));
     while report.steps < steps {
         worlds.forget();
         let length = STEPS_A_ROUND.min(steps - report.steps);
-        one_round(worlds, round, length, &mut report).map_err(|why| {
+        one_round(worlds, mapping, round, length, &mut report).map_err(|why| {
             format!("after {} steps, in a round that NETNS_DIFF_SEED={round} repeats: {why}", report.steps)
         })?;
         round = seeds.any();
@@ -48,7 +57,7 @@ pub fn run(worlds: &Worlds, seed: u64, steps: usize) -> Result<Report, String> {
     Ok(report)
 }
 
-fn one_round(worlds: &Worlds, seed: u64, steps: usize, report: &mut Report) -> Result<(), String> {
+fn one_round(worlds: &Worlds, mapping: Mapping, seed: u64, steps: usize, report: &mut Report) -> Result<(), String> {
     let mut numbers = Numbers::new(seed);
     let mut sessions: Vec<Session> = Vec::new();
     let mut identities = BTreeSet::new();
@@ -77,7 +86,7 @@ fn one_round(worlds: &Worlds, seed: u64, steps: usize, report: &mut Report) -> R
         done += 1;
         report.steps += 1;
         histories[index].push(step.what.clone());
-        if let Err(why) = one_step(worlds, &mut sessions, index, &step, report) {
+        if let Err(why) = one_step(worlds, mapping, &mut sessions, index, &step, report) {
             let mut text = format!("{why}\nsession {}", sessions[index].name);
             for line in &histories[index] {
                 let _ = write!(text, "\n  {line}");
@@ -96,6 +105,7 @@ fn one_round(worlds: &Worlds, seed: u64, steps: usize, report: &mut Report) -> R
 
 fn one_step(
     worlds: &Worlds,
+    mapping: Mapping,
     sessions: &mut [Session],
     index: usize,
     step: &Step,
@@ -107,7 +117,7 @@ fn one_step(
         let seen = world.send(step.at, &step.packets[i]).map_err(|why| format!("{name}: {why}"))?;
         report.packets += seen.len();
         let whole = in_order(&seen).map_err(|why| format!("{name}: {why}"))?;
-        learn(sessions, index, i, step, &whole).map_err(|why| format!("{name}: {why}"))?;
+        learn(sessions, index, i, (mapping, step), &whole).map_err(|why| format!("{name}: {why}"))?;
         let alias = sessions[index].alias(i);
         let mut canonicals = whole
             .iter()
@@ -121,7 +131,9 @@ fn one_step(
     if ours == reference {
         return Ok(());
     }
-    if let Some(may) = step.may {
+    if let Some(may) = step.may
+        && (may != Known::Filtered || mapping == Mapping::Independent)
+    {
         let forwarded = forwarded(&sessions[index], step)?;
         if may.explains(ours, reference, step.at, forwarded.as_ref()) {
             *report.known.entry(may).or_default() += 1;
@@ -154,7 +166,7 @@ fn learn(
     sessions: &mut [Session],
     index: usize,
     world: usize,
-    step: &Step,
+    (mapping, step): (Mapping, &Step),
     whole: &[(End, bool, Vec<u8>)],
 ) -> Result<(), String> {
     let (Some(side), Some(answerer)) = (step.side, sessions[index].answerer) else { return Ok(()) };
@@ -199,12 +211,23 @@ fn learn(
         i != index
             && other.proto == proto
             && other.wire[world] == Some(own)
-            && other.answerer.is_some_and(|o| (o.addr, o.port) == (answerer.addr, answerer.port))
+            && (mapping == Mapping::Independent
+                || other.answerer.is_some_and(|o| (o.addr, o.port) == (answerer.addr, answerer.port)))
     });
     let free = !wanted && (!masqueraded || RANGE.contains(&own));
     // The reference tracks what outsiders send to the host too, and takes their ports for taken.
     if world == 0 && free && port != own && session.wire[world].is_none() {
         return Err(format!("the port {own} was free, and it got {port}"));
+    }
+    if world == 0 && mapping == Mapping::Independent && answerer.end == End::Lan {
+        let other = sessions.iter().find(|other| {
+            (other.proto, other.opener) == (proto, session.opener)
+                && other.answerer.is_some_and(|o| o.end == End::Lan)
+                && other.wire[0].is_some_and(|wire| wire != port)
+        });
+        if let Some(other) = other {
+            return Err(format!("the port is {port}, and was {:?} for {}", other.wire[0], other.name));
+        }
     }
     sessions[index].wire[world] = Some(port);
     Ok(())

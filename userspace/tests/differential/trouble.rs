@@ -183,6 +183,14 @@ impl Session {
             vec![bytes]
         });
         let what = format!("{src}, an outsider, sends {:?}", Brief(&l4));
-        Some(Step { what, at: End::Lan, packets, tags: vec![(id, 64)], may: None, side: None, forwarded: None })
+        Some(Step {
+            what,
+            at: End::Lan,
+            packets,
+            tags: vec![(id, 64)],
+            may: Some(Known::Filtered),
+            side: None,
+            forwarded: None,
+        })
     }
 }

@@ -24,6 +24,7 @@ snat_ports = "20000-32767"
 name = "pods"
 subnets = ["10.244.0.0/24", "fd00:244::/64"]
 mtu = 1500
+mapping = "MAPPING"
 
 [[pod]]
 name = "red"
@@ -151,12 +152,12 @@ pub struct Worlds {
 }
 
 impl Worlds {
-    /// Makes both.
-    pub fn new(here: &Isolated) -> Self {
+    /// Makes both; the pods' network has this mapping.
+    pub fn new(here: &Isolated, mapping: &str) -> Self {
         here.lan();
         here.ip("link set up0 mtu 1400");
         here.ip("-n lan link set lan0 mtu 1400");
-        here.up(TOPOLOGY).ok();
+        here.up(&TOPOLOGY.replace("MAPPING", mapping)).ok();
         let ours = World {
             name: "netns",
             wires: [
