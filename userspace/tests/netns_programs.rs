@@ -122,12 +122,12 @@ fn iperf3_moves_data_both_ways() {
                 for direction in ["", "-R"] {
                     let mut listening = here.begin(server, &format!("iperf3 -s -1 --forceflush -p {server_port}"));
                     listening.wait_for_output("listening", SOON);
-                    let line = format!("iperf3 -c {address} -p {port} -n 50M -J {direction}");
+                    let line = format!("iperf3 -c {address} -p {port} -n 200M -J {direction}");
                     let report = here.at(client, &line).json();
                     let bytes = |which: &str| report["end"][which]["bytes"].as_u64().unwrap_or_default();
-                    assert!(bytes("sum_sent") >= 50 << 20, "{client:?}: {line}: {:#}", report["end"]);
-                    // The receiver's last report may come before its last bytes; they are all counted by the sender.
-                    assert!(bytes("sum_received") >= 40 << 20, "{client:?}: {line}: {:#}", report["end"]);
+                    assert!(bytes("sum_sent") >= 200 << 20, "{client:?}: {line}: {:#}", report["end"]);
+                    // The receiver's last report may come before its last bytes: as many as two sockets hold, 36 MiB at most.
+                    assert!(bytes("sum_received") >= 160 << 20, "{client:?}: {line}: {:#}", report["end"]);
                     listening.finish(SOON);
                 }
             }

@@ -3,18 +3,18 @@
 
 mod account;
 mod atomic;
+mod counters;
 mod datagram;
 mod flow;
+mod scratch;
 
-use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_fib_lookup};
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use core::ffi::c_void;
 use netns_ebpf_common::abi::{self, IFINDEX_ENDPOINT, IFINDEX_GATEWAY};
-use netns_ebpf_common::account::Destination;
-use netns_ebpf_common::counters::{EndpointCounters, PublishCounters, VERDICT_COUNTERS};
 use netns_ebpf_common::endpoint::{Endpoint, EndpointKey};
 use netns_ebpf_common::family::{Family, V4, V6};
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, TimeoutClass};
@@ -22,23 +22,23 @@ use netns_ebpf_common::fragment::{Datagram, DatagramSlot};
 use netns_ebpf_common::host::{HostConfig, Uplink};
 use netns_ebpf_common::host_socket::{HostPeer, HostPeerKey};
 use netns_ebpf_common::network::{Network, SnatPool};
-use netns_ebpf_common::parse::Parsed;
 use netns_ebpf_common::prefix::PrefixKey;
 use netns_ebpf_common::publish::{Backends, Publish, PublishKey, PublishedPort};
-use netns_ebpf_common::verdict::{DROP_COUNTERS, DropReason};
+use netns_ebpf_common::verdict::DropReason;
 use netns_ebpf_common::{Addr4, Addr6};
 
 pub use self::account::{
     Account, AccountMaps, count_exhausted, enter, is_exhausted, is_in_vain, leave, pop_opened, push_opened,
     search_again, was_in_vain,
 };
-pub use self::datagram::{DatagramRef, datagram_slot, held, held_scratch, hold, next_held, oldest_held};
+pub use self::counters::{count_drop, count_host_flow, count_verdict, with_endpoint_stats, with_publish_stats};
+pub use self::datagram::{DatagramRef, datagram_slot, held, held_scratch, hold, next_held, oldest_held, release};
 pub use self::flow::{FlowRef, InsertError, enter_mapping, mapping_at, mapping_of};
-use crate::stage::flow::Plan;
-use crate::stage::port::Search;
-use crate::stage::related::Quoted;
-
-pub use self::datagram::release;
+pub use self::scratch::{
+    OpeningFlow, QUOTE_BYTES, Scratch, candidate, fib_params, opening_flow, opening_mapping, parsed, quote_scratch,
+    quoted,
+};
+use self::scratch::{SCRATCH4, SCRATCH6, mapping_key, scratch};
 
 #[map]
 static HOST_CONFIG: Array<HostConfig> = Array::with_max_entries(1, 0);
@@ -96,84 +96,6 @@ static HOST_PEERS4: LruHashMap<HostPeerKey<Addr4>, HostPeer<Addr4>> =
 #[map]
 static HOST_PEERS6: LruHashMap<HostPeerKey<Addr6>, HostPeer<Addr6>> =
     LruHashMap::with_max_entries(abi::MAX_HOST_PEERS, 0);
-#[map]
-static ENDPOINT_STATS: PerCpuArray<EndpointCounters> = PerCpuArray::with_max_entries(abi::MAX_ENDPOINTS, 0);
-#[map]
-static VERDICTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(VERDICT_COUNTERS, 0);
-#[map]
-static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DROP_COUNTERS, 0);
-#[map]
-static PUBLISH_STATS: PerCpuArray<PublishCounters> = PerCpuArray::with_max_entries(abi::MAX_PUBLISHES, 0);
-
-// Too big for the stack together with what a hook holds already. A run never nests in another on one CPU at the hooks
-// used (softirq, or process context with bottom halves off), so one element per CPU is enough.
-#[map]
-static SCRATCH4: PerCpuArray<Scratch<Addr4>> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static SCRATCH6: PerCpuArray<Scratch<Addr6>> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static FIB_PARAMS: PerCpuArray<bpf_fib_lookup> = PerCpuArray::with_max_entries(1, 0);
-#[map]
-static QUOTE: PerCpuArray<[u8; QUOTE_BYTES]> = PerCpuArray::with_max_entries(1, 0);
-
-/// Most bytes of a packet quoted in an ICMP error: with headers below 576, what every host takes (RFC 1812 section 4.3.2.3).
-pub const QUOTE_BYTES: usize = 512;
-
-/// Working memory of a run.
-#[repr(C)]
-pub struct Scratch<A> {
-    /// The packet taken apart.
-    parsed: Parsed<A>,
-    /// The packet an ICMP error quotes.
-    quoted: Quoted<A>,
-    /// A flow being opened.
-    opening: OpeningFlow<A>,
-    /// A mapping being made for it.
-    opening_mapping: OpeningFlow<A>,
-    /// Key of the other direction of a flow at hand.
-    peer_key: FlowKey<A>,
-    /// Key of a mapping at hand.
-    mapping_key: FlowKey<A>,
-    /// Key of a flow that may have to go.
-    candidate: FlowKey<A>,
-    /// A datagram in pieces as it is put into the table: nothing of it has come.
-    datagram: Datagram<A>,
-    /// The place of the datagram of the piece at hand.
-    datagram_slot: DatagramSlot,
-}
-
-/// A flow being opened: both entries, and room for the key of whatever stands in its way.
-#[repr(C)]
-pub struct OpeningFlow<A> {
-    /// What it shall be.
-    pub plan: Plan,
-    /// The opener's direction.
-    pub key: FlowKey<A>,
-    /// Its entry.
-    pub entry: FlowEntry<A>,
-    /// The other direction.
-    pub peer_key: FlowKey<A>,
-    /// Its entry.
-    pub peer_entry: FlowEntry<A>,
-    /// Where it is to go, or where one went that ended; [`OpeningFlow::set_destination`].
-    pub destination: Destination<A>,
-    /// The search for its source port.
-    pub search: Search,
-}
-
-impl<A: Copy> OpeningFlow<A> {
-    /// Notes where the opener's packets are to go. Short-lived: a flow that ends on the way puts its own there.
-    #[inline(always)]
-    pub fn set_destination(&mut self) -> &Destination<A> {
-        self.destination.addr = self.entry.to.dst;
-        self.destination.network = self.plan.zone;
-        self.destination.port = self.entry.to.dport;
-        self.destination.proto = self.key.proto;
-        self.destination._pad = [0; 3];
-        &self.destination
-    }
-}
-
 /// The maps of a family.
 pub trait FamilyMaps: Family + AccountMaps {
     fn addrs() -> &'static HashMap<EndpointKey<Self::Addr>, u32>;
@@ -392,72 +314,10 @@ pub fn backend_slot(publish: u32, hash: u32) -> Option<u32> {
     unsafe { BACKENDS.get(publish) }.map(|backends| backends.slot(hash))
 }
 
-/// This CPU's working memory.
-#[inline(always)]
-fn scratch<F: FamilyMaps>() -> Result<*mut Scratch<F::Addr>, DropReason> {
-    F::scratch_map().get_ptr_mut(0).ok_or(DropReason::Internal)
-}
-
-/// Where the packet is taken apart; each hook asks once per run.
-#[inline(always)]
-pub fn parsed<F: FamilyMaps>() -> Result<&'static mut Parsed<F::Addr>, DropReason> {
-    // SAFETY: per-CPU, and a run never nests in another on one CPU (see the statics); this is the one reference to the
-    // field, as the hooks ask once per run.
-    Ok(unsafe { &mut (*scratch::<F>()?).parsed })
-}
-
-/// Where the quoted packet is taken apart; asked for once per run.
-#[inline(always)]
-pub fn quoted<F: FamilyMaps>() -> Result<&'static mut Quoted<F::Addr>, DropReason> {
-    // SAFETY: as in `parsed`.
-    Ok(unsafe { &mut (*scratch::<F>()?).quoted })
-}
-
-/// Where a flow's entries are put together. Short-lived: the port search's callback asks for it again.
-#[inline(always)]
-pub fn opening_flow<F: FamilyMaps>() -> Result<&'static mut OpeningFlow<F::Addr>, DropReason> {
-    // SAFETY: per-CPU, no nesting. `port::claim` and its callback take turns, neither holds a value across the other's run.
-    Ok(unsafe { &mut (*scratch::<F>()?).opening })
-}
-
-/// Where a mapping's entries are put together, as in [`opening_flow`].
-#[inline(always)]
-pub fn opening_mapping<F: FamilyMaps>() -> Result<&'static mut OpeningFlow<F::Addr>, DropReason> {
-    // SAFETY: as in `opening_flow`.
-    Ok(unsafe { &mut (*scratch::<F>()?).opening_mapping })
-}
-
-/// Where the key of a mapping is put together. Short-lived: each look-up asks for it again.
-#[inline(always)]
-fn mapping_key<F: FamilyMaps>() -> Option<&'static mut FlowKey<F::Addr>> {
-    // SAFETY: per-CPU, no nesting; the functions of `flow` that ask for it do not keep it.
-    scratch::<F>().ok().map(|scratch| unsafe { &mut (*scratch).mapping_key })
-}
-
 /// Whether some network has endpoint-independent mapping.
 #[inline(always)]
 pub fn has_mappings() -> bool {
     HOST_CONFIG.get(0).is_some_and(|config| config.flags & HostConfig::MAPPINGS != 0)
-}
-
-/// Where the key of a flow that may have to go is read to. Short-lived: each step of a search asks for it again.
-#[inline(always)]
-pub fn candidate<F: FamilyMaps>() -> Result<&'static mut FlowKey<F::Addr>, DropReason> {
-    // SAFETY: per-CPU, no nesting; the steps that use it come one after the other.
-    Ok(unsafe { &mut (*scratch::<F>()?).candidate })
-}
-
-/// Working memory for a question to the kernel's routes; asked for once per run.
-#[inline(always)]
-pub fn fib_params() -> Option<&'static mut bpf_fib_lookup> {
-    // SAFETY: per-CPU, no nesting, one reference per run; every bit pattern is a value.
-    FIB_PARAMS.get_ptr_mut(0).map(|params| unsafe { &mut *params })
-}
-
-/// Working memory for the bytes an ICMP error quotes.
-#[inline(always)]
-pub fn quote_scratch() -> Result<*mut [u8; QUOTE_BYTES], DropReason> {
-    QUOTE.get_ptr_mut(0).ok_or(DropReason::Internal)
 }
 
 /// The idle time after which an entry of this class counts as absent.
@@ -492,51 +352,4 @@ pub fn host_peer<F: FamilyMaps>(key: &HostPeerKey<F::Addr>) -> Option<HostPeer<F
 pub fn remember_host_peer<F: FamilyMaps>(key: &HostPeerKey<F::Addr>, peer: &HostPeer<F::Addr>) {
     // Without it the connection works as well; the process sees the pod's own address as its peer.
     let _short_of_memory = F::host_peers().insert(key, peer, 0);
-}
-
-/// Adds to this CPU's counter of a verdict.
-#[inline(always)]
-pub fn count_verdict(index: u32) {
-    if let Some(n) = VERDICTS.get_ptr_mut(index) {
-        // SAFETY: per-CPU element, no nesting.
-        unsafe { *n += 1 };
-    }
-}
-
-/// Adds to this CPU's counter of a drop reason's number.
-#[inline(always)]
-pub fn count_drop(reason: u8) {
-    if let Some(n) = DROPS.get_ptr_mut(u32::from(reason)) {
-        // SAFETY: per-CPU element, no nesting.
-        unsafe { *n += 1 };
-    }
-}
-
-/// This CPU's counters of an endpoint.
-#[inline(always)]
-pub fn with_endpoint_stats(slot: u32, f: impl FnOnce(&mut EndpointCounters)) {
-    if let Some(stats) = ENDPOINT_STATS.get_ptr_mut(slot) {
-        // SAFETY: per-CPU element, no nesting; the reference ends with the call.
-        f(unsafe { &mut *stats });
-    }
-}
-
-/// Counts a flow of a publish a process of the host opens: a counter of its own, as a softirq of this CPU that counts as
-/// well may come in between. A process another one takes the CPU from at that very moment is not counted: this compiler has
-/// no atomic addition for the target.
-#[inline(always)]
-pub fn count_host_flow(publish: u32) {
-    if let Some(stats) = PUBLISH_STATS.get_ptr_mut(publish) {
-        // SAFETY: an aligned word of this CPU's element, which no softirq writes.
-        unsafe { (*stats).host_flows += 1 };
-    }
-}
-
-/// This CPU's counters of a publish.
-#[inline(always)]
-pub fn with_publish_stats(id: u32, f: impl FnOnce(&mut PublishCounters)) {
-    if let Some(stats) = PUBLISH_STATS.get_ptr_mut(id) {
-        // SAFETY: per-CPU element, no nesting; the reference ends with the call.
-        f(unsafe { &mut *stats });
-    }
 }
