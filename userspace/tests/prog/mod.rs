@@ -14,6 +14,7 @@
 pub mod bench;
 pub mod errors;
 pub mod flows;
+pub mod mapping;
 pub mod packet;
 pub mod want;
 pub mod world;
