@@ -150,8 +150,9 @@ impl<F: FamilyMaps> DatagramRef<F> {
     /// Which pieces of its area wait for it.
     #[inline(always)]
     pub fn held(self) -> u64 {
-        // SAFETY: as in `end_bytes`.
-        unsafe { addr_of!((*self.0.as_ptr()).held).read_volatile() }
+        // SAFETY: as in `receive`. Not a mere read: one may be done before the progress stored ahead of it is seen elsewhere,
+        // and a piece that comes to wait on another CPU meanwhile would wait for ever.
+        unsafe { atomic::fetch_or(addr_of_mut!((*self.0.as_ptr()).held), 0) }
     }
 
     /// One more waits for it.

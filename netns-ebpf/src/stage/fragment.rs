@@ -166,6 +166,9 @@ pub fn is_awaited<F: FamilyMaps>(p: &Parsed<<F as Family>::Addr>) -> bool {
     matches!(p.fragment, Fragment::First) && at_hand::<F>().is_ok_and(|d| d.held() != 0)
 }
 
+/// Places of the LAN looked at for one that is free: a few may be kept by pieces whose first one never comes.
+const PLACES_TRIED: u32 = 8;
+
 /// Keeps a copy of a piece until the first of its datagram comes; that of one [`track`] has just seen.
 #[inline(never)]
 pub fn hold<F: FamilyMaps>(pkt: &Packet, area: u32) -> Result<(), DropReason> {
@@ -174,10 +177,15 @@ pub fn hold<F: FamilyMaps>(pkt: &Packet, area: u32) -> Result<(), DropReason> {
         return Err(DropReason::Fragment);
     }
     let d = at_hand::<F>()?;
-    let key = HeldKey { area, place: maps::next_held(area)? };
     let now = now_ns();
-    if area >= MAX_ENDPOINTS && maps::held(&key).is_some_and(|p| now.saturating_sub(p.seen_ns) < PLACE_KEPT_NS) {
-        return Err(DropReason::Fragment);
+    let mut key = HeldKey { area, place: maps::next_held(area)? };
+    let mut tries = 1;
+    while area >= MAX_ENDPOINTS && maps::held(&key).is_some_and(|p| now.saturating_sub(p.seen_ns) < PLACE_KEPT_NS) {
+        if tries == PLACES_TRIED {
+            return Err(DropReason::Fragment);
+        }
+        key.place = maps::next_held(area)?;
+        tries += 1;
     }
     let piece = maps::held_scratch()?;
     pkt.copy_to(len_bytes, &mut piece.frame)?;
