@@ -2,6 +2,7 @@
 
 use core::ptr::{NonNull, addr_of, addr_of_mut};
 
+use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray};
 use netns_ebpf_common::abi;
@@ -30,7 +31,8 @@ impl<F: FamilyMaps> DatagramRef<F> {
         F::datagrams().get_ptr_mut(slot).and_then(NonNull::new).map(Self)
     }
 
-    /// Puts a datagram of which nothing has come at a place, instead of what was there.
+    /// Puts a datagram of which nothing has come at a place, instead of what was there; another CPU may have done so for another
+    /// piece of it meanwhile, and then that one stays: a datagram known twice would wait for a piece that has come.
     #[inline(always)]
     pub fn start(
         slot: &DatagramSlot,
@@ -47,8 +49,19 @@ impl<F: FamilyMaps> DatagramRef<F> {
         new.dst = p.tuple.dst;
         new.id = p.fragment_id;
         new.zone = zone;
-        F::datagrams().insert(slot, new, 0).map_err(|_| DropReason::Fragment)?;
-        Self::find(slot).ok_or(DropReason::Fragment)
+        if F::datagrams().insert(slot, &*new, BPF_NOEXIST.into()).is_err() {
+            if let Some(there) = Self::find(slot)
+                && there.is_of(zone, p)
+                && now_ns.saturating_sub(there.seen_ns()) < 1_000_000_000
+                && !matches!(there.progress(), Progress::Complete)
+            {
+                return Ok(there);
+            }
+            let _gone_already = F::datagrams().remove(slot);
+            // Taken again: by whom, the look-up tells.
+            let _taken = F::datagrams().insert(slot, &*new, BPF_NOEXIST.into());
+        }
+        Self::find(slot).filter(|there| there.is_of(zone, p)).ok_or(DropReason::Fragment)
     }
 
     /// Whether this is the datagram a piece belongs to.
