@@ -49,7 +49,8 @@ impl<F: FamilyMaps> DatagramRef<F> {
         new.dst = p.tuple.dst;
         new.id = p.fragment_id;
         new.zone = zone;
-        if F::datagrams().insert(slot, &*new, BPF_NOEXIST.into()).is_err() {
+        let new: &Datagram<F::Addr> = new;
+        if F::datagrams().insert(slot, new, BPF_NOEXIST.into()).is_err() {
             if let Some(there) = Self::find(slot)
                 && there.is_of(zone, p)
                 && now_ns.saturating_sub(there.seen_ns()) < 1_000_000_000
@@ -59,7 +60,7 @@ impl<F: FamilyMaps> DatagramRef<F> {
             }
             let _gone_already = F::datagrams().remove(slot);
             // Taken again: by whom, the look-up tells.
-            let _taken = F::datagrams().insert(slot, &*new, BPF_NOEXIST.into());
+            let _taken = F::datagrams().insert(slot, new, BPF_NOEXIST.into());
         }
         Self::find(slot).filter(|there| there.is_of(zone, p)).ok_or(DropReason::Fragment)
     }
