@@ -33,14 +33,12 @@ pub struct EndpointCounters {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct PublishCounters {
-    /// New flows, but for those of the host's own processes.
+    /// New flows, those of the host's own processes included.
     pub flows: u64,
     /// Packets towards the pod.
     pub packets: u64,
     /// Bytes of those.
     pub bytes: u64,
-    /// New flows of the host's own processes.
-    pub host_flows: u64,
 }
 
 /// The hooks, in the order of their rows in the verdict counters.
@@ -84,5 +82,5 @@ pub const fn verdict_index(hook: Hook, kind: Kind) -> u32 {
     hook as u32 * KINDS + kind as u32
 }
 
-pod!(PublishCounters: size 32, align 8);
+pod!(PublishCounters: size 24, align 8);
 pod!(EndpointCounters: size 72, align 8);

@@ -5,7 +5,6 @@ mod common;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
-use std::thread;
 use std::time::Duration;
 
 use common::pods::{BLUE, GREEN, RED, TOPOLOGY, client, uplink};
@@ -14,6 +13,7 @@ use common::{Isolated, isolated, wait_for, wait_until};
 use netns::check::{Family, Site};
 use netns::datapath::{Datapath, FlowRecord};
 use nix::sys::signal::Signal;
+use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -273,7 +273,12 @@ fn idle_flows_are_swept_by_whoever_runs() {
         here.netns(["up", "-f", &file]).ok();
         talk();
         assert_eq!(flows().len(), 8);
-        thread::sleep(Duration::from_millis(1200));
+        wait_until("their time to be over", SOON, || {
+            let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("the clock the programs stamp with");
+            let over =
+                |f: &FlowRecord| Duration::from(now) > Duration::from_nanos(f.last_seen_ns) + Duration::from_secs(1);
+            flows().iter().all(over)
+        });
         here.netns(["status"]).ok();
         assert_eq!(flows().len(), 8);
         here.netns(["publish", "add", "blue", "8090:80/udp"]).ok();

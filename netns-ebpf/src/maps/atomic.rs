@@ -24,6 +24,19 @@ pub unsafe fn fetch_add(word: *mut u64, n: u64) -> u64 {
     value
 }
 
+/// Adds to a word of half the width, modulo 2^32.
+///
+/// # Safety
+///
+/// `word` is 4-aligned and lies in a map element that a look-up of this run has given.
+#[inline(always)]
+pub unsafe fn add32(word: *mut u32, n: u32) {
+    // SAFETY: as in `fetch_add`.
+    unsafe {
+        asm!("lock *(u32 *)({word} + 0) += {n}", word = in(reg) word, n = in(wreg) n, options(nostack));
+    }
+}
+
 /// Sets bits of a word; returns what it was.
 ///
 /// # Safety

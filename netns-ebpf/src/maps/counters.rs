@@ -6,6 +6,8 @@ use netns_ebpf_common::abi;
 use netns_ebpf_common::counters::{EndpointCounters, PublishCounters, VERDICT_COUNTERS};
 use netns_ebpf_common::verdict::DROP_COUNTERS;
 
+use super::atomic;
+
 #[map]
 static ENDPOINT_STATS: PerCpuArray<EndpointCounters> = PerCpuArray::with_max_entries(abi::MAX_ENDPOINTS, 0);
 #[map]
@@ -42,14 +44,13 @@ pub fn with_endpoint_stats(slot: u32, f: impl FnOnce(&mut EndpointCounters)) {
     }
 }
 
-/// Counts a flow of a publish a process of the host opens: a counter of its own, as a softirq of this CPU that counts as
-/// well may come in between. A process another one takes the CPU from at that very moment is not counted: this compiler has
-/// no atomic addition for the target.
+/// Counts a flow of a publish a process of the host opens: in one instruction, as a softirq of this CPU that counts as well, or
+/// another process, may come in between.
 #[inline(always)]
 pub fn count_host_flow(publish: u32) {
     if let Some(stats) = PUBLISH_STATS.get_ptr_mut(publish) {
-        // SAFETY: an aligned word of this CPU's element, which no softirq writes.
-        unsafe { (*stats).host_flows += 1 };
+        // SAFETY: an aligned word of an element just looked up.
+        unsafe { atomic::fetch_add(&raw mut (*stats).flows, 1) };
     }
 }
 

@@ -40,6 +40,7 @@ impl<F: FamilyMaps> DatagramRef<F> {
         p: &Parsed<F::Addr>,
         serial: u64,
         now_ns: u64,
+        oldest_ns: u64,
     ) -> Result<Self, DropReason> {
         // SAFETY: per-CPU, no nesting, one reference; the fields that are not set here are zero for ever.
         let new = unsafe { &mut (*scratch::<F>()?).datagram };
@@ -53,8 +54,7 @@ impl<F: FamilyMaps> DatagramRef<F> {
         if F::datagrams().insert(slot, new, BPF_NOEXIST.into()).is_err() {
             if let Some(there) = Self::find(slot)
                 && there.is_of(zone, p)
-                && now_ns.saturating_sub(there.seen_ns()) < 1_000_000_000
-                && !matches!(there.progress(), Progress::Complete)
+                && there.is_live(oldest_ns)
             {
                 return Ok(there);
             }
@@ -63,6 +63,12 @@ impl<F: FamilyMaps> DatagramRef<F> {
             let _taken = F::datagrams().insert(slot, new, BPF_NOEXIST.into());
         }
         Self::find(slot).filter(|there| there.is_of(zone, p)).ok_or(DropReason::Fragment)
+    }
+
+    /// Whether pieces are still to come; one that has all of them leaves its identification to the next datagram.
+    #[inline(always)]
+    pub fn is_live(self, oldest_ns: u64) -> bool {
+        self.seen_ns() >= oldest_ns && !matches!(self.progress(), Progress::Complete)
     }
 
     /// Whether this is the datagram a piece belongs to.

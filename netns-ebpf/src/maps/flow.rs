@@ -7,7 +7,7 @@ use netns_ebpf_common::account::Destination;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, State};
 use netns_ebpf_common::mapping;
 
-use super::{Account, FamilyMaps, leave, mapping_key, scratch, search_again};
+use super::{Account, FamilyMaps, atomic, leave, mapping_key, scratch, search_again};
 
 /// An entry of the flow table, in place.
 ///
@@ -127,15 +127,10 @@ impl<F: FamilyMaps> FlowRef<F> {
     }
 
     /// Adds to that number, modulo 2^32.
-    ///
-    /// Written as an instruction, as core has no atomic additions for targets without compare-and-swap of every width.
     #[inline(always)]
     fn add_mapped_flows(self, n: u32) {
-        // SAFETY: an aligned word of map memory, which outlives the run; the instruction reads and writes nothing else.
-        unsafe {
-            let word = core::ptr::addr_of_mut!((*self.0.as_ptr()).ack);
-            core::arch::asm!("lock *(u32 *)({word} + 0) += {n}", word = in(reg) word, n = in(wreg) n, options(nostack));
-        }
+        // SAFETY: an aligned word of map memory, which outlives the run.
+        unsafe { atomic::add32(core::ptr::addr_of_mut!((*self.0.as_ptr()).ack), n) };
     }
 
     /// Removes both directions and counts the flow no longer; `key` is this one's. Returns how many entries went.

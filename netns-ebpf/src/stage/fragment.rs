@@ -44,13 +44,14 @@ pub fn track<F: FamilyMaps>(
     p: &mut Parsed<<F as Family>::Addr>,
 ) -> Result<(), DropReason> {
     let now = now_ns();
-    let known = locate::<F>(area, zone, p, now.saturating_sub(FRAGMENT_TIMEOUT_NS));
+    let oldest = now.saturating_sub(FRAGMENT_TIMEOUT_NS);
+    let known = locate::<F>(area, zone, p, oldest);
     let slot = maps::datagram_slot::<F>()?;
     let d = if known {
         DatagramRef::<F>::find(slot).ok_or(DropReason::Fragment)?
     } else {
         let serial = u64::from(random()) << 32 | u64::from(random());
-        DatagramRef::start(slot, zone, p, serial, now)?
+        DatagramRef::start(slot, zone, p, serial, now, oldest)?
     };
     if matches!(p.fragment, Fragment::First) {
         if matches!(d.progress(), Progress::Waiting) {
@@ -79,8 +80,7 @@ fn locate<F: FamilyMaps>(area: u32, zone: u16, p: &Parsed<<F as Family>::Addr>, 
         slot.place = first + way;
         let mut seen_ns = 0;
         if let Some(d) = DatagramRef::<F>::find(slot)
-            && d.seen_ns() >= oldest_ns
-            && !matches!(d.progress(), Progress::Complete)
+            && d.is_live(oldest_ns)
         {
             if d.is_of(zone, p) {
                 return true;

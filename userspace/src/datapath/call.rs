@@ -2,9 +2,7 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::thread;
-use std::time::Duration;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use aya::Pod;
 use nix::libc;
@@ -27,17 +25,17 @@ struct BatchAttr {
 
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 
-/// Makes a call of `bpf(2)`.
+/// Makes a call of `bpf(2)`; returns what it does.
 ///
 /// # Safety
 ///
 /// `attr` is what `command` takes, and what it points to is as large as the map's keys and values ask.
 #[expect(unsafe_code, reason = "see the module")]
-unsafe fn bpf<A>(command: libc::c_int, attr: &mut A) -> io::Result<()> {
+unsafe fn bpf<A>(command: libc::c_int, attr: &mut A) -> io::Result<libc::c_long> {
     // SAFETY: the pointer and the size describe `attr`; the rest is the caller's promise.
     match unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+        -1 => Err(io::Error::last_os_error()),
+        done => Ok(done),
     }
 }
 
@@ -82,7 +80,7 @@ pub(super) fn walk<K: Pod, V: Pod>(
         // more; `from` and `next` are the 32 bits a hash's place has. All outlive the call.
         let done = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) };
         let last = match done {
-            Ok(()) => false,
+            Ok(_) => false,
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => true,
             Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => {
                 // One bucket holds more than there is room for; nothing was read.
@@ -106,15 +104,68 @@ pub(super) fn walk<K: Pod, V: Pod>(
     }
 }
 
+/// `union bpf_attr` of `BPF_MAP_CREATE`.
+#[repr(C)]
+struct CreateAttr {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+}
+
+const BPF_MAP_CREATE: libc::c_int = 0;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
+
+/// An array of one element, of numbers or, with `inner`, of maps like that one.
+#[expect(unsafe_code, reason = "see the module")]
+fn array(inner: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
+    let mut attr = CreateAttr {
+        map_type: if inner.is_some() { BPF_MAP_TYPE_ARRAY_OF_MAPS } else { BPF_MAP_TYPE_ARRAY },
+        key_size: size_of::<u32>() as u32,
+        value_size: size_of::<u32>() as u32,
+        max_entries: 1,
+        map_flags: 0,
+        inner_map_fd: inner.map_or(0, fd),
+    };
+    // SAFETY: the command takes these numbers and points nowhere; what it returns is a descriptor of ours alone.
+    unsafe {
+        let made = bpf(BPF_MAP_CREATE, &mut attr)?;
+        Ok(OwnedFd::from_raw_fd(made as RawFd))
+    }
+}
+
+/// `union bpf_attr` of `BPF_MAP_UPDATE_ELEM`.
+#[repr(C)]
+struct UpdateAttr {
+    map_fd: u32,
+    _pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+
 /// Returns when every run of a program that had begun before the call has ended: from then on all of them see what was
 /// written to a map before it.
+///
+/// The kernel promises that of a write to a map of maps (4.18, commit 1ae80cf31938), so one is made for it.
 #[expect(unsafe_code, reason = "see the module")]
-pub(super) fn wait_for_programs() {
-    // SAFETY: plain numbers; the call changes no memory.
-    let done = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    // It waits for an RCU grace period, and a program runs inside one. Kernels without it, or with CPUs that are left
-    // alone (nohz_full), refuse: a run takes microseconds, so this is as good.
-    if done != 0 {
-        thread::sleep(Duration::from_millis(20));
-    }
+pub(super) fn wait_for_programs() -> io::Result<()> {
+    let inner = array(None)?;
+    let outer = array(Some(inner.as_fd()))?;
+    let (key, value) = (0_u32, fd(inner.as_fd()));
+    let mut attr = UpdateAttr {
+        map_fd: fd(outer.as_fd()),
+        _pad: 0,
+        key: (&raw const key) as u64,
+        value: (&raw const value) as u64,
+        flags: 0,
+    };
+    // SAFETY: key and value are of the sizes `outer` was made with, and outlive the call, which reads them.
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attr)? };
+    Ok(())
 }

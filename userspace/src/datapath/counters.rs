@@ -51,7 +51,6 @@ impl Datapath {
             flows: sum.flows.wrapping_add(cpu.flows),
             packets: sum.packets.wrapping_add(cpu.packets),
             bytes: sum.bytes.wrapping_add(cpu.bytes),
-            host_flows: sum.host_flows.wrapping_add(cpu.host_flows),
         })
     }
 

@@ -124,8 +124,12 @@ impl Datapath {
 
     /// Returns when every program that ran before the call has ended: flows made after it are made of what the maps hold
     /// now.
-    pub fn wait_for_programs(&self) {
-        call::wait_for_programs();
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses the map that is made for it, for want of memory.
+    pub fn wait_for_programs(&self) -> Result<(), DatapathError> {
+        call::wait_for_programs().map_err(|e| io_error("for waiting", "wait for programs", e))
     }
 
     fn each_flow<A: FlowFamily>(&self, mut visit: impl FnMut(&FlowKey<A>, &FlowEntry<A>)) -> Result<(), DatapathError>

@@ -345,7 +345,7 @@ impl Fabric for KernelFabric {
         }
         // A program that runs now may still make a flow of what was before.
         if went || self.host.datapath().uplinks().map_err(stale)? != before {
-            self.host.datapath().wait_for_programs();
+            self.host.datapath().wait_for_programs().map_err(stale)?;
         }
         let ended = self.host.datapath().end_stale_flows().map_err(stale)?;
         if ended > 0 {

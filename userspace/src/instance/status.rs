@@ -275,8 +275,8 @@ impl Instance<KernelFabric> {
             Ok(PodStatus { pod, counters, flows, refused })
         });
         let publishes = state.publish_views().into_iter().map(|publish| {
-            let PublishCounters { flows, packets, bytes, host_flows } = datapath.publish_counters(publish.index)?;
-            Ok(PublishStatus { publish, flows: flows + host_flows, packets, bytes })
+            let PublishCounters { flows, packets, bytes } = datapath.publish_counters(publish.index)?;
+            Ok(PublishStatus { publish, flows, packets, bytes })
         });
         let networks = state.network_views().into_iter().map(|network| {
             let snat_address_live = datapath.snat_addresses(u16::try_from(network.id).unwrap_or(0))?;

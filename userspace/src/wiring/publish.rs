@@ -208,7 +208,7 @@ impl Host {
 
     /// Ends flows of a publish that are no connections, those whose opener's direction is `doomed`.
     fn end_datagrams(&self, spec: &PublishSpec, doomed: impl Fn(&FlowRecord) -> bool) -> Result<(), WiringError> {
-        self.datapath.wait_for_programs();
+        self.datapath.wait_for_programs()?;
         let ours = |flow: &FlowRecord| flow.publish == Some(spec.id) && !is_connection(flow.proto) && flow.original;
         self.datapath.delete_flows(|flow| ours(flow) && doomed(flow))?;
         Ok(())

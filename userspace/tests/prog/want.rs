@@ -254,7 +254,7 @@ impl Bench {
         if let Some((id, opens)) = want.publish {
             let packets = u64::from(hook == Hook::FromUplink);
             let bytes = packets * sent.len() as u64;
-            let c = PublishCounters { flows: opens.into(), packets, bytes, ..PublishCounters::default() };
+            let c = PublishCounters { flows: opens.into(), packets, bytes };
             add_publish(&mut expected, id, &c);
         }
         expected.retain(|_, n| *n != 0);
