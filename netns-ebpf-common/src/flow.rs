@@ -7,6 +7,7 @@
 //! A data packet touches its own entry only. Packets that change the connection (SYN, FIN, RST, first reply) touch
 //! both, so the two never disagree for longer than one such packet.
 
+use crate::hdr::PortPair;
 use crate::pod::pod;
 use crate::{Addr4, Addr6, Port};
 
@@ -42,6 +43,13 @@ pub struct FlowTuple<A> {
 }
 
 impl<A: Copy> FlowTuple<A> {
+    /// Takes the ports of a header.
+    #[inline(always)]
+    pub const fn set_ports(&mut self, ports: PortPair) {
+        self.sport = ports.src;
+        self.dport = ports.dst;
+    }
+
     /// The tuple of a packet going the other way.
     #[inline(always)]
     pub const fn reverse(self) -> Self {

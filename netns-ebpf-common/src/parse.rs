@@ -429,8 +429,7 @@ fn transport<F: Family, T: Frame + ?Sized>(
             if tcp.header_len() < TCP_LEN || tcp.header_len() > len_bytes {
                 return Err(DropReason::Malformed);
             }
-            p.tuple.sport = tcp.sport();
-            p.tuple.dport = tcp.dport();
+            p.tuple.set_ports(tcp.ports);
             p.headers_len_bytes += tcp.header_len() as u16;
             p.tcp = TcpFields { seq: tcp.seq(), ack: tcp.ack(), window: tcp.window(), flags: tcp.flags };
             p.l4 = L4::Tcp;
@@ -440,8 +439,7 @@ fn transport<F: Family, T: Frame + ?Sized>(
             if UDP_LEN > len_bytes {
                 return Err(DropReason::Malformed);
             }
-            p.tuple.sport = udp.sport();
-            p.tuple.dport = udp.dport();
+            p.tuple.set_ports(udp.ports);
             p.headers_len_bytes += UDP_LEN as u16;
             p.l4 = L4::Udp;
         }
@@ -450,8 +448,7 @@ fn transport<F: Family, T: Frame + ?Sized>(
             if SCTP_LEN > len_bytes {
                 return Err(DropReason::Malformed);
             }
-            p.tuple.sport = sctp.sport();
-            p.tuple.dport = sctp.dport();
+            p.tuple.set_ports(sctp.ports);
             p.headers_len_bytes += SCTP_LEN as u16;
             p.l4 = L4::Sctp;
         }

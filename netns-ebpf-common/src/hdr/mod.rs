@@ -64,6 +64,17 @@ macro_rules! wire {
 }
 pub(crate) use wire;
 
+/// What TCP's, UDP's and SCTP's headers begin with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortPair {
+    /// Source port.
+    pub src: crate::Port,
+    /// Destination port.
+    pub dst: crate::Port,
+}
+
+wire!(PortPair, 4);
 wire!([u8; 1], 1);
 wire!([u8; 2], 2);
 wire!([u8; 4], 4);

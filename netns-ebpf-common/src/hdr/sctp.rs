@@ -1,8 +1,7 @@
 //! SCTP (RFC 9260). Its checksum is a CRC32c over the packet behind the IP header: it knows nothing of addresses, and ports
 //! cannot be changed without reading all of it.
 
-use super::wire;
-use crate::Port;
+use super::{PortPair, wire};
 
 /// Length of the common header.
 pub const SCTP_LEN: usize = 12;
@@ -11,26 +10,12 @@ pub const SCTP_LEN: usize = 12;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SctpHdr {
-    sport: [u8; 2],
-    dport: [u8; 2],
+    /// Source and destination port.
+    pub ports: PortPair,
     /// Verification tag.
     pub tag: [u8; 4],
     /// CRC32c.
     pub csum: [u8; 4],
-}
-
-impl SctpHdr {
-    /// Source port.
-    #[inline(always)]
-    pub const fn sport(&self) -> Port {
-        Port(self.sport)
-    }
-
-    /// Destination port.
-    #[inline(always)]
-    pub const fn dport(&self) -> Port {
-        Port(self.dport)
-    }
 }
 
 wire!(SctpHdr, SCTP_LEN);
@@ -44,7 +29,7 @@ mod tests {
     fn golden_bytes() {
         let bytes: [u8; 12] = [0x0b, 0x59, 0x9c, 0x40, 1, 2, 3, 4, 5, 6, 7, 8];
         let sctp: SctpHdr = bytes.as_slice().read(0).unwrap();
-        assert_eq!((sctp.sport().get(), sctp.dport().get()), (2905, 40000));
+        assert_eq!((sctp.ports.src.get(), sctp.ports.dst.get()), (2905, 40000));
         assert_eq!((sctp.tag, sctp.csum), ([1, 2, 3, 4], [5, 6, 7, 8]));
     }
 }

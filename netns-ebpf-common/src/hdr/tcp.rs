@@ -1,7 +1,6 @@
 //! TCP (RFC 9293).
 
-use super::wire;
-use crate::Port;
+use super::{PortPair, wire};
 
 /// Length without options.
 pub const TCP_LEN: usize = 20;
@@ -12,8 +11,8 @@ pub const CSUM_OFF: usize = 16;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpHdr {
-    sport: [u8; 2],
-    dport: [u8; 2],
+    /// Source and destination port.
+    pub ports: PortPair,
     seq: [u8; 4],
     ack: [u8; 4],
     data_offset: u8,
@@ -27,18 +26,6 @@ pub struct TcpHdr {
 }
 
 impl TcpHdr {
-    /// Source port.
-    #[inline(always)]
-    pub const fn sport(&self) -> Port {
-        Port(self.sport)
-    }
-
-    /// Destination port.
-    #[inline(always)]
-    pub const fn dport(&self) -> Port {
-        Port(self.dport)
-    }
-
     /// Sequence number.
     #[inline(always)]
     pub const fn seq(&self) -> u32 {
@@ -76,7 +63,7 @@ mod tests {
     fn golden_bytes() {
         let bytes: [u8; 20] = [0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x80, 0x12, 0x10, 0, 0, 0, 0, 0];
         let tcp: TcpHdr = bytes.as_slice().read(0).unwrap();
-        assert_eq!((tcp.sport().get(), tcp.dport().get()), (40000, 80));
+        assert_eq!((tcp.ports.src.get(), tcp.ports.dst.get()), (40000, 80));
         assert_eq!((tcp.seq(), tcp.ack(), tcp.header_len(), tcp.window()), (1, 2, 32, 4096));
         assert_eq!(tcp.flags, tcp_flag::SYN | tcp_flag::ACK);
     }

@@ -1,7 +1,6 @@
 //! UDP (RFC 768).
 
-use super::wire;
-use crate::Port;
+use super::{PortPair, wire};
 
 /// Length of the header.
 pub const UDP_LEN: usize = 8;
@@ -12,26 +11,14 @@ pub const CSUM_OFF: usize = 6;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UdpHdr {
-    sport: [u8; 2],
-    dport: [u8; 2],
+    /// Source and destination port.
+    pub ports: PortPair,
     len: [u8; 2],
     /// Checksum.
     pub csum: [u8; 2],
 }
 
 impl UdpHdr {
-    /// Source port.
-    #[inline(always)]
-    pub const fn sport(&self) -> Port {
-        Port(self.sport)
-    }
-
-    /// Destination port.
-    #[inline(always)]
-    pub const fn dport(&self) -> Port {
-        Port(self.dport)
-    }
-
     /// Length of header and payload.
     #[inline(always)]
     pub const fn len(&self) -> u16 {
@@ -56,7 +43,7 @@ mod tests {
     fn golden_bytes() {
         let bytes: [u8; 8] = [0, 53, 0x9c, 0x40, 0, 12, 0xab, 0xcd];
         let udp: UdpHdr = bytes.as_slice().read(0).unwrap();
-        assert_eq!((udp.sport().get(), udp.dport().get(), udp.len(), udp.csum), (53, 40000, 12, [0xab, 0xcd]));
+        assert_eq!((udp.ports.src.get(), udp.ports.dst.get(), udp.len(), udp.csum), (53, 40000, 12, [0xab, 0xcd]));
         assert!(!udp.is_empty());
     }
 }
