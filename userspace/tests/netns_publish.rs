@@ -34,6 +34,18 @@ fn datagrams(here: &Isolated, from: Site, family: Family) -> UdpSocket {
     who::datagrams(here, from, published(family))
 }
 
+/// A connection and a socket for datagrams from everywhere, red having answered on both.
+fn talking_to_red(here: &Isolated) -> Vec<(Family, Site, TcpStream, UdpSocket)> {
+    let talk = |(family, from)| {
+        let mut stream = connect(here, from, family, PATIENCE).expect("connect");
+        told(&mut stream).expect("red answers");
+        let socket = datagrams(here, from, family);
+        assert_eq!(asked(&socket, PATIENCE).as_deref(), Some("red"));
+        (family, from, stream, socket)
+    };
+    everywhere().map(talk).collect()
+}
+
 fn connect(here: &Isolated, from: Site, family: Family, patience: Duration) -> std::io::Result<TcpStream> {
     who::connect(here, from, published(family), patience)
 }
@@ -112,15 +124,7 @@ fn a_draining_publish_takes_nothing_new_and_finishes_what_it_has() {
     isolated(|here| {
         here.pods();
         serve(here, RED);
-        let mut open: Vec<_> = everywhere()
-            .map(|(family, from)| {
-                let mut stream = connect(here, from, family, PATIENCE).expect("connect");
-                told(&mut stream).expect("red answers");
-                let socket = datagrams(here, from, family);
-                assert_eq!(asked(&socket, PATIENCE).as_deref(), Some("red"));
-                (family, from, stream, socket)
-            })
-            .collect();
+        let mut open = talking_to_red(here);
         here.netns(["publish", "drain", "8080:80/tcp", "8080:80/udp"]).ok();
         assert!(here.netns(["publish", "list"]).ok().contains("draining"));
         assert_eq!(publishes(here).iter().filter(|p| p["draining"] == true).count(), 2);
@@ -147,15 +151,7 @@ fn a_withdrawn_publish_lets_connections_run_and_gives_datagrams_to_the_next_owne
         for pod in [RED, GREEN] {
             serve(here, pod);
         }
-        let mut open: Vec<_> = everywhere()
-            .map(|(family, from)| {
-                let mut stream = connect(here, from, family, PATIENCE).expect("connect");
-                told(&mut stream).expect("red answers");
-                let socket = datagrams(here, from, family);
-                assert_eq!(asked(&socket, PATIENCE).as_deref(), Some("red"));
-                (family, from, stream, socket)
-            })
-            .collect();
+        let mut open = talking_to_red(here);
         here.netns(["publish", "del", "red", "8080:80/tcp", "8080:80/udp"]).ok();
         assert!(flows().iter().all(|f| f.proto == 6 && f.publish.is_none()), "{:#?}", flows());
         for (family, from, stream, socket) in &mut open {

@@ -53,6 +53,20 @@ impl Again {
     }
 }
 
+/// Three pieces of an answer to red, the last one first: they wait, come by once more, and reach it.
+#[track_caller]
+fn comes_in_reverse(b: &Bench, answer: &[Packet], got: &[Packet], flow: Pair) {
+    let again = Again::of_lan();
+    for i in [2, 1, 0] {
+        b.lan_sends(&answer[i], &Want::held());
+    }
+    again.expect([&answer[0], &answer[2], &answer[1]]);
+    let flow = flow.state(State::Established);
+    for i in [0, 2, 1] {
+        b.lan_sends(&answer[i], &Want::peer(RED, &got[i]).flows([&flow]));
+    }
+}
+
 /// Red's datagram to the server and what leaves, in pieces each, and its flow.
 fn asked(b: &Bench, v: Version, id: u16, pieces: usize) -> (Vec<Packet>, Vec<Packet>, Pair) {
     let (sent, left) = masqueraded(v, SERVER, udp(20_000, 53).with_payload(pieces * CUT - 8), 20_000);
@@ -113,16 +127,7 @@ both!(
         let answer = from_lan(SERVER.ip(v), HOST.ip(v), udp(53, 20_000).with_payload(3 * CUT - 8));
         let got = answer.translated((SERVER.ip(v), 53), (RED.ip(v), 20_000)).delivered(RED);
         let (answer, got) = (answer.in_pieces(9, CUT), got.in_pieces(9, CUT));
-        let again = Again::of_lan();
-        for piece in [&answer[2], &answer[1]] {
-            b.lan_sends(piece, &Want::held());
-        }
-        b.lan_sends(&answer[0], &Want::held());
-        again.expect([&answer[0], &answer[2], &answer[1]]);
-        let flow = flow.state(State::Established);
-        for i in [0, 2, 1] {
-            b.lan_sends(&answer[i], &Want::peer(RED, &got[i]).flows([&flow]));
-        }
+        comes_in_reverse(b, &answer, &got, flow);
     }
 );
 
@@ -133,17 +138,9 @@ both!(
         b.pod_sends(RED, &sent, &Want::neigh(&sent.sent_on()).flows([&flow]));
         let answer = from_lan(KEPT.ip(v), RED.ip(v), udp(53, 1000).with_payload(3 * CUT - 8));
         let (answer, got) = (answer.in_pieces(9, CUT), answer.delivered(RED).in_pieces(9, CUT));
-        let again = Again::of_lan();
-        for piece in [&answer[2], &answer[1]] {
-            b.lan_sends(piece, &Want::held());
-        }
-        b.lan_sends(&answer[0], &Want::held());
-        again.expect([&answer[0], &answer[2], &answer[1]]);
-        let flow = flow.state(State::Established);
-        for i in [0, 2, 1] {
-            b.lan_sends(&answer[i], &Want::peer(RED, &got[i]).flows([&flow]));
-        }
+        comes_in_reverse(b, &answer, &got, flow);
         // Unasked for, it stays out, in whatever order.
+        let again = Again::of_lan();
         let unasked = from_lan(SERVER.ip(v), RED.ip(v), udp(53, 1000).with_payload(2 * CUT - 8)).in_pieces(10, CUT);
         b.lan_sends(&unasked[1], &Want::held());
         b.lan_sends(&unasked[0], &Want::held());

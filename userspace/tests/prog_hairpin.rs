@@ -8,27 +8,17 @@ use std::net::IpAddr;
 
 use netns::datapath::Hook;
 use netns_ebpf_common::flow::State;
-use netns_ebpf_common::network::Network;
 use netns_ebpf_common::verdict::DropReason;
+use prog::mapping::{UDP, independent};
 use prog::*;
-
-const UDP: u8 = 17;
-
-/// Network 1 with endpoint-independent mapping, and filtering if `open`.
-fn independent(b: &Bench, open: bool) {
-    let flags = Network::ENDPOINT_INDEPENDENT | if open { Network::OPEN_TO_ALL } else { 0 };
-    b.configure_network(1, |n| n.flags |= flags);
-    b.datapath().set_mappings(true).expect("settings");
-}
 
 /// What a pod is on the LAN.
 type At = (IpAddr, u16);
 
 /// A pod's datagram to somebody, what leaves, and its flow.
-fn leaves(b: &Bench, v: Version, pod: (Pod, u16), at: At, to: At) -> (Packet, Packet, Pair) {
+fn leaves(b: &Bench, pod: (Pod, u16), at: At, to: At) -> (Packet, Packet, Pair) {
     let sent = from_pod(pod.0, to.0, udp(pod.1, to.1));
     let left = sent.translated(at, to).sent_on();
-    let _ = v;
     let flow = Pair::new(pod.0.network, &sent, 0, &left, Target::Uplink(b.uplink), Target::Slot(pod.0.slot));
     (sent, left, flow.owned(pod.0.slot))
 }
@@ -44,23 +34,41 @@ fn opened(b: &Bench, v: Version, from: At, to: At, pod: (Pod, u16)) -> Pair {
 /// Blue has a mapping at port 20000, by a datagram to a server.
 fn blue_maps(b: &Bench, v: Version) -> (At, Pair) {
     let at = (HOST.ip(v), 20_000);
-    let (sent, left, flow) = leaves(b, v, (BLUE, 20_000), at, (SERVER.ip(v), 53));
+    let (sent, left, flow) = leaves(b, (BLUE, 20_000), at, (SERVER.ip(v), 53));
     let mapping = Pair::mapping(b, v, UDP, (BLUE, 20_000), at, 1);
     b.pod_sends(BLUE, &sent, &Want::neigh(&left).flows([&mapping, &flow]));
     (at, flow)
 }
 
+/// Red has sent to blue's mapping: both mappings, the flows, and the packet that has left and comes back in by the uplink.
+struct Turned {
+    blue_at: At,
+    red_at: At,
+    /// Blue's flow to the server.
+    server: Pair,
+    /// Red's mapping.
+    red: Pair,
+    out: Pair,
+    left: Packet,
+}
+
+fn red_turns_back(b: &Bench, v: Version, open: bool) -> Turned {
+    independent(b, open);
+    let (blue_at, server) = blue_maps(b, v);
+    let red_at = (HOST.ip(v), 20_001);
+    let blue = Pair::mapping(b, v, UDP, (BLUE, 20_000), blue_at, 1);
+    let red = Pair::mapping(b, v, UDP, (RED, 20_001), red_at, 1);
+    // Out as to the LAN.
+    let (sent, left, out) = leaves(b, (RED, 20_001), red_at, blue_at);
+    let out = out.turns_back();
+    b.pod_sends(RED, &sent, &Want::host(&left).flows([&blue, &server, &red, &out]));
+    Turned { blue_at, red_at, server, red, out, left }
+}
+
 both!(
     fn rfc4787_req_9_a_pod_reaches_another_by_its_mapping_with_its_own(b, v) {
-        independent(b, true);
-        let (blue_at, server) = blue_maps(b, v);
-        let red_at = (HOST.ip(v), 20_001);
+        let Turned { blue_at, red_at, server, red, out, left } = red_turns_back(b, v, true);
         let blue = |flows| Pair::mapping(b, v, UDP, (BLUE, 20_000), blue_at, flows);
-        let red = Pair::mapping(b, v, UDP, (RED, 20_001), red_at, 1);
-        // Out as to the LAN, and back in by the uplink.
-        let (sent, left, out) = leaves(b, v, (RED, 20_001), red_at, blue_at);
-        let out = out.turns_back();
-        b.pod_sends(RED, &sent, &Want::host(&left).flows([&blue(1), &server, &red, &out]));
         let got = left.translated(red_at, (BLUE.ip(v), 20_000)).delivered(BLUE);
         let back_in = opened(b, v, red_at, blue_at, (BLUE, 20_000));
         let table = [&blue(2), &server, &red, &out, &back_in];
@@ -78,24 +86,18 @@ both!(
 
 both!(
     fn rfc4787_req_9_the_filter_holds_for_pods_as_for_anybody(b, v) {
-        independent(b, false);
-        let (blue_at, server) = blue_maps(b, v);
-        let red_at = (HOST.ip(v), 20_001);
+        let Turned { blue_at, red_at, server, red, out, left } = red_turns_back(b, v, false);
         let blue = |flows| Pair::mapping(b, v, UDP, (BLUE, 20_000), blue_at, flows);
-        let red = Pair::mapping(b, v, UDP, (RED, 20_001), red_at, 1);
-        let (sent, left, out) = leaves(b, v, (RED, 20_001), red_at, blue_at);
-        let out = out.turns_back();
-        b.pod_sends(RED, &sent, &Want::host(&left).flows([&blue(1), &server, &red, &out]));
         b.lan_sends(&left, &Want::drop(DropReason::Filtered).rx_dropped(BLUE));
         // Blue has sent to red: red has sent to blue before, so red's filter lets it in; and now blue's lets red in.
-        let (sent, left, from_blue) = leaves(b, v, (BLUE, 20_000), blue_at, red_at);
+        let (sent, left, from_blue) = leaves(b, (BLUE, 20_000), blue_at, red_at);
         let from_blue = from_blue.turns_back();
         let table = [&blue(2), &server, &red, &out, &from_blue];
         b.pod_sends(BLUE, &sent, &Want::host(&left).flows(table));
         let got = left.translated(blue_at, (RED.ip(v), 20_001)).delivered(RED);
         let out = out.state(State::Established);
         b.lan_sends(&left, &Want::peer(RED, &got).flows([&blue(2), &server, &red, &out, &from_blue]));
-        let (sent, left, _) = leaves(b, v, (RED, 20_001), red_at, blue_at);
+        let (sent, left, _) = leaves(b, (RED, 20_001), red_at, blue_at);
         b.pod_sends(RED, &sent, &Want::host(&left));
         let got = left.translated(red_at, (BLUE.ip(v), 20_000)).delivered(BLUE);
         let from_blue = from_blue.state(State::Established);
@@ -110,7 +112,7 @@ both!(
         let blue = |flows| Pair::mapping(b, v, UDP, (BLUE, 20_000), blue_at, flows);
         let other_at = (HOST.ip(v), 20_001);
         let other = Pair::mapping(b, v, UDP, (BLUE, 20_001), other_at, 1);
-        let (sent, left, out) = leaves(b, v, (BLUE, 20_001), other_at, blue_at);
+        let (sent, left, out) = leaves(b, (BLUE, 20_001), other_at, blue_at);
         let out = out.turns_back();
         b.pod_sends(BLUE, &sent, &Want::host(&left).flows([&blue(1), &server, &other, &out]));
         let got = left.translated(other_at, (BLUE.ip(v), 20_000)).delivered(BLUE);
@@ -128,7 +130,7 @@ both!(
         let mut flows = vec![server];
         for (n, (pod, port)) in [(TWIN, 20_001), (YELLOW, 20_002)].into_iter().enumerate() {
             let at = (HOST.ip(v), port);
-            let (sent, left, out) = leaves(b, v, (pod, port), at, blue_at);
+            let (sent, left, out) = leaves(b, (pod, port), at, blue_at);
             flows.push(out.turns_back());
             let table: Vec<_> = flows.iter().copied().chain([blue(n as u32 + 1)]).collect();
             b.pod_sends(pod, &sent, &Want::host(&left).flows(&table));
@@ -146,7 +148,7 @@ both!(
         let (blue_at, _) = blue_maps(b, v);
         let red_at = (HOST.ip(v), 20_001);
         let meta = |ifindex| Meta { ifindex, ..Meta::default() };
-        let (sent, left, _) = leaves(b, v, (RED, 20_001), red_at, blue_at);
+        let (sent, left, _) = leaves(b, (RED, 20_001), red_at, blue_at);
         let out = b.run(Hook::FromPod, meta(RED.ifindex()), &sent.bytes());
         let out = b.run(Hook::FromUplink, meta(b.uplink), &out.frame);
         assert_eq!(out.action, 7);
@@ -167,7 +169,7 @@ both!(
     fn what_comes_back_in_too_large_for_the_pod_is_told_to_the_sender(b, v) {
         independent(b, true);
         let green_at = (HOST.ip(v), 20_000);
-        let (sent, _, _) = leaves(b, v, (GREEN, 20_000), green_at, (SERVER.ip(v), 53));
+        let (sent, _, _) = leaves(b, (GREEN, 20_000), green_at, (SERVER.ip(v), 53));
         let meta = |ifindex| Meta { ifindex, ..Meta::default() };
         b.run(Hook::FromPod, meta(GREEN.ifindex()), &sent.bytes());
         let red_at = (HOST.ip(v), 20_001);

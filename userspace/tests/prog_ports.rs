@@ -119,6 +119,19 @@ both!(
     }
 );
 
+/// Of two ports a pod gets the free one, also when it asks for the other, and the next flow to the destination none.
+#[track_caller]
+fn gets_the_free_one_only(b: &Bench, v: Version, l4: &L4, free: u16, taken: u16) {
+    for sport in [1000, taken] {
+        b.datapath().delete_flows(|_| true).expect("delete");
+        let (sent, left) = masqueraded(v, SERVER, l4.clone().with_ports(sport, 53), free);
+        b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
+    }
+    let sent = from_pod(RED, SERVER.ip(v), l4.clone().with_ports(1001, 53));
+    let error = originated(Problem::Prohibited, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
+    b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::PortsExhausted, &error));
+}
+
 both!(
     fn a_port_of_the_hosts_own_is_never_given(b, v) {
         let any = if v == V4 { "0.0.0.0" } else { "::" };
@@ -127,15 +140,7 @@ both!(
         let _tcp = TcpListener::bind(bind(20_001)).expect("bind");
         b.configure(|c| (c.snat_port_min, c.snat_port_max) = (20_000, 20_001));
         for (l4, free, owned) in [(udp(1000, 53), 20_001, 20_000), (tcp(1000, 53, flag::SYN), 20_000, 20_001)] {
-            for sport in [1000, owned] {
-                b.datapath().delete_flows(|_| true).expect("delete");
-                let (sent, left) = masqueraded(v, SERVER, l4.clone().with_ports(sport, 53), free);
-                b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
-            }
-            // None but the host's is left.
-            let sent = from_pod(RED, SERVER.ip(v), l4.clone().with_ports(1001, 53));
-            let error = originated(Problem::Prohibited, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
-            b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::PortsExhausted, &error));
+            gets_the_free_one_only(b, v, &l4, free, owned);
         }
     }
 );
@@ -157,14 +162,7 @@ both!(
             publish(102, Some(HOST2), 6, 20_000),
         ];
         for (l4, free, taken) in [(udp(1000, 53), 20_001, 20_000), (tcp(1000, 53, flag::SYN), 20_000, 20_001)] {
-            for sport in [1000, taken] {
-                b.datapath().delete_flows(|_| true).expect("delete");
-                let (sent, left) = masqueraded(v, SERVER, l4.clone().with_ports(sport, 53), free);
-                b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
-            }
-            let sent = from_pod(RED, SERVER.ip(v), l4.clone().with_ports(1001, 53));
-            let error = originated(Problem::Prohibited, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
-            b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::PortsExhausted, &error));
+            gets_the_free_one_only(b, v, &l4, free, taken);
         }
         undo.into_iter().for_each(|undo| undo());
     }

@@ -23,6 +23,15 @@ fn masqueraded(b: &Bench, v: Version, l4: L4) -> (Packet, Packet, Pair) {
     (sent, left, flow)
 }
 
+/// A server's answer to red: as it was sent, and as red got it.
+fn answered(b: &Bench, v: Version) -> (Packet, Packet) {
+    let (_, _, flow) = masqueraded(b, v, udp(1000, 53));
+    let answer = from_lan(SERVER.ip(v), HOST.ip(v), udp(53, 20_000));
+    let got = answer.translated((SERVER.ip(v), 53), (RED.ip(v), 1000)).delivered(RED);
+    b.lan_sends(&answer, &Want::peer(RED, &got).flows([&flow.state(State::Established)]));
+    (answer, got)
+}
+
 /// A client's flow to a published port: what it sent, what the pod got, the flow.
 fn published(b: &Bench, v: Version, l4: L4) -> (Packet, Packet) {
     b.datapath().delete_flows(|_| true).expect("delete");
@@ -278,10 +287,7 @@ both!(
 both!(
     fn a_pod_cannot_forge_an_error_about_anothers_flow(b, v) {
         // Red has a flow to a server; blue says that it got the server's answer, and could not use it.
-        let (_, _, flow) = masqueraded(b, v, udp(1000, 53));
-        let answer = from_lan(SERVER.ip(v), HOST.ip(v), udp(53, 20_000));
-        let got = answer.translated((SERVER.ip(v), 53), (RED.ip(v), 1000)).delivered(RED);
-        b.lan_sends(&answer, &Want::peer(RED, &got).flows([&flow.state(State::Established)]));
+        let (_, got) = answered(b, v);
         for problem in PROBLEMS {
             let forged = from_pod(BLUE, SERVER.ip(v), quoting(problem, v, &got, usize::MAX));
             b.pod_sends(BLUE, &forged, &Want::drop(DropReason::IcmpUnrelated));
@@ -307,13 +313,9 @@ both!(
 both!(
     fn the_wrong_end_of_a_flow_gets_no_error(b, v) {
         // An error about what the server sent, coming from the server's side, is about no packet of ours.
-        let (_, left, flow) = masqueraded(b, v, udp(1000, 53));
-        let answer = from_lan(SERVER.ip(v), HOST.ip(v), udp(53, 20_000));
-        let got = answer.translated((SERVER.ip(v), 53), (RED.ip(v), 1000)).delivered(RED);
-        b.lan_sends(&answer, &Want::peer(RED, &got).flows([&flow.state(State::Established)]));
+        let (answer, _) = answered(b, v);
         let error = from_lan(ROUTER.ip(v), SERVER.ip(v), quoting(Problem::TimeExceeded, v, &answer, usize::MAX));
         b.lan_sends(&error, &Want::pass(&error));
-        drop(left);
     }
 );
 
