@@ -4,7 +4,8 @@
 //! pod before the kernel chooses a route: its packets are those of the host to a pod, nothing with a loopback address
 //! ever leaves `lo`, and nothing is translated per packet. The process sees the address it asked for as its peer.
 //!
-//! These run in the context of processes, where softirqs come in between: no per-CPU memory but a counter of their own.
+//! These run in the context of processes, where softirqs come in between: no per-CPU memory but a counter, which one
+//! instruction adds to.
 //!
 //! What was bound to a loopback address by its process cannot be led away: the kernel finds no route from there to a pod, and
 //! the call fails with EINVAL. `bpf_bind` refuses a socket that has a port, and translating packets on `lo` would need

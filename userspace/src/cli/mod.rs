@@ -88,7 +88,7 @@ pub enum Verb {
     List(list::ListArgs),
     /// Run a program inside a pod or network namespace
     Exec(exec::ExecArgs),
-    /// Publish ports of a pod on the host
+    /// Publish ports of pods on the host
     Publish(publish::PublishArgs),
 }
 

@@ -107,7 +107,7 @@ pub struct Clients {
     /// A prefix clients may come from, instead of any; may be given several times. "none" lets nobody in
     #[arg(long, value_name = "CIDR|any|none")]
     pub allow: Vec<String>,
-    /// "client" sends all connections of a client to the same pod [default: none]
+    /// "client" sends all connections of a client to the same pod; "none" spreads them, as for a publish that says nothing
     #[arg(long, value_name = "none|client")]
     pub affinity: Option<String>,
 }
