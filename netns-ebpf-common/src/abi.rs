@@ -172,8 +172,8 @@ pub mod map {
     pub const DATAGRAMS6: &str = "DATAGRAMS6";
     /// LRU hash: [`crate::fragment::HeldKey`] to [`crate::fragment::HeldPiece`].
     pub const HELD: &str = "HELD";
-    /// Array by area: `u64`, how many pieces have waited so far.
-    pub const HELD_SO_FAR: &str = "HELD_SO_FAR";
+    /// Array by area: [`crate::fragment::FragmentArea`].
+    pub const FRAGMENT_AREAS: &str = "FRAGMENT_AREAS";
     /// Array, one element: cookie (`u64`) of the network namespace whose sockets the socket hooks serve; 0: none.
     pub const HOST_NETNS: &str = "HOST_NETNS";
     /// LRU hash: [`crate::host_socket::HostPeerKey`]`<Addr4>` to [`crate::host_socket::HostPeer`]`<Addr4>`.

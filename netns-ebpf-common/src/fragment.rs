@@ -132,6 +132,16 @@ pub struct Datagram<A> {
     pub dport: Port,
 }
 
+/// What all datagrams of a sender share. Changed by atomic operations only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct FragmentArea {
+    /// Pieces that have been given a place to wait, since ever: the next one's place, modulo [`abi::HELD_PER_AREA`].
+    pub held_so_far: u64,
+    /// 1 while a CPU puts a datagram there, else 0.
+    pub is_entered: u64,
+}
+
 /// Key of a waiting piece.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -174,6 +184,7 @@ pub const fn units_in_word(start: u32, end: u32, word: u32) -> u64 {
 pod!(DatagramSlot: size 8, align 4);
 pod!(Datagram<Addr4>: size 1080, align 8);
 pod!(Datagram<Addr6>: size 1104, align 8);
+pod!(FragmentArea: size 16, align 8);
 pod!(HeldKey: size 8, align 4);
 pod!(HeldPiece: size 9256, align 8);
 

@@ -57,6 +57,26 @@ pub unsafe fn fetch_or(word: *mut u64, bits: u64) -> u64 {
     value
 }
 
+/// Keeps those bits of a word only; returns what it was.
+///
+/// # Safety
+///
+/// As for [`fetch_add`].
+#[inline(always)]
+pub unsafe fn fetch_and(word: *mut u64, bits: u64) -> u64 {
+    let mut value = bits;
+    // SAFETY: as in `fetch_add`.
+    unsafe {
+        asm!(
+            "{value} = atomic_fetch_and((u64 *)({word} + 0), {value})",
+            value = inout(reg) value,
+            word = in(reg) word,
+            options(nostack),
+        );
+    }
+    value
+}
+
 /// Replaces a word; returns what it was.
 ///
 /// # Safety

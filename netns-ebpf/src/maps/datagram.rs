@@ -2,11 +2,10 @@
 
 use core::ptr::{NonNull, addr_of, addr_of_mut};
 
-use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray};
 use netns_ebpf_common::abi;
-use netns_ebpf_common::fragment::{Datagram, DatagramSlot, HeldKey, HeldPiece, Progress, RECEIVED_WORDS};
+use netns_ebpf_common::fragment::{Datagram, DatagramSlot, FragmentArea, HeldKey, HeldPiece, Progress, RECEIVED_WORDS};
 use netns_ebpf_common::parse::Parsed;
 use netns_ebpf_common::verdict::DropReason;
 
@@ -15,7 +14,7 @@ use super::{FamilyMaps, atomic, scratch};
 #[map]
 static HELD: LruHashMap<HeldKey, HeldPiece> = LruHashMap::with_max_entries(abi::MAX_HELD, 0);
 #[map]
-static HELD_SO_FAR: Array<u64> = Array::with_max_entries(abi::MAX_ENDPOINTS + abi::LAN_AREAS, 0);
+static FRAGMENT_AREAS: Array<FragmentArea> = Array::with_max_entries(abi::MAX_ENDPOINTS + abi::LAN_AREAS, 0);
 // A piece on its way into the map, which takes whole values only.
 #[map]
 static HELD_SCRATCH: PerCpuArray<HeldPiece> = PerCpuArray::with_max_entries(1, 0);
@@ -31,8 +30,7 @@ impl<F: FamilyMaps> DatagramRef<F> {
         F::datagrams().get_ptr_mut(slot).and_then(NonNull::new).map(Self)
     }
 
-    /// Puts a datagram of which nothing has come at a place, instead of what was there; another CPU may have done so for another
-    /// piece of it meanwhile, and then that one stays: a datagram known twice would wait for a piece that has come.
+    /// Puts a datagram of which nothing has come at a place, instead of what was there.
     #[inline(always)]
     pub fn start(
         slot: &DatagramSlot,
@@ -40,8 +38,7 @@ impl<F: FamilyMaps> DatagramRef<F> {
         p: &Parsed<F::Addr>,
         serial: u64,
         now_ns: u64,
-        oldest_ns: u64,
-    ) -> Result<Self, DropReason> {
+    ) -> Result<(), DropReason> {
         // SAFETY: per-CPU, no nesting, one reference; the fields that are not set here are zero for ever.
         let new = unsafe { &mut (*scratch::<F>()?).datagram };
         new.seen_ns = now_ns;
@@ -50,19 +47,7 @@ impl<F: FamilyMaps> DatagramRef<F> {
         new.dst = p.tuple.dst;
         new.id = p.fragment_id;
         new.zone = zone;
-        let new: &Datagram<F::Addr> = new;
-        if F::datagrams().insert(slot, new, BPF_NOEXIST.into()).is_err() {
-            if let Some(there) = Self::find(slot)
-                && there.is_of(zone, p)
-                && there.is_live(oldest_ns)
-            {
-                return Ok(there);
-            }
-            let _gone_already = F::datagrams().remove(slot);
-            // Taken again: by whom, the look-up tells.
-            let _taken = F::datagrams().insert(slot, new, BPF_NOEXIST.into());
-        }
-        Self::find(slot).filter(|there| there.is_of(zone, p)).ok_or(DropReason::Fragment)
+        F::datagrams().insert(slot, &*new, 0).map_err(|_| DropReason::Fragment)
     }
 
     /// Whether pieces are still to come; one that has all of them leaves its identification to the next datagram.
@@ -182,11 +167,11 @@ impl<F: FamilyMaps> DatagramRef<F> {
         unsafe { atomic::fetch_or(addr_of_mut!((*self.0.as_ptr()).held), bit) };
     }
 
-    /// Takes all that wait.
+    /// Takes those of `bits` that wait: each is taken once.
     #[inline(always)]
-    pub fn take_held(self) -> u64 {
+    pub fn take_held(self, bits: u64) -> u64 {
         // SAFETY: as in `receive`.
-        unsafe { atomic::swap(addr_of_mut!((*self.0.as_ptr()).held), 0) }
+        unsafe { atomic::fetch_and(addr_of_mut!((*self.0.as_ptr()).held), !bits) & bits }
     }
 }
 
@@ -204,19 +189,49 @@ pub fn held_scratch() -> Result<&'static mut HeldPiece, DropReason> {
     HELD_SCRATCH.get_ptr_mut(0).map(|piece| unsafe { &mut *piece }).ok_or(DropReason::Internal)
 }
 
-/// The next place for a waiting piece of an area: the one that was filled longest ago.
-#[inline(always)]
-pub fn next_held(area: u32) -> Result<u32, DropReason> {
-    let so_far = HELD_SO_FAR.get_ptr_mut(area).ok_or(DropReason::Internal)?;
-    // SAFETY: an element of the array, changed by atomic operations only.
-    let n = unsafe { atomic::fetch_add(so_far, 1) };
-    Ok(n as u32 & (abi::HELD_PER_AREA - 1))
+/// A sender's area, in place.
+#[derive(Clone, Copy)]
+pub struct AreaRef(NonNull<FragmentArea>);
+
+impl AreaRef {
+    /// Whether this CPU may put a datagram into the area now; if so, it has to [leave](Self::leave).
+    ///
+    /// Two that did at once would know one datagram twice, and the pieces of each wait for those of the other, or replace what
+    /// the other has just put there.
+    #[inline(always)]
+    pub fn enter(self) -> bool {
+        // SAFETY: a word of an array's element, which lives as long as the program; changed by atomic operations only.
+        unsafe { atomic::swap(addr_of_mut!((*self.0.as_ptr()).is_entered), 1) == 0 }
+    }
+
+    /// Lets the next one in, which sees what was done.
+    #[inline(always)]
+    pub fn leave(self) {
+        // SAFETY: as in `enter`.
+        unsafe { atomic::swap(addr_of_mut!((*self.0.as_ptr()).is_entered), 0) };
+    }
+
+    /// The next place for a waiting piece: the one that was filled longest ago.
+    #[inline(always)]
+    pub fn next_held(self) -> u32 {
+        // SAFETY: as in `enter`.
+        let n = unsafe { atomic::fetch_add(addr_of_mut!((*self.0.as_ptr()).held_so_far), 1) };
+        n as u32 & (abi::HELD_PER_AREA - 1)
+    }
+
+    /// The place that was filled longest ago.
+    #[inline(always)]
+    pub fn oldest_held(self) -> u32 {
+        // SAFETY: as in `enter`.
+        let n = unsafe { addr_of!((*self.0.as_ptr()).held_so_far).read_volatile() };
+        n as u32 & (abi::HELD_PER_AREA - 1)
+    }
 }
 
-/// The place of an area that was filled longest ago.
+/// A sender's area.
 #[inline(always)]
-pub fn oldest_held(area: u32) -> u32 {
-    HELD_SO_FAR.get(area).map_or(0, |n| *n as u32) & (abi::HELD_PER_AREA - 1)
+pub fn area(area: u32) -> Result<AreaRef, DropReason> {
+    FRAGMENT_AREAS.get_ptr_mut(area).and_then(NonNull::new).map(AreaRef).ok_or(DropReason::Internal)
 }
 
 /// Lets a piece wait.

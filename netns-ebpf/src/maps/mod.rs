@@ -32,7 +32,7 @@ pub use self::account::{
     search_again, was_in_vain,
 };
 pub use self::counters::{count_drop, count_host_flow, count_verdict, with_endpoint_stats, with_publish_stats};
-pub use self::datagram::{DatagramRef, datagram_slot, held, held_scratch, hold, next_held, oldest_held, release};
+pub use self::datagram::{AreaRef, DatagramRef, area, datagram_slot, held, held_scratch, hold, release};
 pub use self::flow::{FlowRef, InsertError, enter_mapping, mapping_at, mapping_of};
 pub use self::scratch::{
     OpeningFlow, QUOTE_BYTES, Scratch, candidate, fib_params, opening_flow, opening_mapping, parsed, quote_scratch,

@@ -20,9 +20,10 @@ use crate::path::settle;
 use crate::report;
 use crate::rewrite;
 use crate::stage::flow::Plan;
+use crate::stage::fragment::{self, Piece};
 use crate::stage::icmp_error::{self, Answer, ErrorFormat, Problem};
 use crate::stage::port::Ports;
-use crate::stage::{deliver, flow, fragment, mapping, parse, publish, related};
+use crate::stage::{deliver, flow, mapping, parse, publish, related};
 
 /// Runs the hook.
 #[inline(always)]
@@ -217,15 +218,15 @@ fn piece<F: FamilyMaps>(pkt: &Packet, p: &mut Parsed<<F as Family>::Addr>) -> Ve
     settle(|| {
         let area = lan_area(&p.tuple.src);
         let outcome = match fragment::track::<F>(pkt, area, ZONE_HOST, p) {
-            Ok(()) if fragment::is_awaited::<F>(p) => fragment::replay::<F>(pkt, area),
-            Ok(()) => return Ok(fragment::GO_ON),
-            Err(DropReason::Fragment)
+            Ok(Piece::Known) => return Ok(fragment::GO_ON),
+            Ok(Piece::Awaited) => fragment::replay::<F>(pkt, area),
+            Ok(Piece::Early)
                 if maps::is_host_addr::<F>(p.tuple.dst)
                     || maps::slot_by_addr::<F>(ZONE_HOST as u32, p.tuple.dst).is_some() =>
             {
                 fragment::hold::<F>(pkt, area)
             }
-            Err(DropReason::Fragment) => return Ok(Verdict::PASS),
+            Ok(Piece::Early) => return Ok(Verdict::PASS),
             Err(reason) if is_ours::<F>(p) => return Err(reason),
             Err(_) => return Ok(Verdict::PASS),
         };

@@ -15,58 +15,105 @@ use netns_ebpf_common::fragment::{
 use netns_ebpf_common::parse::{Fragment, Parsed};
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 
-use crate::maps::{self, DatagramRef, FamilyMaps};
+use crate::maps::{self, AreaRef, DatagramRef, FamilyMaps};
 use crate::packet::{Packet, Steps, now_ns, random};
 use crate::path::settle;
 
 /// The verdict that is none: the piece has its ports, the packet goes on. No device has the index 0.
 pub const GO_ON: Verdict = Verdict::out(0);
 
+/// What a piece is to its datagram.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Piece {
+    /// The first one has come: the ports are filled in.
+    Known,
+    /// It is the first one, and others wait for it. It is not noted yet: it will come once more.
+    Awaited,
+    /// The first one has not come.
+    Early,
+}
+
 /// The verdict on a piece from a pod, or [`GO_ON`] with the ports filled in.
 #[inline(never)]
 pub fn from_pod<F: FamilyMaps>(pkt: &Packet, area: u32, zone: u16, p: &mut Parsed<<F as Family>::Addr>) -> Verdict {
-    settle(|| match track::<F>(pkt, area, zone, p) {
-        Ok(()) if is_awaited::<F>(p) => replay::<F>(pkt, area).map(|()| Verdict::HELD),
-        Ok(()) => Ok(GO_ON),
-        Err(DropReason::Fragment) => hold::<F>(pkt, area).map(|()| Verdict::HELD),
-        Err(reason) => Err(reason),
+    settle(|| match track::<F>(pkt, area, zone, p)? {
+        Piece::Known => Ok(GO_ON),
+        Piece::Awaited => replay::<F>(pkt, area).map(|()| Verdict::HELD),
+        Piece::Early => hold::<F>(pkt, area).map(|()| Verdict::HELD),
     })
 }
 
-/// Notes a piece and, if the first one has come, fills in what that says; [`DropReason::Fragment`] if not.
-///
-/// A first piece others wait for is not noted yet: it will come once more.
+/// Notes a piece and, if the first one has come, fills in what that says.
 #[inline(always)]
 pub fn track<F: FamilyMaps>(
     pkt: &Packet,
     area: u32,
     zone: u16,
     p: &mut Parsed<<F as Family>::Addr>,
-) -> Result<(), DropReason> {
+) -> Result<Piece, DropReason> {
     let now = now_ns();
     let oldest = now.saturating_sub(FRAGMENT_TIMEOUT_NS);
-    let known = locate::<F>(area, zone, p, oldest);
-    let slot = maps::datagram_slot::<F>()?;
-    let d = if known {
-        DatagramRef::<F>::find(slot).ok_or(DropReason::Fragment)?
-    } else {
-        let serial = u64::from(random()) << 32 | u64::from(random());
-        DatagramRef::start(slot, zone, p, serial, now, oldest)?
-    };
+    if !locate::<F>(area, zone, p, oldest) {
+        start::<F>(pkt, area, zone, p, now, oldest)?;
+    }
+    let d = at_hand::<F>()?;
     if matches!(p.fragment, Fragment::First) {
         if matches!(d.progress(), Progress::Waiting) {
             d.learn(p);
         }
         if d.held() != 0 {
-            return Ok(());
+            return Ok(Piece::Awaited);
         }
     } else {
         if matches!(d.progress(), Progress::Waiting) {
-            return Err(DropReason::Fragment);
+            return Ok(Piece::Early);
         }
         d.tell(p);
     }
-    note(pkt, d, p)
+    note(pkt, d, p)?;
+    Ok(Piece::Known)
+}
+
+/// Makes a piece's datagram known, at the place [`locate`] has left, unless another CPU has done so for another piece of it.
+#[inline(always)]
+fn start<F: FamilyMaps>(
+    pkt: &Packet,
+    area: u32,
+    zone: u16,
+    p: &Parsed<<F as Family>::Addr>,
+    now_ns: u64,
+    oldest_ns: u64,
+) -> Result<(), DropReason> {
+    let mut wait = Wait { area: maps::area(area)?, entered: false };
+    // Who has waited for longer than anybody stays in there goes on without.
+    pkt.repeat(TURNS, &mut wait);
+    let started = if locate::<F>(area, zone, p, oldest_ns) {
+        Ok(())
+    } else {
+        let serial = u64::from(random()) << 32 | u64::from(random());
+        DatagramRef::<F>::start(maps::datagram_slot::<F>()?, zone, p, serial, now_ns)
+    };
+    if wait.entered {
+        wait.area.leave();
+    }
+    started
+}
+
+/// How often a CPU asks whether another one has put its datagram into the area: about 100 us, of the 1 us that takes.
+const TURNS: u32 = 5_000;
+
+/// A CPU's wait for its turn to put a datagram into an area.
+struct Wait {
+    area: AreaRef,
+    entered: bool,
+}
+
+impl Steps for Wait {
+    #[inline(always)]
+    fn step(&mut self, _: &Packet) -> bool {
+        self.entered = self.area.enter();
+        self.entered
+    }
 }
 
 /// Whether a piece's datagram is known; its place, or the one it shall have, is left in [`maps::datagram_slot`].
@@ -115,12 +162,12 @@ fn note<F: FamilyMaps>(pkt: &Packet, d: DatagramRef<F>, p: &Parsed<F::Addr>) -> 
         }
         return Err(DropReason::FragmentOverlap);
     }
-    let mut known_end = d.end_bytes();
-    if !p.more_pieces && known_end == 0 {
+    if !p.more_pieces && d.end_bytes() == 0 {
         d.set_end_bytes(end_bytes);
-        known_end = end_bytes;
     }
+    // The sum goes first: of two pieces noted at once one sees the whole.
     let received_bytes = d.add_bytes(len_bytes);
+    let known_end = d.end_bytes();
     if known_end != 0 {
         if end_bytes > known_end || received_bytes > known_end {
             d.set_progress(Progress::Bad);
@@ -160,12 +207,6 @@ impl<F: FamilyMaps> Steps for Note<F> {
     }
 }
 
-/// Whether a piece is a first one others wait for.
-#[inline(always)]
-pub fn is_awaited<F: FamilyMaps>(p: &Parsed<<F as Family>::Addr>) -> bool {
-    matches!(p.fragment, Fragment::First) && at_hand::<F>().is_ok_and(|d| d.held() != 0)
-}
-
 /// Places of the LAN looked at for one that is free: a few may be kept by pieces whose first one never comes.
 const PLACES_TRIED: u32 = 8;
 
@@ -178,13 +219,14 @@ pub fn hold<F: FamilyMaps>(pkt: &Packet, area: u32) -> Result<(), DropReason> {
     }
     let d = at_hand::<F>()?;
     let now = now_ns();
-    let mut key = HeldKey { area, place: maps::next_held(area)? };
+    let places = maps::area(area)?;
+    let mut key = HeldKey { area, place: places.next_held() };
     let mut tries = 1;
     while area >= MAX_ENDPOINTS && maps::held(&key).is_some_and(|p| now.saturating_sub(p.seen_ns) < PLACE_KEPT_NS) {
         if tries == PLACES_TRIED {
             return Err(DropReason::Fragment);
         }
-        key.place = maps::next_held(area)?;
+        key.place = places.next_held();
         tries += 1;
     }
     let piece = maps::held_scratch()?;
@@ -194,9 +236,11 @@ pub fn hold<F: FamilyMaps>(pkt: &Packet, area: u32) -> Result<(), DropReason> {
     piece.len_bytes = len_bytes as u32;
     piece.ifindex = pkt.ifindex();
     maps::hold(&key, piece)?;
-    d.add_held(1 << (key.place & 63));
-    if !matches!(d.progress(), Progress::Waiting) {
-        // The first one came by on another CPU meanwhile; should it have found this piece, the copy will be seen to be one.
+    let bit = 1 << (key.place & 63);
+    d.add_held(bit);
+    if !matches!(d.progress(), Progress::Waiting) && d.take_held(bit) != 0 {
+        // The first one came by on another CPU meanwhile, and did not find this piece.
+        maps::release(&key);
         pkt.clone_to_ingress(pkt.ifindex()).map_err(|_| DropReason::Fragment)?;
     }
     Ok(())
@@ -206,8 +250,8 @@ pub fn hold<F: FamilyMaps>(pkt: &Packet, area: u32) -> Result<(), DropReason> {
 #[inline(never)]
 pub fn replay<F: FamilyMaps>(pkt: &Packet, area: u32) -> Result<(), DropReason> {
     let d = at_hand::<F>()?;
-    let place = maps::oldest_held(area);
-    let held = d.take_held().rotate_right(place);
+    let place = maps::area(area)?.oldest_held();
+    let held = d.take_held(u64::MAX).rotate_right(place);
     let mut replay = Replay { serial: d.serial(), held, key: HeldKey { area, place }, ifindex: pkt.ifindex() };
     // The queue of packets that come in may be full.
     pkt.clone_to_ingress(replay.ifindex).map_err(|_| DropReason::Fragment)?;
