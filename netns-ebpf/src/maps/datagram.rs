@@ -47,7 +47,8 @@ impl<F: FamilyMaps> DatagramRef<F> {
         new.dst = p.tuple.dst;
         new.id = p.fragment_id;
         new.zone = zone;
-        F::datagrams().insert(slot, &*new, 0).map_err(|_| DropReason::Fragment)
+        let new: &Datagram<F::Addr> = new;
+        F::datagrams().insert(slot, new, 0).map_err(|_| DropReason::Fragment)
     }
 
     /// Whether pieces are still to come; one that has all of them leaves its identification to the next datagram.
