@@ -65,13 +65,14 @@ fn ports_are_published_as_a_whole_or_not_at_all() {
         host.wire_publish(&PublishSpec { id: 3, owner: 13, ports: one, ..web.clone() }).expect("one address");
         let udp = PublishPorts { proto: 17, ..ports };
         host.wire_publish(&PublishSpec { id: 4, owner: 14, ports: udp, ..web.clone() }).expect("udp");
-        assert!(!host.unwire_publish(&PublishSpec { owner: 1, ..web.clone() }).expect("not the owner"));
-        assert!(host.unwire_publish(&web).expect("remove"));
-        assert!(!host.unwire_publish(&web).expect("remove again"));
-        host.unwire_publish(&below).expect("remove");
+        let theirs = PublishSpec { owner: 1, ..web.clone() };
+        assert_eq!(host.unwire_publishes(&[theirs]).expect("not the owner"), 0);
+        assert_eq!(host.unwire_publishes(&[web.clone(), below.clone()]).expect("remove"), 2);
+        assert!(host.datapath().publish(1).expect("read").is_none());
+        host.unwire_publishes(&[web, below]).expect("remove again");
         let theirs = PublishSpec { owner: 99, allow: Allow::Only(vec![]), backends: vec![backend(5)], ..clash.clone() };
         host.wire_publish(&PublishSpec { id: 3, ..theirs.clone() }).expect_err("another's index");
-        host.switch_publish(&PublishSpec { id: 3, ..theirs }, |_| None).expect_err("another's index");
+        host.switch_publishes(&[PublishSpec { id: 3, ..theirs }], |_| None).expect_err("another's index");
         // Neither is anything left of who might come in and of where they went.
         for map in ["ALLOW4", "ALLOW6", "BACKENDS"] {
             let left = of_publish(map, 1);
@@ -120,6 +121,50 @@ fn flows_go_both_ways_together() {
         assert_eq!(left.len(), 4);
         assert!(left.iter().all(|flow| !flow.concerns_slot(1)));
         assert_eq!(datapath.delete_flows(|flow| flow.concerns_slot(0)).expect("by slot"), 2);
+    });
+}
+
+#[test]
+fn a_withdrawal_that_was_killed_is_finished_before_its_index_is_free() {
+    on_host(async |_, host| {
+        let mut flows: HashMap<_, FlowKey<Addr4>, FlowEntry<Addr4>> =
+            HashMap::try_from(Map::HashMap(MapData::from_pin(format!("{PINS}/maps/FLOWS4")).expect("pin")))
+                .expect("map");
+        let spec = |id: u32, proto| PublishSpec {
+            id,
+            owner: u64::from(id) + 10,
+            backends: vec![BackendSpec { slot: 3, name: "red".to_owned(), weight: 1, open: true }],
+            sticky: false,
+            allow: Allow::Anyone,
+            active: true,
+            loopback: false,
+            ports: PublishPorts { addr: None, proto, host_first: 8000 + id as u16, pod_first: 80, count: 1 },
+        };
+        let specs = [spec(1, 6), spec(2, 17)];
+        for spec in &specs {
+            host.wire_publish(spec).expect("publish");
+            let comes = FlowTuple {
+                src: Addr4([192, 0, 2, 7]),
+                dst: Addr4([192, 0, 2, 1]),
+                sport: Port::new(4000),
+                dport: Port::new(spec.ports.host_first),
+            };
+            let to = FlowTuple { dst: Addr4([10, 244, 0, 10]), dport: Port::new(80), ..comes };
+            let forward = FlowEntry { to, target: 3, owner_slot: 3, publish: spec.id, ..FlowEntry::default() };
+            let forward = FlowEntry { peer_zone: 1, flags: FlowEntry::<Addr4>::ORIGINAL, ..forward };
+            let back = FlowEntry { to: comes.reverse(), peer_zone: 0, flags: 0, ..forward };
+            flows.insert(FlowKey::new(0, spec.ports.proto, comes), forward, 0).expect("insert");
+            flows.insert(FlowKey::new(1, spec.ports.proto, to.reverse()), back, 0).expect("insert");
+            // As far as one came that was killed there.
+            assert!(host.datapath().withdraw_publish(spec.id, spec.owner, &spec.ports).expect("withdraw"));
+        }
+        let live = |id| host.datapath().publish(id).expect("read").map(|p| (p.owner, p.flags));
+        assert_eq!((live(1), live(2)), (Some((11, 0)), Some((12, 0))), "nobody else's yet");
+        assert_eq!(host.unwire_publishes(&specs).expect("the next verb"), 2);
+        assert_eq!((live(1), live(2)), (None, None));
+        let left = host.datapath().flows().expect("list");
+        assert!(left.iter().all(|flow| flow.proto == 6 && flow.publish.is_none()), "{left:?}");
+        assert_eq!(left.len(), 2, "the connection runs on, the datagrams end");
     });
 }
 

@@ -226,9 +226,9 @@ both!(
         };
         assert_eq!((count(RED), count(BLUE)), ((1, 0), (0, 0)));
         // A publish that goes leaves the count to whom it was.
-        b.datapath().orphan_flows(WEB).expect("orphan");
+        b.datapath().orphan_flows(&[WEB].into()).expect("orphan");
         to_web(b, v, 40_000, flag::SYN);
-        b.datapath().orphan_flows(WEB).expect("orphan");
+        b.datapath().orphan_flows(&[WEB].into()).expect("orphan");
         assert!(table(b.datapath()).iter().all(|r| r.publish.is_none()));
         assert_eq!((count(RED), count(BLUE)), ((1, 0), (0, 1)));
         assert_eq!(b.datapath().delete_flows(|_| true).expect("delete"), 4);

@@ -132,7 +132,10 @@ impl Datapath {
         call::wait_for_programs().map_err(|e| io_error("for waiting", "wait for programs", e))
     }
 
-    fn each_flow<A: FlowFamily>(&self, mut visit: impl FnMut(&FlowKey<A>, &FlowEntry<A>)) -> Result<(), DatapathError>
+    pub(super) fn each_flow<A: FlowFamily>(
+        &self,
+        mut visit: impl FnMut(&FlowKey<A>, &FlowEntry<A>),
+    ) -> Result<(), DatapathError>
     where
         FlowKey<A>: Pod,
         FlowEntry<A>: Pod,

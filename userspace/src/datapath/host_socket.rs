@@ -4,6 +4,7 @@
 //! They are an addition to the data path, not a part of what it cannot do without: a kernel without cgroup BPF or a machine
 //! without cgroup v2 has everything else.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
@@ -24,8 +25,8 @@ use super::{Datapath, DatapathError, call, io_error, map_error, or_absent};
 /// Mounts as the calling thread sees them.
 const MOUNTS: &str = "/proc/thread-self/mounts";
 
-/// By a socket's peer and cookie, the address its process asked for.
-pub type HostPeers = std::collections::HashMap<(SocketAddr, [u8; 8]), IpAddr>;
+/// By a socket's peer and cookie, the publish that has led it there and the address its process asked for.
+pub type HostPeers = std::collections::HashMap<(SocketAddr, [u8; 8]), (u32, IpAddr)>;
 
 impl Datapath {
     /// Loads and pins the programs of the socket hooks; a kernel that refuses them gets a warning and goes without.
@@ -63,33 +64,33 @@ impl Datapath {
         attached
     }
 
-    /// The sockets of the host that a publish has led to pods: the pod's end and the cookie of each, and the address its
-    /// process asked for. Sockets that have ended are among them until others take their place.
-    pub fn host_peers(&self, publish: u32) -> Result<HostPeers, DatapathError> {
+    /// The sockets of the host that these publishes have led to pods: the pod's end and the cookie of each, its publish and the
+    /// address its process asked for. Sockets that have ended are among them until others take their place.
+    pub fn host_peers(&self, publishes: &BTreeSet<u32>) -> Result<HostPeers, DatapathError> {
         let mut found = HostPeers::new();
-        self.each_host_peer::<Addr4>(map::HOST_PEERS4, publish, |key, peer| {
-            found.extend([(end(key), peer.addr.into())]);
+        self.each_host_peer::<Addr4>(map::HOST_PEERS4, publishes, |key, peer| {
+            found.insert(end(key), (peer.publish.into(), peer.addr.into()));
         })?;
-        self.each_host_peer::<Addr6>(map::HOST_PEERS6, publish, |key, peer| {
-            found.extend([(end(key), peer.addr.into())]);
+        self.each_host_peer::<Addr6>(map::HOST_PEERS6, publishes, |key, peer| {
+            found.insert(end(key), (peer.publish.into(), peer.addr.into()));
         })?;
         Ok(found)
     }
 
-    /// Cuts sockets from a publish that goes, whose index another one gets.
-    pub fn orphan_host_peers(&self, publish: u32) -> Result<(), DatapathError> {
-        self.orphan_host_peers_of::<Addr4>(map::HOST_PEERS4, publish)?;
-        self.orphan_host_peers_of::<Addr6>(map::HOST_PEERS6, publish)
+    /// Cuts sockets from publishes that go, whose indexes others get.
+    pub fn orphan_host_peers(&self, publishes: &BTreeSet<u32>) -> Result<(), DatapathError> {
+        self.orphan_host_peers_of::<Addr4>(map::HOST_PEERS4, publishes)?;
+        self.orphan_host_peers_of::<Addr6>(map::HOST_PEERS6, publishes)
     }
 
-    fn orphan_host_peers_of<A: Copy>(&self, name: &'static str, publish: u32) -> Result<(), DatapathError>
+    fn orphan_host_peers_of<A: Copy>(&self, name: &'static str, publishes: &BTreeSet<u32>) -> Result<(), DatapathError>
     where
         HostPeerKey<A>: Pod,
         HostPeer<A>: Pod,
     {
         const BPF_EXIST: u64 = 2;
         let mut theirs = Vec::new();
-        self.each_host_peer::<A>(name, publish, |key, peer| theirs.push((*key, *peer)))?;
+        self.each_host_peer::<A>(name, publishes, |key, peer| theirs.push((*key, *peer)))?;
         let fail = |e| map_error(name, "change a peer", e);
         let mut peers = HashMap::try_from(Map::LruHashMap(self.map_data(name)?)).map_err(fail)?;
         for (key, peer) in theirs {
@@ -102,7 +103,7 @@ impl Datapath {
     fn each_host_peer<A>(
         &self,
         name: &'static str,
-        publish: u32,
+        publishes: &BTreeSet<u32>,
         mut visit: impl FnMut(&HostPeerKey<A>, &HostPeer<A>),
     ) -> Result<(), DatapathError>
     where
@@ -111,7 +112,7 @@ impl Datapath {
     {
         let data = self.map_data(name)?;
         let read = call::walk(data.fd().as_fd(), |keys: &[HostPeerKey<A>], peers: &[HostPeer<A>]| {
-            let theirs = keys.iter().zip(peers).filter(|(_, peer)| u32::from(peer.publish) == publish);
+            let theirs = keys.iter().zip(peers).filter(|(_, peer)| publishes.contains(&peer.publish.into()));
             theirs.for_each(|(key, peer)| visit(key, peer));
             ControlFlow::Continue(())
         });

@@ -123,25 +123,38 @@ impl Datapath {
         self.sync_prefixes([map::ALLOW4, map::ALLOW6], id, prefixes)
     }
 
-    /// Removes a declaration's ports, then the declaration and what belongs to it.
+    /// Takes a declaration's ports and what says where they lead. It stays itself, for the flows that have its index, until
+    /// it is [freed](Self::free_publish).
     ///
-    /// `false`: the index is free or another owner's. What a killed maker left at a free index goes all the same.
-    pub fn remove_publish(&self, id: u32, owner: u64, ports: &PublishPorts) -> Result<bool, DatapathError> {
+    /// `false`: the index is another owner's. What a killed maker left at a free index goes all the same.
+    pub fn withdraw_publish(&self, id: u32, owner: u64, ports: &PublishPorts) -> Result<bool, DatapathError> {
         let found = self.publish(id)?;
         if found.is_some_and(|found| found.owner != owner) {
             return Ok(false);
         }
-        if found.is_some() {
+        if let Some(found) = found {
             self.withdraw_ports(id, ports)?;
+            self.set_publish(id, &Publish { flags: found.flags & !Publish::ACTIVE, ..found })?;
         }
         self.set_backends(id, None)?;
         if found.is_none_or(|found| found.flags & Publish::RESTRICTED != 0) {
             self.sync_allowed(id, &[])?;
         }
-        if found.is_some() {
-            self.set_publish(id, &Publish::default())?;
+        Ok(true)
+    }
+
+    /// Gives the index of a withdrawn declaration to whoever comes next; no flow has it any more.
+    pub fn free_publish(&self, id: u32) -> Result<(), DatapathError> {
+        self.set_publish(id, &Publish::default())
+    }
+
+    /// Removes a declaration no flow has: its ports, and the declaration. `false`: the index is another owner's.
+    pub fn remove_publish(&self, id: u32, owner: u64, ports: &PublishPorts) -> Result<bool, DatapathError> {
+        let ours = self.withdraw_publish(id, owner, ports)?;
+        if ours {
+            self.free_publish(id)?;
         }
-        Ok(found.is_some())
+        Ok(ours)
     }
 
     /// Removes the ports that lead to a declaration.

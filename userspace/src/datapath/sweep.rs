@@ -3,6 +3,7 @@
 //! Everything that ends a flow runs in the kernel, so accounts of flows stay exact and a flow is judged by what it is when it
 //! goes, not by what it was when it was read.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::slice;
@@ -45,22 +46,38 @@ impl Datapath {
             let class = State::from_u8(entry.state).timeout_class(key.proto);
             is_expired(entry.last_seen_ns, || None, now, timeout_ns[class as usize])
         };
-        self.sweep(SweepMode::Expired, FlowEntry::<A>::NO_OWNER, limit, idle)
+        self.sweep(SweepMode::Expired, limit, idle)
     }
 
     /// Deletes every flow one of whose directions `doomed` picks, both directions of it; says how many entries went.
     pub fn delete_flows(&self, mut doomed: impl FnMut(&FlowRecord) -> bool) -> Result<usize, DatapathError> {
-        let (mode, nobody) = (SweepMode::Any, FlowEntry::<Addr4>::NO_OWNER);
-        let v4 = self.sweep::<Addr4>(mode, nobody, usize::MAX, |key, entry| doomed(&FlowRecord::new(key, entry)))?;
-        let v6 = self.sweep::<Addr6>(mode, nobody, usize::MAX, |key, entry| doomed(&FlowRecord::new(key, entry)))?;
+        let (mode, all) = (SweepMode::Any, usize::MAX);
+        let v4 = self.sweep::<Addr4>(mode, all, |key, entry| doomed(&FlowRecord::new(key, entry)))?;
+        let v6 = self.sweep::<Addr6>(mode, all, |key, entry| doomed(&FlowRecord::new(key, entry)))?;
         Ok(v4 + v6)
     }
 
-    /// Cuts flows that stay from a publish that goes, whose index another one gets: they count for nobody then.
-    pub fn orphan_flows(&self, publish: u32) -> Result<(), DatapathError> {
-        let mode = SweepMode::Disown;
-        self.sweep::<Addr4>(mode, publish, usize::MAX, |_, entry| entry.publish == publish)?;
-        self.sweep::<Addr6>(mode, publish, usize::MAX, |_, entry| entry.publish == publish)?;
+    /// Cuts flows that stay from publishes that go, whose indexes others get: they count for nobody then.
+    pub fn orphan_flows(&self, publishes: &BTreeSet<u32>) -> Result<(), DatapathError> {
+        self.orphan_flows_of::<Addr4>(publishes)?;
+        self.orphan_flows_of::<Addr6>(publishes)
+    }
+
+    fn orphan_flows_of<A: FlowFamily>(&self, publishes: &BTreeSet<u32>) -> Result<(), DatapathError>
+    where
+        FlowKey<A>: Pod,
+        FlowEntry<A>: Pod,
+    {
+        let mut theirs: BTreeMap<u32, Vec<FlowKey<A>>> = BTreeMap::new();
+        self.each_flow::<A>(|key, entry| {
+            if publishes.contains(&entry.publish) {
+                theirs.entry(entry.publish).or_default().push(*key);
+            }
+        })?;
+        for (publish, keys) in theirs {
+            let mut batch = Batch::<A>::new(self, SweepMode::Disown, publish)?;
+            keys.chunks(Batch::<A>::KEYS).try_for_each(|keys| batch.run(keys).map(drop))?;
+        }
         Ok(())
     }
 
@@ -68,7 +85,6 @@ impl Datapath {
     fn sweep<A: FlowFamily>(
         &self,
         mode: SweepMode,
-        publish: u32,
         limit: usize,
         mut picked: impl FnMut(&FlowKey<A>, &FlowEntry<A>) -> bool,
     ) -> Result<usize, DatapathError>
@@ -76,7 +92,7 @@ impl Datapath {
         FlowKey<A>: Pod,
         FlowEntry<A>: Pod,
     {
-        let mut batch = Batch::<A>::new(self, mode, publish)?;
+        let mut batch = Batch::<A>::new(self, mode, FlowEntry::<A>::NO_OWNER)?;
         let table = self.map_data(A::MAP)?;
         let (mut done, mut failed) = (0, None);
         let read = call::walk(table.fd().as_fd(), |keys: &[FlowKey<A>], entries: &[FlowEntry<A>]| {

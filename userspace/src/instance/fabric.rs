@@ -5,7 +5,7 @@ use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow
 use crate::topology::{HostFacts, PortProbe};
 
 /// What becomes of the flows of a publish that is removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ending {
     /// TCP connections run on, all else ends.
     RunOn,
@@ -98,14 +98,14 @@ pub trait Fabric: PortProbe {
     /// Publishes ports: the declaration, then its ports. `pods` are all there are, here and below.
     async fn add_publish(&mut self, publish: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError>;
 
-    /// Gives a live publish the backends, clients and flags of its row. Connections end with a RST if their client may not
+    /// Gives live publishes the backends, clients and flags of their rows. Connections end with a RST if their client may not
     /// come in any more; other flows also if their pod is no backend any more, or none takes new ones.
-    async fn switch_publish(&mut self, publish: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError>;
+    async fn switch_publishes(&mut self, publishes: &[PublishRow], pods: &[PodRow]) -> Result<(), FabricError>;
 
     /// Undoes [`Self::add_publish`]. Any of the pods may have flows of a publish that was moved.
-    async fn remove_publish(
+    async fn remove_publishes(
         &mut self,
-        publish: &PublishRow,
+        publishes: &[PublishRow],
         ending: Ending,
         pods: &[PodRow],
     ) -> Result<(), FabricError>;

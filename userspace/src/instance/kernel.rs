@@ -13,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::dirs::{BPFFS, STATE_ROOT, note_run_dir};
-use super::specs::{id16, netns_name, network_spec, publish_spec};
+use super::specs::{id16, netns_name, network_spec, publish_spec, publish_specs};
 use super::{Dirs, Ending, Fabric, FabricError};
 use crate::datapath::{Datapath, Sizes, ensure_bpffs, unmount_bpffs};
 use crate::netlink::RouteKind;
@@ -424,30 +424,37 @@ impl Fabric for KernelFabric {
         done.map_err(|e| FabricError::step(format!("publish {}", publish.publish), e))
     }
 
-    async fn switch_publish(&mut self, publish: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError> {
-        let done = self.host.switch_publish(&publish_spec(publish, pods), netns_of(pods));
-        done.map_err(|e| FabricError::step(format!("switch {}", publish.publish), e))
+    async fn switch_publishes(&mut self, publishes: &[PublishRow], pods: &[PodRow]) -> Result<(), FabricError> {
+        let done = self.host.switch_publishes(&publish_specs(publishes, pods), netns_of(pods));
+        done.map_err(|e| FabricError::step(format!("switch {}", listed(publishes)), e))
     }
 
-    async fn remove_publish(
+    async fn remove_publishes(
         &mut self,
-        publish: &PublishRow,
+        publishes: &[PublishRow],
         ending: Ending,
         pods: &[PodRow],
     ) -> Result<(), FabricError> {
         if !self.is_loaded() {
             return Ok(());
         }
-        let spec = publish_spec(publish, pods);
+        let specs = publish_specs(publishes, pods);
         let done = match ending {
-            Ending::RunOn => self.host.unwire_publish(&spec),
+            Ending::RunOn => self.host.unwire_publishes(&specs).map(drop),
             Ending::Reset => {
-                self.host.reset_publish(&spec, netns_of(pods)).and_then(|()| self.host.unwire_publish(&spec))
+                let reset = self.host.reset_publishes(&specs, netns_of(pods));
+                reset.and_then(|()| self.host.unwire_publishes(&specs).map(drop))
             }
-            Ending::WithMaps => self.host.forget_publish(&spec),
+            Ending::WithMaps => specs.iter().try_for_each(|spec| self.host.forget_publish(spec).map(drop)),
         };
-        done.map(|_| ()).map_err(|e| FabricError::step(format!("withdraw {}", publish.publish), e))
+        done.map_err(|e| FabricError::step(format!("withdraw {}", listed(publishes)), e))
     }
+}
+
+/// Publishes, as a message names them.
+fn listed(publishes: &[PublishRow]) -> String {
+    let words: Vec<_> = publishes.iter().map(|row| row.publish.to_string()).collect();
+    words.join(", ")
 }
 
 /// Settings with those of `[nat]`.

@@ -1,5 +1,7 @@
 //! One mutating verb at work: the lock, the store, and the one way back.
 
+use std::collections::BTreeMap;
+
 use super::plan::Plan;
 use super::{Applied, Dirs, Ending, Fabric, FabricError, Instance, InstanceError};
 use crate::store::{BackendRow, Change, InstanceRow, NetworkRow, Phase, PodRow, PublishRow, SqliteStore, State, Store};
@@ -313,14 +315,18 @@ impl<F: Fabric> Session<'_, F> {
         }
         left.extend(self.switch_publishes().await?);
         let going = |b: &BackendRow| pods.iter().any(|p| p.id == b.pod && unfinished(p.phase));
+        let mut doomed: BTreeMap<Ending, Vec<PublishRow>> = BTreeMap::new();
         for row in publishes.iter().filter(|r| unfinished(r.phase) || r.backends.iter().all(going)) {
             let ending = match row.phase {
                 _ if whole => Ending::WithMaps,
                 Phase::Resetting => Ending::Reset,
                 _ => Ending::RunOn,
             };
-            match self.fabric.remove_publish(row, ending, &pods).await {
-                Ok(()) => self.write(&[Change::DeletePublish(row.id)])?,
+            doomed.entry(ending).or_default().push(row.clone());
+        }
+        for (ending, rows) in doomed {
+            match self.fabric.remove_publishes(&rows, ending, &pods).await {
+                Ok(()) => self.write(&rows.iter().map(|row| Change::DeletePublish(row.id)).collect::<Vec<_>>())?,
                 Err(e) => left.push(e),
             }
         }
@@ -356,22 +362,19 @@ impl<F: Fabric> Session<'_, F> {
     }
 
     /// Makes the data path's declarations what rows that were changed say.
-    async fn switch_publishes(&mut self) -> Result<Vec<FabricError>, InstanceError> {
-        let mut left = Vec::new();
-        let State { publishes, pods, .. } = self.state.clone();
-        for row in publishes.iter().filter(|r| r.phase == Phase::Switching) {
-            let is_live = |b: &BackendRow| pods.iter().any(|p| p.id == b.pod && p.phase == Phase::Ready);
-            if !row.backends.iter().all(is_live) {
-                continue;
-            }
-            match self.fabric.switch_publish(row, &pods).await {
-                Ok(()) => {
-                    self.write(&[Change::PutPublish(PublishRow { phase: Phase::Ready, ..row.clone() })])?;
-                }
-                Err(e) => left.push(e),
-            }
+    async fn switch_publishes(&mut self) -> Result<Option<FabricError>, InstanceError> {
+        let is_live = |b: &BackendRow| self.state.pods.iter().any(|p| p.id == b.pod && p.phase == Phase::Ready);
+        let switching = |r: &&PublishRow| r.phase == Phase::Switching && r.backends.iter().all(is_live);
+        let rows: Vec<PublishRow> = self.state.publishes.iter().filter(switching).cloned().collect();
+        if rows.is_empty() {
+            return Ok(None);
         }
-        Ok(left)
+        if let Err(e) = self.fabric.switch_publishes(&rows, &self.state.pods).await {
+            return Ok(Some(e));
+        }
+        let ready = |row: PublishRow| Change::PutPublish(PublishRow { phase: Phase::Ready, ..row });
+        self.write(&rows.into_iter().map(ready).collect::<Vec<_>>())?;
+        Ok(None)
     }
 
     /// Changes live publishes: intent first, then the data path. A killed or failed change is carried on by the next verb.
@@ -387,9 +390,8 @@ impl<F: Fabric> Session<'_, F> {
         let intent: Vec<Change> =
             rows.iter().map(|r| Change::PutPublish(PublishRow { phase: Phase::Switching, ..r.clone() })).collect();
         self.write(&intent)?;
-        let left = self.switch_publishes().await?;
-        if !left.is_empty() {
-            return Err(InstanceError::Unfinished(left));
+        if let Some(left) = self.switch_publishes().await? {
+            return Err(InstanceError::Unfinished(vec![left]));
         }
         for row in rows {
             // One that lost a pod on the way is told of once.

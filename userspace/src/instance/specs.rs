@@ -45,6 +45,10 @@ pub(super) fn network_spec(row: &NetworkRow) -> NetworkSpec {
     }
 }
 
+pub(super) fn publish_specs(rows: &[PublishRow], pods: &[PodRow]) -> Vec<PublishSpec> {
+    rows.iter().map(|row| publish_spec(row, pods)).collect()
+}
+
 pub(super) fn publish_spec(row: &PublishRow, pods: &[PodRow]) -> PublishSpec {
     let publish = &row.publish;
     let pod = |b: &BackendRow| pods.iter().find(|p| p.id == b.pod).map(|p| (*b, p));

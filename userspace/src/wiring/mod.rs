@@ -10,6 +10,7 @@ mod local_route;
 mod names;
 mod pod;
 mod publish;
+mod publish_flows;
 mod uplink;
 
 use std::io;

@@ -1,15 +1,15 @@
 //! Published ports.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::publish::{Backends, Publish};
 
 use super::buckets::{Share, assign};
+use super::publish_flows::Ended;
 use super::{Host, WiringError};
 use crate::datapath::{FlowRecord, PublishPorts};
-use crate::netlink::abort_connections;
 use crate::netns::Netns;
 use crate::topology::Allow;
 
@@ -76,14 +76,9 @@ impl PublishSpec {
     }
 
     /// Whether a flow that is no connection may go on as it is.
-    fn keeps(&self, flow: &FlowRecord) -> bool {
+    pub(super) fn keeps(&self, flow: &FlowRecord) -> bool {
         self.active && self.backends.iter().any(|b| Some(b.slot) == flow.target_slot) && self.allow.admits(flow.src)
     }
-}
-
-/// Whether a protocol's flows are connections, which stay with the pod that has them whatever becomes of a publish.
-const fn is_connection(proto: u8) -> bool {
-    matches!(proto, proto::TCP | proto::SCTP)
 }
 
 impl Host {
@@ -94,41 +89,58 @@ impl Host {
         self.around(spec, || Ok(self.datapath.put_publish(spec.id, &spec.declaration(), &spec.ports)?))
     }
 
-    /// Gives a live publish other backends, clients or flags: one write, which all of its ports follow.
+    /// Gives live publishes other backends, clients or flags: one write each, which all of its ports follow.
     ///
-    /// Its connections stay where they are, but for those of clients that may not come in any more, which end with a RST.
-    /// Its other flows end unless they could be opened again as they are, so that the next datagram is judged anew. The
-    /// write is seen by every program before that, so that none is made as before after it. May be repeated.
+    /// Their connections stay where they are, but for those of clients that may not come in any more, which end with a RST.
+    /// Their other flows end unless they could be opened again as they are, so that the next datagram is judged anew. The
+    /// writes are seen by every program before that, so that none is made as before after it. May be repeated.
     ///
     /// `netns` finds the namespace of the pod in a slot.
-    pub fn switch_publish(&self, spec: &PublishSpec, netns: impl Fn(u32) -> Option<Netns>) -> Result<(), WiringError> {
-        self.around(spec, || Ok(self.datapath.switch_publish(spec.id, &spec.declaration())?))?;
-        self.end_datagrams(spec, |flow| !spec.keeps(flow))?;
-        if !spec.allow.is_anyone() {
-            self.reset_connections(spec, netns, |flow| !spec.allow.admits(flow.src))?;
-            self.end_host_sockets(spec.id, proto::TCP, |_, asked| spec.allow.admits(asked))?;
+    pub fn switch_publishes(
+        &self,
+        specs: &[PublishSpec],
+        netns: impl Fn(u32) -> Option<Netns>,
+    ) -> Result<(), WiringError> {
+        for spec in specs {
+            self.around(spec, || Ok(self.datapath.switch_publish(spec.id, &spec.declaration())?))?;
         }
+        let ended = Ended::of(specs);
+        self.end_datagrams(&ended, |spec, flow| !spec.keeps(flow))?;
+        let restricted = Ended::of(specs.iter().filter(|spec| !spec.allow.is_anyone()));
+        self.reset_connections(&restricted, netns, |spec, flow| !spec.allow.admits(flow.src))?;
+        self.end_host_sockets(&restricted, proto::TCP, |spec, _, asked| spec.allow.admits(asked))?;
         let mut pods = HashSet::new();
-        for backend in spec.backends.iter().filter(|_| spec.active) {
-            let endpoint = self.datapath.endpoint(backend.slot)?;
-            pods.extend(endpoint.iter().flat_map(|e| [IpAddr::from(e.addr4), IpAddr::from(e.addr6)]));
+        for spec in specs.iter().filter(|spec| spec.active) {
+            for backend in &spec.backends {
+                let endpoint = self.datapath.endpoint(backend.slot)?;
+                let addresses = endpoint.iter().flat_map(|e| [IpAddr::from(e.addr4), IpAddr::from(e.addr6)]);
+                pods.extend(addresses.map(|address| (spec.id, address)));
+            }
         }
-        let stays = |end: SocketAddr, asked| pods.contains(&end.ip()) && spec.allow.admits(asked);
-        self.end_host_sockets(spec.id, proto::UDP, stays)
+        let stays = |spec: &PublishSpec, end: SocketAddr, asked| {
+            pods.contains(&(spec.id, end.ip())) && spec.allow.admits(asked)
+        };
+        self.end_host_sockets(&ended, proto::UDP, stays)
     }
 
-    /// Withdraws ports. `false`: the index is free or another owner's.
+    /// Withdraws ports; says of how many publishes: the index of others is another owner's. May be repeated.
     ///
     /// Connections that came in by them run on, and are no publish's any more; other flows end.
-    pub fn unwire_publish(&self, spec: &PublishSpec) -> Result<bool, WiringError> {
-        let removed = self.datapath.remove_publish(spec.id, spec.owner, &spec.ports)?;
-        if removed {
-            self.end_datagrams(spec, |_| true)?;
-            self.datapath.orphan_flows(spec.id)?;
-            self.end_host_sockets(spec.id, proto::UDP, |_, _| false)?;
-            self.datapath.orphan_host_peers(spec.id)?;
+    pub fn unwire_publishes(&self, specs: &[PublishSpec]) -> Result<usize, WiringError> {
+        let mut ours = Vec::new();
+        for spec in specs {
+            if self.datapath.withdraw_publish(spec.id, spec.owner, &spec.ports)? {
+                ours.push(spec);
+            }
         }
-        Ok(removed)
+        let ended = Ended::of(ours);
+        self.end_datagrams(&ended, |_, _| true)?;
+        self.datapath.orphan_flows(&ended.indexes())?;
+        self.end_host_sockets(&ended, proto::UDP, |_, _, _| false)?;
+        self.datapath.orphan_host_peers(&ended.indexes())?;
+        // Last: until all of this is done whoever is killed has an heir, and the index no other owner.
+        ended.indexes().into_iter().try_for_each(|id| self.datapath.free_publish(id))?;
+        Ok(ended.len())
     }
 
     /// Withdraws ports and nothing else, for when all flows, and the maps, go anyway.
@@ -140,11 +152,17 @@ impl Host {
         Ok(ours)
     }
 
-    /// Takes no new flows by a publish from now on, and ends the TCP connections it has with a RST.
-    pub fn reset_publish(&self, spec: &PublishSpec, netns: impl Fn(u32) -> Option<Netns>) -> Result<(), WiringError> {
-        self.switch_publish(&PublishSpec { active: false, ..spec.clone() }, &netns)?;
-        self.reset_connections(spec, netns, |_| true)?;
-        self.end_host_sockets(spec.id, proto::TCP, |_, _| false)
+    /// Takes no new flows by publishes from now on, and ends the TCP connections they have with a RST.
+    pub fn reset_publishes(
+        &self,
+        specs: &[PublishSpec],
+        netns: impl Fn(u32) -> Option<Netns>,
+    ) -> Result<(), WiringError> {
+        let closed: Vec<_> = specs.iter().map(|spec| PublishSpec { active: false, ..spec.clone() }).collect();
+        self.switch_publishes(&closed, &netns)?;
+        let ended = Ended::of(&closed);
+        self.reset_connections(&ended, netns, |_, _| true)?;
+        self.end_host_sockets(&ended, proto::TCP, |_, _, _| false)
     }
 
     /// Changes a declaration between what it needs and what it leaves behind: clients and backends are there before it asks
@@ -166,51 +184,11 @@ impl Host {
             if table.is_none() {
                 self.datapath.set_backends(spec.id, None)?;
             }
-            self.datapath.sync_allowed(spec.id, prefixes)?;
-        }
-        Ok(())
-    }
-
-    /// Ends TCP connections of a publish, those whose opener's direction is `doomed`.
-    ///
-    /// The pod's kernel ends each ([`abort_connections`]); its RST goes to the client along the flow, which therefore stays
-    /// and is forgotten soon. A connection that kernel does not have (it has ended there, or is another TCP's) loses its
-    /// flow: the client's next packet reaches the host, which has no such connection, and gets its RST from there.
-    fn reset_connections(
-        &self,
-        spec: &PublishSpec,
-        netns: impl Fn(u32) -> Option<Netns>,
-        doomed: impl Fn(&FlowRecord) -> bool,
-    ) -> Result<(), WiringError> {
-        let ours = |flow: &FlowRecord| flow.publish == Some(spec.id) && flow.proto == proto::TCP && flow.original;
-        let ends = |flow: &FlowRecord| {
-            (SocketAddr::new(flow.to_dst, flow.to_dport), SocketAddr::new(flow.to_src, flow.to_sport))
-        };
-        let mut connections: BTreeMap<u32, Vec<(SocketAddr, SocketAddr)>> = BTreeMap::new();
-        for flow in self.datapath.flows()?.iter().filter(|flow| ours(flow) && doomed(flow)) {
-            if let Some(slot) = flow.target_slot {
-                connections.entry(slot).or_default().push(ends(flow));
+            let was_restricted = live.is_some_and(|live| live.flags & Publish::RESTRICTED != 0);
+            if was_restricted || !spec.allow.is_anyone() {
+                self.datapath.sync_allowed(spec.id, prefixes)?;
             }
         }
-        let mut ended = BTreeMap::new();
-        for (slot, connections) in &connections {
-            let Some(netns) = netns(*slot) else { continue };
-            match abort_connections(&netns, connections) {
-                Ok(done) => drop(ended.insert(Some(*slot), done)),
-                // A kernel without CONFIG_INET_DIAG_DESTROY, for one. To stop here would keep the ports published.
-                Err(e) => tracing::warn!("{e}: the pod finds out by itself that its connections are gone"),
-            }
-        }
-        let has_ended = |flow: &FlowRecord| ended.get(&flow.target_slot).is_some_and(|done| done.contains(&ends(flow)));
-        self.datapath.delete_flows(|flow| ours(flow) && doomed(flow) && !has_ended(flow))?;
-        Ok(())
-    }
-
-    /// Ends flows of a publish that are no connections, those whose opener's direction is `doomed`.
-    fn end_datagrams(&self, spec: &PublishSpec, doomed: impl Fn(&FlowRecord) -> bool) -> Result<(), WiringError> {
-        self.datapath.wait_for_programs()?;
-        let ours = |flow: &FlowRecord| flow.publish == Some(spec.id) && !is_connection(flow.proto) && flow.original;
-        self.datapath.delete_flows(|flow| ours(flow) && doomed(flow))?;
         Ok(())
     }
 }

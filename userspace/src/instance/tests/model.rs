@@ -210,25 +210,30 @@ impl Fabric for Model {
         Ok(())
     }
 
-    async fn switch_publish(&mut self, row: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError> {
-        let live = self.0.objects.borrow().contains(&format!("publish {}", row.index));
-        assert!(live, "a switch of what is not published");
-        let leads = self.leads(row, pods);
-        self.0.step("switch", || {
-            self.0.backends.borrow_mut().insert(row.index, leads);
-            Ok(())
-        })
-    }
-
-    async fn remove_publish(&mut self, row: &PublishRow, ending: Ending, _: &[PodRow]) -> Result<(), FabricError> {
-        if ending == Ending::Reset {
-            self.0.step("reset", || {
-                self.0.resets.set(self.0.resets.get() + 1);
+    async fn switch_publishes(&mut self, rows: &[PublishRow], pods: &[PodRow]) -> Result<(), FabricError> {
+        for row in rows {
+            let live = self.0.objects.borrow().contains(&format!("publish {}", row.index));
+            assert!(live, "a switch of what is not published");
+            let leads = self.leads(row, pods);
+            self.0.step("switch", || {
+                self.0.backends.borrow_mut().insert(row.index, leads);
                 Ok(())
             })?;
         }
-        self.0.remove(&format!("publish {}", row.index))?;
-        self.0.backends.borrow_mut().remove(&row.index);
+        Ok(())
+    }
+
+    async fn remove_publishes(&mut self, rows: &[PublishRow], ending: Ending, _: &[PodRow]) -> Result<(), FabricError> {
+        for row in rows {
+            if ending == Ending::Reset {
+                self.0.step("reset", || {
+                    self.0.resets.set(self.0.resets.get() + 1);
+                    Ok(())
+                })?;
+            }
+            self.0.remove(&format!("publish {}", row.index))?;
+            self.0.backends.borrow_mut().remove(&row.index);
+        }
         Ok(())
     }
 }
