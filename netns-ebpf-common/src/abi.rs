@@ -1,7 +1,7 @@
 //! Names, numbers and capacities both sides of the kernel line agree on.
 
 /// Raised whenever a map's key or value layout or a program's meaning changes; the pins carry it.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// The zone of the host's own side in flow keys; network ids start at 1.
 pub const ZONE_HOST: u16 = 0;
@@ -172,8 +172,8 @@ pub mod map {
     pub const DATAGRAMS6: &str = "DATAGRAMS6";
     /// LRU hash: [`crate::fragment::HeldKey`] to [`crate::fragment::HeldPiece`].
     pub const HELD: &str = "HELD";
-    /// Array by area: [`crate::fragment::FragmentArea`].
-    pub const FRAGMENT_AREAS: &str = "FRAGMENT_AREAS";
+    /// Array by area: [`crate::area::Area`].
+    pub const AREAS: &str = "AREAS";
     /// Array, one element: cookie (`u64`) of the network namespace whose sockets the socket hooks serve; 0: none.
     pub const HOST_NETNS: &str = "HOST_NETNS";
     /// LRU hash: [`crate::host_socket::HostPeerKey`]`<Addr4>` to [`crate::host_socket::HostPeer`]`<Addr4>`.

@@ -1,9 +1,9 @@
 //! Datagrams in pieces: what is known of each, and the pieces that wait for their first.
 //!
-//! Every sender has an area of its own: each pod one, and the LAN a few by source address. An area holds so many datagrams and
-//! so many waiting pieces; more displace older ones of the same area, so a flood of pieces costs nobody but its sender.
+//! A sender's [area](crate::area) holds so many datagrams and so many waiting pieces; more displace older ones of the same area.
 
 use crate::abi;
+use crate::area::mix;
 use crate::family::Address;
 use crate::pod::pod;
 use crate::{Addr4, Addr6, Port};
@@ -31,7 +31,7 @@ pub const WAYS: u32 = 4;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct DatagramSlot {
-    /// A pod's slot, or [`lan_area`].
+    /// A pod's slot, or [`crate::area::lan_area`].
     pub area: u32,
     /// Place in the area.
     pub place: u32,
@@ -47,24 +47,6 @@ impl DatagramSlot {
         let at = (id ^ (id >> 16)).wrapping_add(mix(src)).wrapping_add(mix(dst).rotate_left(7));
         Self { area, place: (at & (places / WAYS - 1)) * WAYS }
     }
-}
-
-/// The area of a machine on the LAN.
-#[inline(always)]
-pub fn lan_area<A: Address>(src: &A) -> u32 {
-    abi::MAX_ENDPOINTS + (mix(src) & (abi::LAN_AREAS - 1))
-}
-
-/// A number of an address, spread over the lower bits.
-#[inline(always)]
-fn mix<A: Address>(addr: &A) -> u32 {
-    let mut n = 0u32;
-    let mut i = 0;
-    while i < A::WORDS {
-        n = (n ^ u32::from_be_bytes(addr.word(i))).wrapping_mul(0x9e37_79b1);
-        i += 1;
-    }
-    n >> 16
 }
 
 /// Where a datagram stands; the numbers are stored in maps.
@@ -132,16 +114,6 @@ pub struct Datagram<A> {
     pub dport: Port,
 }
 
-/// What all datagrams of a sender share. Changed by atomic operations only.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct FragmentArea {
-    /// Pieces that have been given a place to wait, since ever: the next one's place, modulo [`abi::HELD_PER_AREA`].
-    pub held_so_far: u64,
-    /// 1 while a CPU puts a datagram there, else 0.
-    pub is_entered: u64,
-}
-
 /// Key of a waiting piece.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -184,7 +156,6 @@ pub const fn units_in_word(start: u32, end: u32, word: u32) -> u64 {
 pod!(DatagramSlot: size 8, align 4);
 pod!(Datagram<Addr4>: size 1080, align 8);
 pod!(Datagram<Addr6>: size 1104, align 8);
-pod!(FragmentArea: size 16, align 8);
 pod!(HeldKey: size 8, align 4);
 pod!(HeldPiece: size 9256, align 8);
 
@@ -197,6 +168,7 @@ const _: () = assert!(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::area::lan_area;
     use proptest::prelude::*;
     use std::vec::Vec;
 

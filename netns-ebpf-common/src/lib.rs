@@ -31,6 +31,7 @@ extern crate std;
 pub mod abi;
 pub mod account;
 pub mod addr;
+pub mod area;
 pub mod counters;
 pub mod csum;
 pub mod endpoint;

@@ -3,9 +3,9 @@
 use core::ptr::{NonNull, addr_of, addr_of_mut};
 
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{LruHashMap, PerCpuArray};
 use netns_ebpf_common::abi;
-use netns_ebpf_common::fragment::{Datagram, DatagramSlot, FragmentArea, HeldKey, HeldPiece, Progress, RECEIVED_WORDS};
+use netns_ebpf_common::fragment::{Datagram, DatagramSlot, HeldKey, HeldPiece, Progress, RECEIVED_WORDS};
 use netns_ebpf_common::parse::Parsed;
 use netns_ebpf_common::verdict::DropReason;
 
@@ -13,8 +13,6 @@ use super::{FamilyMaps, atomic, scratch};
 
 #[map]
 static HELD: LruHashMap<HeldKey, HeldPiece> = LruHashMap::with_max_entries(abi::MAX_HELD, 0);
-#[map]
-static FRAGMENT_AREAS: Array<FragmentArea> = Array::with_max_entries(abi::MAX_ENDPOINTS + abi::LAN_AREAS, 0);
 // A piece on its way into the map, which takes whole values only.
 #[map]
 static HELD_SCRATCH: PerCpuArray<HeldPiece> = PerCpuArray::with_max_entries(1, 0);
@@ -188,51 +186,6 @@ pub fn datagram_slot<F: FamilyMaps>() -> Result<&'static mut DatagramSlot, DropR
 pub fn held_scratch() -> Result<&'static mut HeldPiece, DropReason> {
     // SAFETY: per-CPU, no nesting, one reference per run.
     HELD_SCRATCH.get_ptr_mut(0).map(|piece| unsafe { &mut *piece }).ok_or(DropReason::Internal)
-}
-
-/// A sender's area, in place.
-#[derive(Clone, Copy)]
-pub struct AreaRef(NonNull<FragmentArea>);
-
-impl AreaRef {
-    /// Whether this CPU may put a datagram into the area now; if so, it has to [leave](Self::leave).
-    ///
-    /// Two that did at once would know one datagram twice, and the pieces of each wait for those of the other, or replace what
-    /// the other has just put there.
-    #[inline(always)]
-    pub fn enter(self) -> bool {
-        // SAFETY: a word of an array's element, which lives as long as the program; changed by atomic operations only.
-        unsafe { atomic::swap(addr_of_mut!((*self.0.as_ptr()).is_entered), 1) == 0 }
-    }
-
-    /// Lets the next one in, which sees what was done.
-    #[inline(always)]
-    pub fn leave(self) {
-        // SAFETY: as in `enter`.
-        unsafe { atomic::swap(addr_of_mut!((*self.0.as_ptr()).is_entered), 0) };
-    }
-
-    /// The next place for a waiting piece: the one that was filled longest ago.
-    #[inline(always)]
-    pub fn next_held(self) -> u32 {
-        // SAFETY: as in `enter`.
-        let n = unsafe { atomic::fetch_add(addr_of_mut!((*self.0.as_ptr()).held_so_far), 1) };
-        n as u32 & (abi::HELD_PER_AREA - 1)
-    }
-
-    /// The place that was filled longest ago.
-    #[inline(always)]
-    pub fn oldest_held(self) -> u32 {
-        // SAFETY: as in `enter`.
-        let n = unsafe { addr_of!((*self.0.as_ptr()).held_so_far).read_volatile() };
-        n as u32 & (abi::HELD_PER_AREA - 1)
-    }
-}
-
-/// A sender's area.
-#[inline(always)]
-pub fn area(area: u32) -> Result<AreaRef, DropReason> {
-    FRAGMENT_AREAS.get_ptr_mut(area).and_then(NonNull::new).map(AreaRef).ok_or(DropReason::Internal)
 }
 
 /// Lets a piece wait.

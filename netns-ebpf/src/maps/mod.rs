@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "map values are reached by pointers the verifier has checked")]
 
 mod account;
+mod area;
 mod atomic;
 mod counters;
 mod datagram;
@@ -31,8 +32,9 @@ pub use self::account::{
     Account, AccountMaps, count_exhausted, enter, is_exhausted, is_in_vain, leave, pop_opened, push_opened,
     search_again, was_in_vain,
 };
+pub use self::area::{AreaRef, area};
 pub use self::counters::{count_drop, count_host_flow, count_verdict, with_endpoint_stats, with_publish_stats};
-pub use self::datagram::{AreaRef, DatagramRef, area, datagram_slot, held, held_scratch, hold, release};
+pub use self::datagram::{DatagramRef, datagram_slot, held, held_scratch, hold, release};
 pub use self::flow::{FlowRef, InsertError, enter_mapping, mapping_at, mapping_of};
 pub use self::scratch::{
     OpeningFlow, QUOTE_BYTES, Scratch, candidate, fib_params, opening_flow, opening_mapping, parsed, quote_scratch,

@@ -1,5 +1,6 @@
 //! TC egress on a network's gateway device: the host's own packets to its pods.
 
+use netns_ebpf_common::area::lan_area;
 use netns_ebpf_common::family::{Family, Scope, V4, V6};
 use netns_ebpf_common::hdr::Frame;
 use netns_ebpf_common::hdr::eth::{EthHdr, ethertype};
@@ -80,7 +81,8 @@ fn reject<F: ErrorFormat>(
     problem: Problem,
 ) -> Verdict {
     settle(|| {
-        let answer = Answer { problem, src: &p.tuple.dst, dst_mac: network.mac, src_mac: network.mac };
+        let area = lan_area(&p.tuple.src);
+        let answer = Answer { problem, area, src: &p.tuple.dst, dst_mac: network.mac, src_mac: network.mac };
         icmp_error::replace::<F>(pkt, p, &answer)?;
         Ok(Verdict::reject_host(problem.reason(), network.gateway_ifindex))
     })

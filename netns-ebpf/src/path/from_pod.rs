@@ -356,6 +356,7 @@ fn reject<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>, pr
     settle(|| {
         let answer = Answer {
             problem,
+            area: sender.slot,
             src: F::gateway(sender.network),
             dst_mac: sender.endpoint.mac,
             src_mac: sender.network.mac,

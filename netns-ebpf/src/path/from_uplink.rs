@@ -4,9 +4,9 @@
 //! a packet that is a pod's gets an Ethernet header ([`take`]), and from then on both are the same.
 
 use netns_ebpf_common::abi::ZONE_HOST;
+use netns_ebpf_common::area::lan_area;
 use netns_ebpf_common::family::{Address, Family, Scope, V4, V6, is_loopback};
 use netns_ebpf_common::flow::{FlowEntry, FlowKey};
-use netns_ebpf_common::fragment::lan_area;
 use netns_ebpf_common::hdr::Frame;
 use netns_ebpf_common::hdr::eth::{ETH_LEN, EthHdr, ethertype};
 use netns_ebpf_common::network::Network;
@@ -331,7 +331,8 @@ fn reject<F: FamilyMaps + ErrorFormat>(pkt: &mut Packet, p: &Parsed<<F as Family
         };
         // Zeros, which nobody sees, of a device without a link layer.
         let eth: EthHdr = pkt.read(0).ok_or(DropReason::Malformed)?;
-        let answer = Answer { problem, src, dst_mac: eth.src, src_mac: eth.dst };
+        let area = lan_area(&p.tuple.src);
+        let answer = Answer { problem, area, src, dst_mac: eth.src, src_mac: eth.dst };
         icmp_error::replace::<F>(pkt, p, &answer)?;
         if maps::is_host_addr::<F>(p.tuple.src) {
             // The sender is a pod, whose packet came back in here: so does the error.

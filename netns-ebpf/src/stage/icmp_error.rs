@@ -11,7 +11,7 @@ use netns_ebpf_common::parse::{IcmpKind, L4, Parsed};
 use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, QUOTE_BYTES};
-use crate::packet::Packet;
+use crate::packet::{Packet, now_ns};
 use crate::rewrite::{self, L3_OFF};
 
 /// What an error tells its receiver.
@@ -179,6 +179,8 @@ impl ErrorFormat for netns_ebpf_common::family::V6 {
 pub struct Answer<'a, A> {
     /// What it tells.
     pub problem: Problem,
+    /// The area of the packet's sender, which has a ration of errors.
+    pub area: u32,
     /// Who tells it.
     pub src: &'a A,
     /// Link-layer destination.
@@ -190,14 +192,14 @@ pub struct Answer<'a, A> {
 /// Replaces the packet by an error about it to its sender.
 ///
 /// Fails with the problem's own reason where RFC 1122 section 3.2.2 and RFC 4443 section 2.4 forbid an error: about
-/// an ICMP error, a later fragment, a multicast; and where the packet cannot be edited.
+/// an ICMP error, a later fragment, a multicast; where the sender has had too many; and where the packet cannot be edited.
 #[inline(never)]
 pub fn replace<F: ErrorFormat>(
     pkt: &mut Packet,
     p: &Parsed<F::Addr>,
     answer: &Answer<'_, F::Addr>,
 ) -> Result<(), DropReason> {
-    let Answer { problem, src, dst_mac, src_mac } = *answer;
+    let Answer { problem, area, src, dst_mac, src_mac } = *answer;
     let reason = problem.reason();
     let forbidden = matches!(p.l4, L4::LaterFragment)
         || (matches!(p.l4, L4::Icmp)
@@ -208,6 +210,10 @@ pub fn replace<F: ErrorFormat>(
     // A multiple of 4, which is what the checksum helper takes; the sender's headers are within the first bytes.
     let quote_len = (pkt.len_bytes() - L3_OFF).min(QUOTE_BYTES) & !3;
     if quote_len < F::HDR_LEN + 8 {
+        return Err(reason);
+    }
+    // Path-MTU discovery is not to starve for another's errors: the kernel does not ration these either.
+    if !matches!(problem.kind, ProblemKind::TooBig) && !maps::area(area)?.may_report(now_ns()) {
         return Err(reason);
     }
     pkt.truncate(L3_OFF + quote_len).map_err(|_| reason)?;

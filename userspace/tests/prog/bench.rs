@@ -15,8 +15,9 @@ use aya::{Pod as Plain, TestRun};
 use netns::datapath::{Datapath, Hook, PublishPorts, Sizes};
 use netns::netns::Netns;
 use netns::wiring::{Host, NetworkSpec};
-use netns_ebpf_common::abi::map;
+use netns_ebpf_common::abi::{self, map};
 use netns_ebpf_common::account::{Admission, Destination, Exhausted};
+use netns_ebpf_common::area::Area;
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey};
 use netns_ebpf_common::fragment::{Datagram, DatagramSlot, HeldKey, HeldPiece};
@@ -25,6 +26,7 @@ use netns_ebpf_common::network::Network;
 use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::{Addr4, Addr6, Mac};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::time::{ClockId, clock_gettime};
 
 use super::packet::Version;
 use super::world::*;
@@ -179,6 +181,7 @@ impl Bench {
         d.set_host_config(&host_config()).expect("config");
         d.delete_flows(|_| true).expect("delete flows");
         self.forget_datagrams();
+        self.set_error_debt(&self.areas(), Duration::ZERO);
         for name in [map::ADMISSION4, map::ADMISSION6] {
             let data = Map::Array(open_map(name));
             let mut admission = Array::<_, Admission>::try_from(data).expect("an array");
@@ -321,6 +324,23 @@ impl Bench {
         remove_all::<DatagramSlot, Datagram<Addr4>>(map::DATAGRAMS4);
         remove_all::<DatagramSlot, Datagram<Addr6>>(map::DATAGRAMS6);
         remove_all::<HeldKey, HeldPiece>(map::HELD);
+    }
+
+    /// The areas of the pods, and those of the LAN.
+    fn areas(&self) -> Vec<u32> {
+        PODS.iter().map(|pod| pod.slot).chain((0..abi::LAN_AREAS).map(|n| abi::MAX_ENDPOINTS + n)).collect()
+    }
+
+    /// Lets areas have sent so many ICMP errors that it takes this time until the next; with none they have sent none.
+    pub fn set_error_debt(&self, areas: &[u32], debt: Duration) {
+        let mut map = Array::<_, Area>::try_from(Map::Array(open_map(map::AREAS))).expect("an array");
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("the clock");
+        let errors_paid_ns = if debt.is_zero() { 0 } else { (Duration::from(now) + debt).as_nanos() as u64 };
+        for area in areas {
+            let before = map.get(area, 0).expect("read");
+            assert_eq!(before.is_entered, 0, "a program has entered area {area} and not left it");
+            map.set(*area, Area { errors_paid_ns, ..before }, 0).expect("write");
+        }
     }
 
     /// Lets at least this much time go by on the clock flows are stamped with, which moves by ticks.
