@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use common::{Isolated, isolated};
 use netns::check::{self, Case, Family, Places, Probe, Report, Site, Target};
@@ -54,6 +54,11 @@ fn tcp(seen_as: IpAddr, bytes: usize) -> Probe {
     Probe::Tcp { bytes, target: Target::Direct, seen_as }
 }
 
+/// All three are BLUE's machine.
+fn mapped(seen_as: Site) -> impl Fn(Family) -> Probe {
+    move |f| Probe::Mapped { also: BLUE.ip(f), stranger: BLUE.ip(f), seen_as: seen_as.ip(f) }
+}
+
 #[track_caller]
 fn assert_ok(report: &Report) {
     assert!(report.ok, "{report}");
@@ -83,6 +88,7 @@ fn all_probes_pass_over_a_router() {
         cases.extend(both(RED, GATEWAY, |_| Probe::Echo { seen_as: None }));
         cases.extend(both(RED, BLUE, |f| Probe::Trace { hops: vec![GATEWAY.ip(f), BLUE.ip(f)] }));
         cases.extend(both(RED, NOBODY, |_| Probe::HostUnreachable));
+        cases.extend(both(RED, BLUE, mapped(RED)));
         assert_ok(&check::run(&places, &cases));
     });
 }
@@ -121,6 +127,38 @@ fn a_translated_source_is_seen() {
         cases.extend(both(RED, BLUE, |f| udp(RED.ip(f), 100, 63)));
         cases.extend(both(RED, BLUE, |f| Probe::Echo { seen_as: Some(RED.ip(f)) }));
         assert_fails(&check::run(&places, &cases), &["blue sees the packets come from"]);
+        // Nobody gets in who was not asked.
+        assert_fails(&check::run(&places, &both(RED, BLUE, mapped(gateway))), &["receive from", "nothing came"]);
+    });
+}
+
+#[test]
+fn a_port_of_two_pods_is_told_from_that_of_one() {
+    const OTHER: Site = site("other", "blue", 2, 11);
+    isolated(|here| {
+        let places = routed(here);
+        here.tool("ip", "netns exec host nft add table inet t");
+        here.tool("ip", "netns exec host nft add chain inet t c { type nat hook prerouting priority -100 ; }");
+        here.ip("-n blue addr add 10.2.0.11/24 dev eth0");
+        here.ip("-n blue addr add fd00:2::b/64 dev eth0 nodad");
+        for (family, to, other) in [("ip", "10.2.0.10", "10.2.0.11"), ("ip6", "fd00:2::a", "fd00:2::b")] {
+            let both = format!("numgen inc mod 2 map {{ 0 : {to}, 1 : {other} }}");
+            for (port, to) in [(8080, to), (8081, &both)] {
+                let rule = format!("tcp dport {port} dnat {family} to {to}");
+                here.tool("ip", &format!("netns exec host nft add rule inet t c {rule}"));
+            }
+        }
+        let shared = |port| {
+            move |f| Probe::Shared {
+                at: SocketAddr::new(GATEWAY.ip(f), port),
+                pod_port: port,
+                with: OTHER,
+                seen_as: RED.ip(f),
+            }
+        };
+        assert_ok(&check::run(&places, &both(RED, BLUE, shared(8081))));
+        let report = check::run(&places, &both(RED, BLUE, shared(8080)));
+        assert_fails(&report, &["none of 64 connections", "has reached other"]);
     });
 }
 

@@ -24,7 +24,22 @@ fn every_path_holds_and_nothing_is_left() {
         let rows = report["rows"].as_array().expect("rows");
         assert!(rows.len() >= 100, "{} rows", rows.len());
         for family in ["ipv4", "ipv6"] {
-            for protocol in ["tcp", "tcp gso", "udp", "icmp echo", "traceroute", "too big", "unreachable", "closed"] {
+            let protocols = [
+                "tcp",
+                "tcp gso",
+                "tcp shared",
+                "udp",
+                "udp pieces",
+                "udp disorder",
+                "udp full cone",
+                "icmp echo",
+                "icmp error",
+                "traceroute",
+                "too big",
+                "unreachable",
+                "closed",
+            ];
+            for protocol in protocols {
                 let there = rows.iter().any(|row| row["family"] == family && row["protocol"] == protocol);
                 assert!(there, "no row for {protocol} over {family}");
             }

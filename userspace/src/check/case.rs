@@ -104,6 +104,27 @@ pub enum Probe {
         /// Where the opener sends to.
         target: Target,
     },
+    /// Datagrams from one socket to two addresses of the answerer's machine: both see the same source, and at that address a third
+    /// one, which was sent nothing, reaches the socket (RFC 4787 sections 4.1 and 5, endpoint-independent both).
+    Mapped {
+        /// The second address.
+        also: IpAddr,
+        /// The third one.
+        stranger: IpAddr,
+        /// The source address they must see.
+        seen_as: IpAddr,
+    },
+    /// TCP connections to one address and port reach the answerer, and another pod.
+    Shared {
+        /// Where the opener connects to.
+        at: SocketAddr,
+        /// The port both listen on.
+        pod_port: u16,
+        /// The other pod.
+        with: Site,
+        /// The source address they must see.
+        seen_as: IpAddr,
+    },
     /// An ICMP echo request and its reply.
     Echo {
         /// The source address the answerer must see; none where no namespace's kernel answers, but the data path.
@@ -189,6 +210,8 @@ impl Probe {
             Self::Udp { .. } => "udp",
             Self::Pieces { order: Order::Forward, .. } => "udp pieces",
             Self::Pieces { .. } => "udp disorder",
+            Self::Mapped { .. } => "udp full cone",
+            Self::Shared { .. } => "tcp shared",
             Self::Refused { .. } => "icmp error",
             Self::Echo { .. } => "icmp echo",
             Self::Trace { .. } => "traceroute",
@@ -214,6 +237,7 @@ impl Case {
             | Probe::Pieces { target, .. }
             | Probe::Refused { target }
             | Probe::Closed { target } => *target,
+            Probe::Shared { at, pod_port, .. } => Target::Published { at: *at, pod_port: *pod_port },
             _ => Target::Direct,
         };
         match published {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::case::{Case, Family, Order, Probe, Site, Target};
 use crate::sandbox::layout::{
     AMBER, BLUE, CLIENT, CORAL, FAR, GATEWAY, GREEN, HOST_LOOPBACK, HOST_SECOND, HOST_UPLINK, INDIGO, INTRANET,
-    JUMBO_GATEWAY, MIRROR_GATEWAY, NO_MIRROR, NOBODY, RED, SERVER, VIOLET,
+    JUMBO_GATEWAY, MIRROR_GATEWAY, NO_MIRROR, NOBODY, PLUM, RED, SERVER, VIOLET,
 };
 
 /// A request that fits one packet.
@@ -81,6 +81,10 @@ impl Table {
         self.add(BLUE, FAR, Probe::Echo { seen_as: Some(self.ip(HOST_UPLINK)) });
         self.path = "pod to LAN, no SNAT";
         self.all(RED, INTRANET, RED, ONE_HOP);
+        self.path = "pod to LAN, mapped";
+        self.all(PLUM, SERVER, HOST_UPLINK, ONE_HOP);
+        let (also, stranger, seen_as) = (self.ip(FAR), self.ip(CLIENT), self.ip(HOST_UPLINK));
+        self.add(PLUM, SERVER, Probe::Mapped { also, stranger, seen_as });
         self.path = "pod to LAN, 9000";
         let (router, mtu_bytes) = (self.ip(JUMBO_GATEWAY), UPLINK_MTU_BYTES);
         self.add(AMBER, FAR, Probe::TooBig { bytes: TOO_BIG_BYTES, router, mtu_bytes });
@@ -104,6 +108,11 @@ impl Table {
         self.path = "LAN to 2nd address";
         self.tcp(CLIENT, GREEN, self.published(HOST_SECOND, 9002, 7002), BULK_BYTES, CLIENT);
         self.udp(CLIENT, GREEN, self.published(HOST_SECOND, 9002, 7002), SMALL_BYTES, CLIENT, ONE_HOP);
+        self.path = "LAN to shared";
+        let (at, seen_as) = (SocketAddr::new(self.ip(HOST_UPLINK), 9200), self.ip(CLIENT));
+        self.add(CLIENT, GREEN, Probe::Shared { at, pod_port: 80, with: BLUE, seen_as });
+        self.path = "LAN, on the list";
+        self.tcp(CLIENT, GREEN, self.published(HOST_UPLINK, 9100, 7100), SMALL_BYTES, CLIENT);
         self.path = "far to published";
         self.tcp(FAR, GREEN, self.published(HOST_UPLINK, 9003, 7003), SMALL_BYTES, FAR);
         self.udp(FAR, GREEN, self.published(HOST_UPLINK, 9003, 7003), SMALL_BYTES, FAR, ONE_HOP);
@@ -146,6 +155,9 @@ impl Table {
         self.add(CLIENT, RED, Probe::Closed { target: Target::Direct });
         let other_address = self.published(HOST_SECOND, 8444, 444);
         self.add(CLIENT, BLUE, Probe::Closed { target: other_address });
+        self.path = "not on the list";
+        let listed = self.published(HOST_UPLINK, 9101, 7101);
+        self.add(FAR, GREEN, Probe::Closed { target: listed });
         self.path = "host";
         self.add(GATEWAY, GATEWAY, Probe::HostState);
     }

@@ -44,6 +44,8 @@ pub const HOST_SECOND: Site = lan("host", HOST, 3, 3);
 pub const HOST_LOOPBACK: Site = site("loopback", HOST, [127, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0, 1]);
 /// The host by the gateway's address in `pods`.
 pub const GATEWAY: Site = site("gateway", HOST, [10, 244, 0, 1], [0xfd00, 0x244, 0, 0, 0, 0, 0, 1]);
+/// The host by the gateway's address in `voice`.
+pub const VOICE_GATEWAY: Site = site("gateway", HOST, [10, 60, 0, 1], [0xfd00, 0x60, 0, 0, 0, 0, 0, 1]);
 /// The host by the gateway's address in `jumbo`.
 pub const JUMBO_GATEWAY: Site = jumbo("gateway", HOST, 1, 1);
 
@@ -82,8 +84,11 @@ pub const AMBER: Site = jumbo("amber", "amber", 10, 0x10);
 /// See [`AMBER`].
 pub const CORAL: Site = jumbo("coral", "coral", 20, 0x20);
 
+/// The pod of `voice`.
+pub const PLUM: Site = site("plum", "plum", [10, 60, 0, 10], [0xfd00, 0x60, 0, 0, 0, 0, 0, 0x10]);
+
 /// All pods, in the order of `default.toml`.
-pub const PODS: [Site; 7] = [RED, BLUE, GREEN, VIOLET, INDIGO, AMBER, CORAL];
+pub const PODS: [Site; 8] = [RED, BLUE, GREEN, VIOLET, INDIGO, AMBER, CORAL, PLUM];
 
 /// Where the LAN finds the pods of `pods` that keep their address: as a router would be told.
 pub const PODS_SUBNETS: [(IpAddr, u8); 2] =

@@ -17,10 +17,14 @@ const PICTURE: &str = "
  network jumbo, MTU 9000   |                      |       | behind the router:          |
    amber  10.9.0.10   ~~~~~| gateway 10.9.0.1     |       | far       198.51.100.7      |
    coral  10.9.0.20   ~~~~~|                      |       |                             |
+ network voice, full cone  |                      |       |                             |
+   plum   10.60.0.10  ~~~~~| gateway 10.60.0.1    |       |                             |
                            +----------------------+       +-----------------------------+
- IPv6: fd00:244::/64 (pods, mirror), fd00:9::/64 (jumbo), 2001:db8:1::/64 (LAN), 2001:db8:ffff::7 (far);
+ IPv6: fd00:244::/64 (pods, mirror), fd00:9::/64 (jumbo), fd00:60::/64 (voice), 2001:db8:1::/64 (LAN),
+ 2001:db8:ffff::7 (far);
  the last part is that of IPv4: red has fd00:244::10, the server 2001:db8:1::10.
  Published: 8080 -> red:80 and 8081 -> violet:80 and 9000-9010 -> green:7000-7010 on every address of the host,
+ 9200 -> blue:80 or green:80 there, 9100-9101 -> green:7100-7101 for the LAN's subnets only,
  8443-8444 -> blue:443-444 on 192.0.2.2 and 2001:db8:1::2 only.
 ";
 
@@ -61,7 +65,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::layout::{
-        CLIENT, GATEWAY, HOST, HOST_SECOND, INTRANET, JUMBO_GATEWAY, PODS, ROUTER, SERVER, UPLINK,
+        CLIENT, GATEWAY, HOST, HOST_SECOND, INTRANET, JUMBO_GATEWAY, PODS, ROUTER, SERVER, UPLINK, VOICE_GATEWAY,
     };
     use super::*;
 
@@ -76,7 +80,7 @@ mod tests {
             let (v4, v6) = (site.v4.to_string(), site.v6.to_string());
             assert_eq!(v4.rsplit('.').next(), v6.rsplit(':').next(), "{}", site.name);
         }
-        for site in [GATEWAY, JUMBO_GATEWAY, HOST_UPLINK, HOST_SECOND] {
+        for site in [GATEWAY, JUMBO_GATEWAY, VOICE_GATEWAY, HOST_UPLINK, HOST_SECOND] {
             assert!(PICTURE.contains(&format!(" {} ", site.v4)), "{}", site.v4);
         }
         for name in [HOST, LAN, UPLINK] {
@@ -88,7 +92,7 @@ mod tests {
     fn the_picture_fits_a_terminal_and_its_right_edge_is_straight() {
         assert!(PICTURE.lines().all(|line| line.len() <= 112));
         let edges: Vec<_> = PICTURE.lines().filter(|line| line.ends_with(['|', '+'])).map(str::len).collect();
-        assert_eq!(edges.len(), 11);
+        assert_eq!(edges.len(), 13);
         assert!(edges.windows(2).all(|pair| pair[0] == pair[1]), "{edges:?}");
     }
 }

@@ -2,9 +2,11 @@
 
 mod datagram;
 mod echo;
+mod mapping;
 mod pieces;
 mod refuse;
 mod route;
+mod shared;
 mod socket;
 mod stream;
 
@@ -126,6 +128,27 @@ pub enum ProbeError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Two answerers see one socket by two addresses.
+    #[error("one of two it sends to sees {0}, the other one {1}")]
+    Unmapped(SocketAddr, SocketAddr),
+    /// An answer comes from somebody else than was asked.
+    #[error("an answer comes from {by}, not from {expected}")]
+    Heard {
+        /// Who answered.
+        by: SocketAddr,
+        /// Who was asked.
+        expected: SocketAddr,
+    },
+    /// Connections to a shared port do not reach all of its pods.
+    #[error("none of {connections} connections to {at} has reached {missing}")]
+    NotShared {
+        /// Where the connections went.
+        at: SocketAddr,
+        /// How many there were.
+        connections: u32,
+        /// Who saw none.
+        missing: &'static str,
+    },
     /// The answerer saw a connection that must not reach it.
     #[error("{at} was reached by {by}")]
     Reached {
@@ -190,11 +213,15 @@ impl Pair<'_> {
     }
 
     fn check_seen(&self, seen: SocketAddr, expected: IpAddr) -> Result<(), ProbeError> {
-        if seen.ip().to_canonical() == expected {
-            return Ok(());
-        }
-        Err(ProbeError::SeenAs { at: self.case.to.name, seen: seen.ip(), expected })
+        check_seen(self.case.to.name, seen, expected)
     }
+}
+
+fn check_seen(at: &'static str, seen: SocketAddr, expected: IpAddr) -> Result<(), ProbeError> {
+    if seen.ip().to_canonical() == expected {
+        return Ok(());
+    }
+    Err(ProbeError::SeenAs { at, seen: seen.ip(), expected })
 }
 
 /// Sends a case's traffic and says whether all that must be seen of it was.
@@ -207,6 +234,10 @@ pub(super) fn probe(places: &Places, case: &Case) -> Result<(), ProbeError> {
             datagram::exchange(&pair, *bytes, *target, *seen_as, *hop_limit)
         }
         Probe::Pieces { bytes, target, seen_as, order } => pieces::exchange(&pair, *bytes, *target, *seen_as, *order),
+        Probe::Mapped { also, stranger, seen_as } => mapping::converse(&pair, *also, *stranger, *seen_as),
+        Probe::Shared { at, pod_port, with, seen_as } => {
+            shared::connect_to_all(&pair, (*with, place(with.place)?), *at, *pod_port, *seen_as)
+        }
         Probe::Refused { target } => refuse::refused(&pair, *target),
         Probe::Echo { seen_as } => echo::ask(&pair, *seen_as),
         Probe::Trace { hops } => route::trace(&pair, hops),
