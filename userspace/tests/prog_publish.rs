@@ -206,6 +206,21 @@ both!(
 );
 
 both!(
+    fn a_client_no_pod_can_answer_is_left_to_the_host(b, v) {
+        let nobodys: &[&str] = match v {
+            V4 => &["0.0.0.0", "224.0.0.1", "255.255.255.255", "240.0.0.1"],
+            V6 => &["::", "ff02::1", "fe80::20", "febf::1", "::ffff:192.0.2.20"],
+        };
+        for src in nobodys {
+            for l4 in [tcp(40_000, 8080, flag::SYN), udp(40_000, 5353)] {
+                let sent = from_lan(src.parse().expect("an address"), HOST.ip(v), l4);
+                b.lan_sends(&sent, &Want::pass(&sent));
+            }
+        }
+    }
+);
+
+both!(
     fn a_client_is_told_of_hops_and_mtu(b, v) {
         let header = if v == V4 { 28 } else { 48 };
         let macs = (prog::ROUTER_MAC, prog::UPLINK_MAC);

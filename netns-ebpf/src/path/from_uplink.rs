@@ -114,11 +114,18 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
 /// A flow is planned, in working memory. Nothing from the LAN goes out as it is, so the verdict that says so is free to say this.
 const PLANNED: Verdict = Verdict::out(0);
 
+/// Whether a pod's answer would reach the sender. A link-local address is nobody's beyond the link (RFC 4291 section 2.5.6): what
+/// comes from one is the host's.
+#[inline(always)]
+fn is_answerable<F: Family>(p: &Parsed<F::Addr>) -> bool {
+    matches!(F::scope(&p.tuple.src), Scope::Unicast)
+}
+
 /// To the pod that has a mapping at the destination: with endpoint-independent filtering whoever sends to it opens a flow.
 #[inline(never)]
 fn to_mapping<F: FamilyMaps, const L3_OFF: usize>(pkt: &mut Packet, p: &mut Parsed<<F as Family>::Addr>) -> Verdict {
     settle(|| {
-        if p.tuple.src.is_unspecified() {
+        if !is_answerable::<F>(p) {
             return Ok(Verdict::PASS);
         }
         let Some(outside) = mapping::at::<F>(p.proto, &p.tuple) else { return Ok(Verdict::PASS) };
@@ -180,7 +187,7 @@ fn to_published<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(
         }
         // The middle of a connection nobody knows is the host's, which has no socket there and resets it.
         let Some(found) = publish::find::<F>(p) else { return Ok(Verdict::PASS) };
-        if found.publish.flags & Publish::LOOPBACK != 0 || !flow::may_open(p) {
+        if found.publish.flags & Publish::LOOPBACK != 0 || !flow::may_open(p) || !is_answerable::<F>(p) {
             return Ok(Verdict::PASS);
         }
         let publish::Backend { slot, endpoint } = publish::backend::<F>(p, &found)?;
