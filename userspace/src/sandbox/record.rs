@@ -3,9 +3,11 @@
 //! A file with a lock: the lock goes with its process, however that ends; the content stays and tells the next sandbox
 //! what to remove. A name is written before its namespace is made, and with the namespace's identity after, so that a
 //! namespace somebody else has made under the same name since is never removed.
+//!
+//! Each change appends the whole list, and a line that says so: whoever is killed at it leaves the list as it was.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -15,6 +17,9 @@ use crate::netns::{Netns, NetnsError, NetnsName, delete_named};
 
 /// Beside the states of the instances.
 const FILE: &str = "/run/netns-ebpf/sandbox.namespaces";
+
+/// The line after a whole list; no namespace has this name.
+const END: &str = ".";
 
 /// The locked file.
 #[derive(Debug)]
@@ -41,7 +46,7 @@ impl Record {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(source) => return Err(SandboxError::File { what: "create", path: STATE_ROOT, source }),
         }
-        let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(FILE);
+        let open = || OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(FILE);
         let mut file = loop {
             let file = open().map_err(failed("open"))?;
             match file.try_lock() {
@@ -58,7 +63,7 @@ impl Record {
         };
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(failed("read"))?;
-        Ok(Self { file, entries: text.lines().filter_map(Entry::parse).collect() })
+        Ok(Self { file, entries: last_list(&text) })
     }
 
     /// Whether an earlier sandbox has left something.
@@ -119,14 +124,23 @@ impl Record {
     }
 
     fn write(&mut self) -> Result<(), SandboxError> {
-        let text: String = self.entries.iter().map(Entry::line).collect();
-        let mut write = || {
-            self.file.set_len(0)?;
-            self.file.rewind()?;
-            self.file.write_all(text.as_bytes())
-        };
-        write().map_err(|source| SandboxError::File { what: "write", path: FILE, source })
+        let mut text: String = self.entries.iter().map(Entry::line).collect();
+        text.extend([END, "\n"]);
+        self.file.write_all(text.as_bytes()).map_err(|source| SandboxError::File { what: "write", path: FILE, source })
     }
+}
+
+/// The entries of the last list that is whole.
+fn last_list(text: &str) -> Vec<Entry> {
+    let (mut whole, mut list) = (Vec::new(), Vec::new());
+    for line in text.lines() {
+        if line == END {
+            whole = std::mem::take(&mut list);
+        } else {
+            list.extend(Entry::parse(line));
+        }
+    }
+    whole
 }
 
 impl Entry {
@@ -175,5 +189,20 @@ mod tests {
             assert_eq!(Entry::parse(entry.line().trim_end()), Some(entry));
         }
         assert_eq!(Entry::parse(""), None);
+    }
+
+    #[test]
+    fn a_list_that_was_cut_short_leaves_the_one_before() {
+        let entry = |name: &str, identity| Entry { name: name.to_owned(), identity };
+        let text = "sandbox-host\n.\nsandbox-host 4 17\n.\nsandbox-host 4 17\nsandbox-lan\n.\n";
+        let before = vec![entry("sandbox-host", Some((4, 17)))];
+        let after = vec![entry("sandbox-host", Some((4, 17))), entry("sandbox-lan", None)];
+        let known_at = text.find("17\n.").expect("the second list") + "17\n.".len();
+        for cut in known_at..=text.len() {
+            let whole = cut >= text.len() - 1;
+            assert_eq!(last_list(&text[..cut]), if whole { after.clone() } else { before.clone() }, "{cut} bytes");
+        }
+        assert_eq!(last_list(""), vec![]);
+        assert_eq!(last_list("sandbox-host\n.\n.\n"), vec![]);
     }
 }

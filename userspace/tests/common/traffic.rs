@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use netns::check::{self, Case, Family, Probe, Report, Site, Target};
 
-use super::Isolated;
+use super::{Isolated, when_free};
 
 /// What each of these tests takes for too long on a path that takes microseconds.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -57,7 +57,7 @@ impl Isolated {
         let place = |site: Site| places.get(site.place).expect("a place").clone();
         let family = if aim.is_ipv4() { Family::V4 } else { Family::V6 };
         let at = SocketAddr::new(to.ip(family), listen_port);
-        let listener = place(to).run(|| TcpListener::bind(at)).expect("enter").expect("listen");
+        let listener = place(to).run(|| when_free(|| TcpListener::bind(at))).expect("enter").expect("listen");
         let aim = SocketAddr::new(aim.ip(), if aim.port() == 0 { local_port(&listener) } else { aim.port() });
         let near = place(from).run(|| TcpStream::connect_timeout(&aim, PATIENCE)).expect("enter");
         let near = near.unwrap_or_else(|e| panic!("connect {} to {aim}: {e}", from.name));

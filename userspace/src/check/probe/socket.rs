@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::LazyLock;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,9 +20,23 @@ const BULK_PATIENCE: Duration = Duration::from_secs(5);
 pub(super) fn listen(at: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.bind(&at.into())?;
+    when_free(|| socket.bind(&at.into()))?;
     socket.listen(8)?;
     Ok(socket.into())
+}
+
+/// Binds a port another check may just have left: its socket is open until each process that was forked meanwhile, by whatever
+/// thread, has begun its program.
+fn when_free<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match bind() {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            bound => return bound,
+        }
+    }
 }
 
 /// Connects by TCP from a given source address.
@@ -49,7 +64,7 @@ fn set_patience(stream: &TcpStream) -> io::Result<()> {
 
 /// A UDP socket with a time-out for receiving.
 pub(super) fn datagram(at: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind(at)?;
+    let socket = when_free(|| UdpSocket::bind(at))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     Ok(socket)
 }
