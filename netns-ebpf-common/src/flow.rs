@@ -125,6 +125,8 @@ impl<A: Copy> FlowEntry<A> {
     /// With [`Self::TO_UPLINK`]: the destination is an address of the host behind which a pod is, so the packet comes back in by
     /// the uplink at once (RFC 4787 REQ-9).
     pub const TURNS_BACK: u8 = 1 << 6;
+    /// A CPU is taking the entry out; set by atomic operations only.
+    pub const ENDING: u8 = 1 << 7;
     /// No publish.
     pub const NO_OWNER: u32 = u32::MAX;
 

@@ -340,7 +340,7 @@ both!(
 both!(
     /// Eight threads open, answer and end the same few flows, and sweep, all at once.
     fn counts_are_exact_whoever_ends_a_flow(b, v) {
-        const ROUNDS: u16 = 400;
+        const ROUNDS: u16 = 10_000;
         b.configure(|c| {
             c.timeout_ns = [1_000_000; 4];
             (c.snat_port_min, c.snat_port_max) = (20_000, 20_007);

@@ -9,6 +9,8 @@ use netns_ebpf_common::flow::FlowKey;
 use netns_ebpf_common::verdict::DropReason;
 use netns_ebpf_common::{Addr4, Addr6};
 
+use super::{FamilyMaps, scratch};
+
 #[map]
 static FLOW_COUNTS4: Array<FlowCount> = Array::with_max_entries(abi::MAX_ENDPOINTS, 0);
 #[map]
@@ -189,9 +191,12 @@ pub fn is_exhausted<F: AccountMaps>(to: &Destination<F::Addr>, now_ns: u64) -> b
     }
 }
 
-/// A flow to this destination has ended: a search may find its port.
+/// A flow to the destination in working memory has ended: a search may find its port.
 #[inline(always)]
-pub fn search_again<F: AccountMaps>(to: &Destination<F::Addr>) {
+pub fn search_again<F: FamilyMaps>() {
+    let Ok(scratch) = scratch::<F>() else { return };
+    // SAFETY: per-CPU, no nesting; read only.
+    let to = unsafe { &(*scratch).opening.destination };
     if let Some(found) = F::exhausted().get_ptr_mut(to) {
         // SAFETY: as in `count_exhausted`.
         unsafe { (&raw mut (*found).again_ns).write_volatile(0) };

@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use netns_ebpf_common::account::Destination;
+use netns_ebpf_common::Addr4;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, State};
 use netns_ebpf_common::mapping;
 
@@ -135,9 +135,7 @@ impl<F: FamilyMaps> FlowRef<F> {
 
     /// Removes both directions and counts the flow no longer; `key` is this one's. Returns how many entries went.
     ///
-    /// The one place where flows end. Whoever takes the opener's entry out gives its place in the account back; that the account
-    /// is read before the entry is out matters only if another CPU ends this flow and opens it again, for another pod, between
-    /// two instructions.
+    /// The one place where flows end. Whoever takes the opener's entry out gives its place in the account back.
     #[inline(never)]
     pub fn remove_both(self, key: &FlowKey<F::Addr>) -> u32 {
         let mut gone = 0;
@@ -150,19 +148,57 @@ impl<F: FamilyMaps> FlowRef<F> {
         gone + self.remove_one(key)
     }
 
+    /// Whether this CPU, and no other, is to take the entry out: it is the one with this key, and stays so until then.
+    ///
+    /// Without it the entry might be out already and its memory another's, or another one be there: the kernel uses the memory
+    /// of what was removed again at once, and what is read of it would be taken for what is removed. Another's entry that is marked
+    /// by mistake, for that moment, is one whoever would end it finds again.
+    #[inline(always)]
+    fn begin_end(self, key: &FlowKey<F::Addr>) -> bool {
+        if self.mark_ending(true) {
+            return false;
+        }
+        if Self::find(key).is_some_and(|there| there.0 == self.0) {
+            return true;
+        }
+        self.mark_ending(false);
+        false
+    }
+
+    /// Sets or clears [`FlowEntry::ENDING`]; says whether it was set.
+    #[inline(always)]
+    fn mark_ending(self, ending: bool) -> bool {
+        const OFF: usize = core::mem::offset_of!(FlowEntry<Addr4>, flags) & 7;
+        const {
+            assert!(core::mem::offset_of!(FlowEntry<F::Addr>, flags) & 7 == OFF && cfg!(target_endian = "little"));
+        }
+        const BIT: u64 = (FlowEntry::<Addr4>::ENDING as u64) << (8 * OFF);
+        // SAFETY: the aligned word of map memory, which outlives the run, that the flags are in; what else is in it stays as it is.
+        unsafe {
+            let word = core::ptr::addr_of_mut!((*self.0.as_ptr()).flags).sub(OFF).cast::<u64>();
+            let before = if ending { atomic::fetch_or(word, BIT) } else { atomic::fetch_and(word, !BIT) };
+            before & BIT != 0
+        }
+    }
+
     #[inline(always)]
     fn remove_one(self, key: &FlowKey<F::Addr>) -> u32 {
+        if !self.begin_end(key) {
+            return 0;
+        }
         let (flags, account, seen) = (self.flags(), self.account(), self.last_seen_ns());
         let original = flags & FlowEntry::<F::Addr>::ORIGINAL != 0;
-        let destination = if original { self.destination(key) } else { None };
+        if original {
+            self.note_destination(key);
+        }
         if !Self::remove(key) {
+            // The kernel has given up on the bucket's lock.
+            self.mark_ending(false);
             return 0;
         }
         if original {
             leave::<F>(account);
-        }
-        if let Some(destination) = destination {
-            search_again::<F>(destination);
+            search_again::<F>();
         }
         if flags & FlowEntry::<F::Addr>::MAPPED != 0 {
             leave_mapping::<F>(key, seen);
@@ -170,10 +206,10 @@ impl<F: FamilyMaps> FlowRef<F> {
         1
     }
 
-    /// Where the packets of the opener's direction go, in working memory.
+    /// Notes where the packets of the opener's direction go, in working memory.
     #[inline(always)]
-    fn destination(self, key: &FlowKey<F::Addr>) -> Option<&'static Destination<F::Addr>> {
-        let scratch = scratch::<F>().ok()?;
+    fn note_destination(self, key: &FlowKey<F::Addr>) {
+        let Ok(scratch) = scratch::<F>() else { return };
         let to = self.to();
         // SAFETY: per-CPU, no nesting; who else uses the field is done with it before a flow can end.
         unsafe {
@@ -183,7 +219,6 @@ impl<F: FamilyMaps> FlowRef<F> {
             destination.port = to.dport;
             destination.proto = key.proto;
             destination._pad = [0; 3];
-            Some(destination)
         }
     }
 
