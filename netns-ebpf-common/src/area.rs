@@ -4,7 +4,7 @@
 //! ration of ICMP errors, so a flood costs nobody but its sender.
 
 use crate::abi;
-use crate::family::Address;
+use crate::family::{Address, addr_hash};
 use crate::pod::pod;
 
 /// ICMP errors of an area that may follow each other at once, after a while without any.
@@ -16,19 +16,7 @@ pub const ERROR_INTERVAL_NS: u64 = 1_000_000;
 /// The area of a machine on the LAN; that of a pod is its slot.
 #[inline(always)]
 pub fn lan_area<A: Address>(src: &A) -> u32 {
-    abi::MAX_ENDPOINTS + (mix(src) & (abi::LAN_AREAS - 1))
-}
-
-/// A number of an address, spread over the lower bits.
-#[inline(always)]
-pub(crate) fn mix<A: Address>(addr: &A) -> u32 {
-    let mut n = 0u32;
-    let mut i = 0;
-    while i < A::WORDS {
-        n = (n ^ u32::from_be_bytes(addr.word(i))).wrapping_mul(0x9e37_79b1);
-        i += 1;
-    }
-    n >> 16
+    abi::MAX_ENDPOINTS + (addr_hash(src) & (abi::LAN_AREAS - 1))
 }
 
 /// What the programs know of an area.

@@ -82,5 +82,5 @@ pub const fn verdict_index(hook: Hook, kind: Kind) -> u32 {
     hook as u32 * KINDS + kind as u32
 }
 
-pod!(PublishCounters: size 24, align 8);
 pod!(EndpointCounters: size 72, align 8);
+pod!(PublishCounters: size 24, align 8);

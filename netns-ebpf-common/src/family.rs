@@ -67,6 +67,28 @@ fn same_prefix<A: Address>(a: &A, b: &A, mask: &A) -> bool {
     true
 }
 
+/// A number of an address, the same wherever it is asked; each bit of the address changes about half of its bits.
+#[inline(always)]
+pub fn addr_hash<A: Address>(addr: &A) -> u32 {
+    let mut hash = 0x9e37_79b9;
+    let mut i = 0;
+    while i < A::WORDS {
+        hash = mix(hash ^ u32::from_be_bytes(addr.word(i)));
+        i += 1;
+    }
+    hash
+}
+
+/// The finalizer of MurmurHash3: each bit of the input changes about half of the output's.
+#[inline(always)]
+pub const fn mix(mut hash: u32) -> u32 {
+    hash ^= hash >> 16;
+    hash = hash.wrapping_mul(0x85eb_ca6b);
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(0xc2b2_ae35);
+    hash ^ (hash >> 16)
+}
+
 /// 127/8 or `::1`.
 #[inline(always)]
 pub fn is_loopback<A: Address>(addr: &A) -> bool {

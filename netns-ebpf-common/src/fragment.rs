@@ -3,8 +3,7 @@
 //! A sender's [area](crate::area) holds so many datagrams and so many waiting pieces; more displace older ones of the same area.
 
 use crate::abi;
-use crate::area::mix;
-use crate::family::Address;
+use crate::family::{Address, addr_hash};
 use crate::pod::pod;
 use crate::{Addr4, Addr6, Port};
 
@@ -44,7 +43,7 @@ impl DatagramSlot {
     pub fn first<A: Address>(area: u32, src: &A, dst: &A, id: [u8; 4]) -> Self {
         let id = u32::from_be_bytes(id);
         let places = if area < abi::MAX_ENDPOINTS { abi::DATAGRAMS_PER_POD } else { abi::DATAGRAMS_PER_LAN_AREA };
-        let at = (id ^ (id >> 16)).wrapping_add(mix(src)).wrapping_add(mix(dst).rotate_left(7));
+        let at = (id ^ (id >> 16)).wrapping_add(addr_hash(src)).wrapping_add(addr_hash(dst).rotate_left(7));
         Self { area, place: (at & (places / WAYS - 1)) * WAYS }
     }
 }

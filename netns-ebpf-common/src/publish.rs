@@ -1,6 +1,5 @@
 //! Published ports.
 
-use crate::family::Address;
 use crate::pod::pod;
 use crate::{Addr4, Addr6, Port};
 
@@ -74,28 +73,6 @@ impl Backends {
     }
 }
 
-/// Spreads client addresses over the buckets, the same way wherever it is asked.
-#[inline(always)]
-pub fn client_hash<A: Address>(addr: &A) -> u32 {
-    let mut hash = 0x9e37_79b9;
-    let mut i = 0;
-    while i < A::WORDS {
-        hash = mix(hash ^ u32::from_be_bytes(addr.word(i)));
-        i += 1;
-    }
-    hash
-}
-
-/// The finalizer of MurmurHash3: each bit of the input changes about half of the output's.
-#[inline(always)]
-pub const fn mix(mut hash: u32) -> u32 {
-    hash ^= hash >> 16;
-    hash = hash.wrapping_mul(0x85eb_ca6b);
-    hash ^= hash >> 13;
-    hash = hash.wrapping_mul(0xc2b2_ae35);
-    hash ^ (hash >> 16)
-}
-
 pod!(PublishKey<Addr4>: size 8, align 4);
 pod!(PublishKey<Addr6>: size 20, align 4);
 pod!(PublishedPort: size 8, align 4);
@@ -106,17 +83,18 @@ const _: () = assert!(crate::abi::MAX_ENDPOINTS <= u16::MAX as u32 && BUCKETS.is
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::family::addr_hash;
 
     /// Neighbouring addresses, as a LAN has them, fall into buckets as evenly as random ones would.
     #[test]
     fn clients_spread_over_the_buckets() {
         const CLIENTS: u32 = 65_536;
-        let v4 = |n: u32| client_hash(&Addr4((0x0a00_0000 + n).to_be_bytes()));
+        let v4 = |n: u32| addr_hash(&Addr4((0x0a00_0000 + n).to_be_bytes()));
         let v6 = |n: u32| {
             let mut addr = [0; 16];
             addr[..4].copy_from_slice(&[0x20, 1, 0x0d, 0xb8]);
             addr[12..].copy_from_slice(&n.to_be_bytes());
-            client_hash(&Addr6(addr))
+            addr_hash(&Addr6(addr))
         };
         for (family, hashes) in [("IPv4", (0..CLIENTS).map(v4).collect()), ("IPv6", (0..CLIENTS).map(v6).collect())] {
             let hashes: std::vec::Vec<u32> = hashes;

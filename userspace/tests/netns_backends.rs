@@ -13,7 +13,8 @@ use common::who::{PATIENCE, SILENCE, asked, connect, datagrams, serve, told};
 use common::{Isolated, isolated};
 use netns::check::{Family, Site};
 use netns::datapath::Datapath;
-use netns_ebpf_common::publish::{Backends, Publish, client_hash};
+use netns_ebpf_common::family::addr_hash;
+use netns_ebpf_common::publish::{Backends, Publish};
 use netns_ebpf_common::{Addr4, Addr6};
 use serde_json::{Value, json};
 
@@ -123,8 +124,8 @@ fn picked(here: &Isolated, ports: &str, client: IpAddr) -> String {
     assert_ne!(declared.get(&index, 0).expect("read").flags & Publish::STICKY, 0);
     let tables = HashMap::<_, u32, Backends>::try_from(Map::HashMap(open("BACKENDS"))).expect("a hash");
     let slot = tables.get(&index, 0).expect("a table").slot(match client {
-        IpAddr::V4(a) => client_hash(&Addr4::from(a)),
-        IpAddr::V6(a) => client_hash(&Addr6::from(a)),
+        IpAddr::V4(a) => addr_hash(&Addr4::from(a)),
+        IpAddr::V6(a) => addr_hash(&Addr6::from(a)),
     });
     let status = here.status();
     let pods = status["pods"].as_array().expect("pods");

@@ -9,7 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netns::datapath::Hook;
-use netns_ebpf_common::publish::{BUCKETS, Backends, Publish, client_hash};
+use netns_ebpf_common::family::addr_hash;
+use netns_ebpf_common::publish::{BUCKETS, Backends, Publish};
 use netns_ebpf_common::verdict::DropReason;
 use netns_ebpf_common::{Addr4, Addr6};
 use prog::*;
@@ -135,8 +136,8 @@ fn client(v: Version, n: u32) -> IpAddr {
 
 fn bucket_of(client: IpAddr) -> usize {
     let hash = match client {
-        IpAddr::V4(a) => client_hash(&Addr4::from(a)),
-        IpAddr::V6(a) => client_hash(&Addr6::from(a)),
+        IpAddr::V4(a) => addr_hash(&Addr4::from(a)),
+        IpAddr::V6(a) => addr_hash(&Addr6::from(a)),
     };
     hash as usize % BUCKETS
 }

@@ -43,6 +43,14 @@ impl AreaRef {
         n as u32 & (abi::HELD_PER_AREA - 1)
     }
 
+    /// The place that was filled longest ago.
+    #[inline(always)]
+    pub fn oldest_held(self) -> u32 {
+        // SAFETY: as in `enter`.
+        let n = unsafe { addr_of!((*self.0.as_ptr()).held_so_far).read_volatile() };
+        n as u32 & (abi::HELD_PER_AREA - 1)
+    }
+
     /// Whether the sender may be told of another problem now: who sends more than a few packets with problems learns no more
     /// from an answer to each, and whoever is named as their source has not asked for any.
     #[inline(always)]
@@ -54,14 +62,6 @@ impl AreaRef {
             paid_ns.write_volatile(paid);
         }
         true
-    }
-
-    /// The place that was filled longest ago.
-    #[inline(always)]
-    pub fn oldest_held(self) -> u32 {
-        // SAFETY: as in `enter`.
-        let n = unsafe { addr_of!((*self.0.as_ptr()).held_so_far).read_volatile() };
-        n as u32 & (abi::HELD_PER_AREA - 1)
     }
 }
 

@@ -94,7 +94,7 @@ pub(super) fn scratch<F: FamilyMaps>() -> Result<*mut Scratch<F::Addr>, DropReas
 /// Where the packet is taken apart; each hook asks once per run.
 #[inline(always)]
 pub fn parsed<F: FamilyMaps>() -> Result<&'static mut Parsed<F::Addr>, DropReason> {
-    // SAFETY: per-CPU, and a run never nests in another on one CPU (see the statics); this is the one reference to the
+    // SAFETY: per-CPU, and a run never nests in another on one CPU (see the module); this is the one reference to the
     // field, as the hooks ask once per run.
     Ok(unsafe { &mut (*scratch::<F>()?).parsed })
 }

@@ -5,6 +5,7 @@
 
 use netns_ebpf_common::abi::ZONE_HOST;
 use netns_ebpf_common::area::lan_area;
+use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::family::{Address, Family, Scope, V4, V6, is_loopback};
 use netns_ebpf_common::flow::{FlowEntry, FlowKey};
 use netns_ebpf_common::hdr::Frame;
@@ -92,7 +93,7 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
 
         // 7. To the mapping of a pod, or to a published port; the way ends there, or a flow is planned.
         let mut planned = Verdict::PASS;
-        if maps::has_mappings() && flow::may_open(p) {
+        if maps::has_mappings() && may_open::<F>(p) {
             planned = to_mapping::<F, L3_OFF>(pkt, p);
         }
         if planned == Verdict::PASS {
@@ -114,20 +115,34 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
 /// A flow is planned, in working memory. Nothing from the LAN goes out as it is, so the verdict that says so is free to say this.
 const PLANNED: Verdict = Verdict::out(0);
 
-/// Whether a pod's answer would reach the sender. A link-local address is nobody's beyond the link (RFC 4291 section 2.5.6): what
-/// comes from one is the host's.
+/// Whether this packet may open a flow from the LAN: a pod's answer has to reach the sender. A link-local address is nobody's beyond
+/// the link (RFC 4291 section 2.5.6): what comes from one is the host's.
 #[inline(always)]
-fn is_answerable<F: Family>(p: &Parsed<F::Addr>) -> bool {
-    matches!(F::scope(&p.tuple.src), Scope::Unicast)
+fn may_open<F: Family>(p: &Parsed<F::Addr>) -> bool {
+    flow::may_open(p) && matches!(F::scope(&p.tuple.src), Scope::Unicast)
+}
+
+/// A flow in by an uplink, to a pod of this slot, that is no publish's and keeps its source port.
+#[inline(always)]
+fn arriving<F: Family>(pkt: &Packet, slot: u32, endpoint: &Endpoint) -> Plan {
+    Plan {
+        zone: ZONE_HOST,
+        peer_zone: endpoint.network as u16,
+        target: slot,
+        peer_target: pkt.ifindex(),
+        owner_slot: slot,
+        publish: FlowEntry::<F::Addr>::NO_OWNER,
+        flags: FlowEntry::<F::Addr>::INCOMING,
+        peer_flags: FlowEntry::<F::Addr>::TO_UPLINK,
+        ports: Ports::Keep,
+        _pad: 0,
+    }
 }
 
 /// To the pod that has a mapping at the destination: with endpoint-independent filtering whoever sends to it opens a flow.
 #[inline(never)]
 fn to_mapping<F: FamilyMaps, const L3_OFF: usize>(pkt: &mut Packet, p: &mut Parsed<<F as Family>::Addr>) -> Verdict {
     settle(|| {
-        if !is_answerable::<F>(p) {
-            return Ok(Verdict::PASS);
-        }
         let Some(outside) = mapping::at::<F>(p.proto, &p.tuple) else { return Ok(Verdict::PASS) };
         let slot = outside.target();
         let (endpoint, network) = deliver::backend(slot)?;
@@ -139,29 +154,18 @@ fn to_mapping<F: FamilyMaps, const L3_OFF: usize>(pkt: &mut Packet, p: &mut Pars
             report::count_endpoint_rx_drop(slot);
             return Err(DropReason::Filtered);
         }
-        let mut peer_flags = FlowEntry::<F::Addr>::TO_UPLINK | FlowEntry::<F::Addr>::MAPPED;
-        if maps::is_host_addr::<F>(p.tuple.src) {
-            // Another pod's packet, which came back in here.
-            peer_flags |= FlowEntry::<F::Addr>::TURNS_BACK;
-        }
         let o = maps::opening_flow::<F>()?;
         let inner = outside.to();
         o.entry.to.src = p.tuple.src;
         o.entry.to.sport = p.tuple.sport;
         o.entry.to.dst = inner.dst;
         o.entry.to.dport = inner.dport;
-        o.plan = Plan {
-            zone: ZONE_HOST,
-            peer_zone: endpoint.network as u16,
-            target: slot,
-            peer_target: pkt.ifindex(),
-            owner_slot: slot,
-            publish: FlowEntry::<F::Addr>::NO_OWNER,
-            flags: FlowEntry::<F::Addr>::INCOMING,
-            peer_flags,
-            ports: Ports::Keep,
-            _pad: 0,
-        };
+        o.plan = arriving::<F>(pkt, slot, endpoint);
+        o.plan.peer_flags |= FlowEntry::<F::Addr>::MAPPED;
+        if maps::is_host_addr::<F>(p.tuple.src) {
+            // Another pod's packet, which came back in here.
+            o.plan.peer_flags |= FlowEntry::<F::Addr>::TURNS_BACK;
+        }
         take::<L3_OFF, _>(pkt, p)?;
         Ok(PLANNED)
     })
@@ -187,7 +191,7 @@ fn to_published<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(
         }
         // The middle of a connection nobody knows is the host's, which has no socket there and resets it.
         let Some(found) = publish::find::<F>(p) else { return Ok(Verdict::PASS) };
-        if found.publish.flags & Publish::LOOPBACK != 0 || !flow::may_open(p) || !is_answerable::<F>(p) {
+        if found.publish.flags & Publish::LOOPBACK != 0 || !may_open::<F>(p) {
             return Ok(Verdict::PASS);
         }
         let publish::Backend { slot, endpoint } = publish::backend::<F>(p, &found)?;
@@ -200,18 +204,9 @@ fn to_published<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(
         o.entry.to = p.tuple;
         o.entry.to.dst = *F::endpoint_addr(endpoint);
         o.entry.to.dport = found.port.pod_port;
-        o.plan = Plan {
-            zone: ZONE_HOST,
-            peer_zone: endpoint.network as u16,
-            target: slot,
-            peer_target: pkt.ifindex(),
-            owner_slot: slot,
-            publish: found.id,
-            flags: FlowEntry::<F::Addr>::INCOMING,
-            peer_flags: FlowEntry::<F::Addr>::TO_UPLINK,
-            ports: Ports::Prefer,
-            _pad: 0,
-        };
+        o.plan = arriving::<F>(pkt, slot, endpoint);
+        o.plan.publish = found.id;
+        o.plan.ports = Ports::Prefer;
         Ok(PLANNED)
     })
 }

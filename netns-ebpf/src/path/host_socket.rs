@@ -14,11 +14,11 @@
 //!
 //! A cgroup hook sees every process of the machine; whose socket is the host's is told by its network namespace.
 
-use netns_ebpf_common::family::{Address, Family, Scope, V4, is_loopback};
+use netns_ebpf_common::family::{Address, Family, Scope, V4, is_loopback, mix};
 use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::host_socket::{HostPeer, HostPeerKey};
 use netns_ebpf_common::network::Network;
-use netns_ebpf_common::publish::{Publish, PublishKey, mix};
+use netns_ebpf_common::publish::{Publish, PublishKey};
 use netns_ebpf_common::{Addr4, Port};
 
 use crate::maps::{self, AddrSteps, FamilyMaps};

@@ -189,7 +189,7 @@ impl Plan {
 }
 
 /// Opens a new flow: a place for it is taken, then both directions are inserted; [`opened`] finds it. One that `leaves` for the
-/// LAN gets a mapping before, if it is to have one.
+/// LAN gets a mapping before, if it is to have one; a constant, so that a hook none leaves by has nothing of that in it.
 ///
 /// # Errors
 ///
@@ -293,9 +293,9 @@ fn set_key<A>(key: &mut FlowKey<A>, zone: u16, proto: u8) {
     key._pad = 0;
 }
 
-/// What both entries have alike.
+/// What both entries of a flow, or of a mapping, have alike.
 #[inline(always)]
-fn set_common<A>(entry: &mut FlowEntry<A>, plan: &Plan, now: u64) {
+pub fn set_common<A>(entry: &mut FlowEntry<A>, plan: &Plan, now: u64) {
     entry.last_seen_ns = now;
     entry.state = State::Opening as u8;
     entry.ack = 0;

@@ -23,7 +23,6 @@ use crate::path::settle;
 pub const GO_ON: Verdict = Verdict::out(0);
 
 /// What a piece is to its datagram.
-#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Piece {
     /// The first one has come: the ports are filled in.
     Known,

@@ -3,7 +3,7 @@
 use netns_ebpf_common::Port;
 use netns_ebpf_common::abi::ZONE_HOST;
 use netns_ebpf_common::family::Family;
-use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, State, TimeoutClass};
+use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, TimeoutClass};
 use netns_ebpf_common::mapping;
 use netns_ebpf_common::parse::Parsed;
 use netns_ebpf_common::verdict::DropReason;
@@ -69,7 +69,7 @@ fn make<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Result<
     m.entry.target = s.plan.target;
     m.entry.peer_zone = ZONE_HOST;
     m.entry.flags = FlowEntry::<F::Addr>::MAPPING | FlowEntry::<F::Addr>::TO_UPLINK | FlowEntry::<F::Addr>::TRANSLATED;
-    set_common(&mut m.entry, s.plan.owner_slot, now);
+    flow::set_common(&mut m.entry, &m.plan, now);
 
     mapping::set_outside_key(&mut m.peer_key, p.proto, &s.peer_key.tuple);
     m.peer_entry.to.src = F::Addr::default();
@@ -79,7 +79,7 @@ fn make<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Result<
     m.peer_entry.target = s.plan.owner_slot;
     m.peer_entry.peer_zone = s.plan.zone;
     m.peer_entry.flags = FlowEntry::<F::Addr>::MAPPING | FlowEntry::<F::Addr>::TRANSLATED;
-    set_common(&mut m.peer_entry, s.plan.owner_slot, now);
+    flow::set_common(&mut m.peer_entry, &m.plan, now);
     port::claim::<F>(pkt, Claim::Mapping)?;
 
     let m = maps::opening_mapping::<F>()?;
@@ -100,17 +100,6 @@ fn make<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Result<
         Some(inside) => adopt::<F>(inside),
         None => Err(DropReason::FlowTableFull),
     }
-}
-
-/// What both entries have alike.
-#[inline(always)]
-fn set_common<A: Copy>(entry: &mut FlowEntry<A>, slot: u32, now: u64) {
-    entry.last_seen_ns = now;
-    entry.state = State::Opening as u8;
-    entry.ack = 0;
-    entry.window = 0;
-    entry.owner_slot = slot;
-    entry.publish = FlowEntry::<A>::NO_OWNER;
 }
 
 /// The live mapping a packet is sent to: its outside entry, which leads to the pod.

@@ -2,10 +2,10 @@
 
 use netns_ebpf_common::Port;
 use netns_ebpf_common::endpoint::Endpoint;
-use netns_ebpf_common::family::{Address, Family};
+use netns_ebpf_common::family::{Address, Family, addr_hash};
 use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::parse::Parsed;
-use netns_ebpf_common::publish::{Publish, PublishKey, PublishedPort, client_hash};
+use netns_ebpf_common::publish::{Publish, PublishKey, PublishedPort};
 use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, FamilyMaps};
@@ -80,7 +80,7 @@ impl Match {
         if flags & Publish::SEVERAL == 0 {
             return self.publish.slot;
         }
-        let hash = if flags & Publish::STICKY != 0 { client_hash(client) } else { spread() };
+        let hash = if flags & Publish::STICKY != 0 { addr_hash(client) } else { spread() };
         maps::backend_slot(self.id, hash).unwrap_or(self.publish.slot)
     }
 }
