@@ -6,7 +6,7 @@ use std::io;
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
-use super::dump::{attribute, dump};
+use crate::netlink::raw::{attribute, dump};
 use crate::netns::{Netns, NetnsError};
 
 /// What is not as it must be.

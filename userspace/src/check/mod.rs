@@ -6,7 +6,6 @@
 
 mod case;
 mod cases;
-mod dump;
 mod host_state;
 mod places;
 mod probe;

@@ -7,7 +7,9 @@ mod abort;
 mod addr;
 mod link;
 mod monitor;
+pub(crate) mod raw;
 mod route;
+mod sock_diag;
 mod sockets;
 
 use std::io;
