@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::observer::PATIENCE;
 use common::pods::{BLUE, RED, TOPOLOGY, client, server, uplink};
-use common::{Isolated, isolated, wait_for, when_free};
+use common::{Isolated, isolated, wait_for};
 use netns::check::{Family, Site};
 use socket2::{Domain, Socket, Type};
 
@@ -38,8 +38,7 @@ fn at(site: Site, family: Family, port: u16) -> SocketAddr {
 
 /// A pod's or a server's socket for datagrams.
 fn datagrams(here: &Isolated, at_site: Site, family: Family, port: u16) -> UdpSocket {
-    let bind = || when_free(|| UdpSocket::bind(at(at_site, family, port)));
-    let socket = here.inside(at_site.place, bind).expect("bind");
+    let socket = here.inside(at_site.place, || UdpSocket::bind(at(at_site, family, port))).expect("bind");
     socket.set_read_timeout(Some(PATIENCE)).expect("set a time-out");
     socket
 }

@@ -39,7 +39,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 pub use command::{Background, Finished};
 pub use snapshot::Snapshot;
-pub use wait::{wait_for, wait_until, when_free};
+pub use wait::{wait_for, wait_until};
 
 /// Where bpffs is mounted.
 pub const BPFFS: &str = "/sys/fs/bpf";

@@ -1,12 +1,13 @@
 //! Traffic by the probes of `--check`, and connections that stay open while things happen.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use netns::check::{self, Case, Family, Probe, Report, Site, Target};
+use socket2::SockRef;
 
-use super::{Isolated, when_free};
+use super::Isolated;
 
 /// What each of these tests takes for too long on a path that takes microseconds.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -57,11 +58,13 @@ impl Isolated {
         let place = |site: Site| places.get(site.place).expect("a place").clone();
         let family = if aim.is_ipv4() { Family::V4 } else { Family::V6 };
         let at = SocketAddr::new(to.ip(family), listen_port);
-        let listener = place(to).run(|| when_free(|| TcpListener::bind(at))).expect("enter").expect("listen");
+        let listener = place(to).run(|| TcpListener::bind(at)).expect("enter").expect("listen");
         let aim = SocketAddr::new(aim.ip(), if aim.port() == 0 { local_port(&listener) } else { aim.port() });
         let near = place(from).run(|| TcpStream::connect_timeout(&aim, PATIENCE)).expect("enter");
         let near = near.unwrap_or_else(|e| panic!("connect {} to {aim}: {e}", from.name));
         let (far, peer) = listener.accept().expect("accept");
+        // A process another test forks has a copy of the listener until it begins its program, and would keep the port.
+        SockRef::from(&listener).shutdown(Shutdown::Both).expect("stop listening");
         for stream in [&near, &far] {
             stream.set_read_timeout(Some(PATIENCE)).expect("set a time-out");
             stream.set_nodelay(true).expect("set no-delay");

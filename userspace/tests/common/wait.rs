@@ -1,6 +1,5 @@
 //! Waiting for conditions; nothing in the tests sleeps for a time and hopes.
 
-use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,16 +28,4 @@ pub fn wait_for<T>(timeout: Duration, mut poll: impl FnMut() -> Option<T>) -> Op
 pub fn wait_until(what: &str, timeout: Duration, mut condition: impl FnMut() -> bool) {
     let held = wait_for(timeout, || condition().then_some(()));
     assert!(held.is_some(), "{what}: not so after {timeout:?}");
-}
-
-/// Binds a port a socket has just left: that is open until each process another thread has forked meanwhile begins its program.
-///
-/// # Errors
-/// The port is taken for longer than that, or cannot be bound.
-pub fn when_free<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    let bound = wait_for(Duration::from_secs(3), || match bind() {
-        Err(e) if e.kind() == io::ErrorKind::AddrInUse => None,
-        bound => Some(bound),
-    });
-    bound.unwrap_or_else(|| Err(io::ErrorKind::AddrInUse.into()))
 }

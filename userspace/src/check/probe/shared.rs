@@ -1,9 +1,11 @@
 //! One port, several pods.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 
-use super::socket::{PATIENCE, accept, connect, listen};
+use nix::poll::PollFlags;
+
+use super::socket::{Listener, PATIENCE, accept, connect, listen, wait_for_any};
 use super::{Pair, ProbeError, check_seen};
 use crate::check::case::Site;
 use crate::netns::Netns;
@@ -41,23 +43,16 @@ pub(super) fn connect_to_all(
 /// A pod behind the port.
 struct Pod {
     site: Site,
-    listener: TcpListener,
+    listener: Listener,
     reached: bool,
 }
 
 /// Accepts the connection that has just been made, wherever it arrives.
-fn accept_at_one(pods: &mut [Pod], from: SocketAddr, seen_as: IpAddr) -> Result<(), ProbeError> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        for pod in &mut *pods {
-            match accept(&pod.listener, Duration::from_millis(1)) {
-                Ok((_, peer)) => {
-                    pod.reached = true;
-                    return check_seen(pod.site.name, peer, seen_as);
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::TimedOut && Instant::now() < end => {}
-                Err(e) => return Err(ProbeError::socket("be connected to by", from)(e)),
-            }
-        }
-    }
+fn accept_at_one(pods: &mut [Pod; 2], from: SocketAddr, seen_as: IpAddr) -> Result<(), ProbeError> {
+    let failed = || ProbeError::socket("be connected to by", from);
+    let sockets = pods.each_ref().map(|pod| pod.listener.as_fd());
+    let pod = &mut pods[wait_for_any(sockets, PollFlags::POLLIN, PATIENCE).map_err(failed())?];
+    let (_, peer) = accept(&pod.listener, PATIENCE).map_err(failed())?;
+    pod.reached = true;
+    check_seen(pod.site.name, peer, seen_as)
 }

@@ -1,14 +1,14 @@
 //! Sockets with a source address and short time-outs, and the bytes sent over them.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::LazyLock;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 /// Longest wait for anything that should come within microseconds.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
@@ -17,25 +17,30 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 const BULK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Listens for TCP; a port another check's connection has just left is taken again.
-pub(super) fn listen(at: SocketAddr) -> io::Result<TcpListener> {
+pub(super) fn listen(at: SocketAddr) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    when_free(|| socket.bind(&at.into()))?;
+    socket.bind(&at.into())?;
     socket.listen(8)?;
-    Ok(socket.into())
+    Ok(Listener(socket.into()))
 }
 
-/// Binds a port another check may just have left: its socket is open until each process that was forked meanwhile, by whatever
-/// thread, has begun its program.
-fn when_free<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        match bind() {
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
-                thread::sleep(Duration::from_millis(1));
-            }
-            bound => return bound,
-        }
+/// A socket that listens, and does no more when it is dropped: a process another thread forks has a copy of it until it begins
+/// its program, which alone would keep the port.
+pub(super) struct Listener(TcpListener);
+
+impl Deref for Listener {
+    type Target = TcpListener;
+
+    fn deref(&self) -> &TcpListener {
+        &self.0
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // All it could fail for is that it does not listen.
+        let _ = SockRef::from(&self.0).shutdown(Shutdown::Both);
     }
 }
 
@@ -62,11 +67,15 @@ fn set_patience(stream: &TcpStream) -> io::Result<()> {
     stream.set_write_timeout(Some(BULK_PATIENCE))
 }
 
-/// A UDP socket with a time-out for receiving.
+/// A UDP socket with a time-out for receiving. A port of its caller's choice is taken again from a copy of a former socket, see
+/// [`Listener`]: the last one bound is the one that receives.
 pub(super) fn datagram(at: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = when_free(|| UdpSocket::bind(at))?;
+    let socket = Socket::new(Domain::for_address(at), Type::DGRAM, Some(Protocol::UDP))?;
+    // With it the kernel might choose another's port.
+    socket.set_reuse_address(at.port() != 0)?;
+    socket.bind(&at.into())?;
     socket.set_read_timeout(Some(PATIENCE))?;
-    Ok(socket)
+    Ok(socket.into())
 }
 
 /// A raw ICMP or ICMPv6 socket; the standard library's UDP type is only its handle.
@@ -85,13 +94,22 @@ pub(super) fn raw_icmp(at: SocketAddr) -> io::Result<UdpSocket> {
 
 /// Waits until a socket is ready, or fails with a time-out.
 pub(super) fn wait(socket: &impl AsFd, events: PollFlags, patience: Duration) -> io::Result<()> {
+    wait_for_any([socket.as_fd()], events, patience).map(drop)
+}
+
+/// Waits until one of several sockets is ready, and says which, or fails with a time-out.
+pub(super) fn wait_for_any<const N: usize>(
+    sockets: [BorrowedFd<'_>; N],
+    events: PollFlags,
+    patience: Duration,
+) -> io::Result<usize> {
     let end = Instant::now() + patience;
+    let mut wishes = sockets.map(|socket| PollFd::new(socket, events));
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        let mut wish = [PollFd::new(socket.as_fd(), events)];
-        match poll(&mut wish, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+        match poll(&mut wishes, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
             Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(wishes.iter().position(|wish| wish.any().unwrap_or(false)).unwrap_or_default()),
             Err(nix::errno::Errno::EINTR) => {}
             Err(e) => return Err(e.into()),
         }
