@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use aya::Pod;
 use netns_ebpf_common::abi::map;
-use netns_ebpf_common::flow::{FlowEntry, FlowKey, State};
+use netns_ebpf_common::flow::{FlowEntry, FlowKey, State, proto};
 use netns_ebpf_common::{Addr4, Addr6};
 
 use super::{Datapath, DatapathError, call, io_error};
@@ -100,6 +100,12 @@ impl FlowRecord {
             owner_slot: present(entry.owner_slot),
             publish: present(entry.publish),
         }
+    }
+
+    /// Whether it is a connection, which stays where it is whatever becomes of the publish or route it was opened by: the next
+    /// packet of anything else may as well open another flow.
+    pub const fn is_connection(&self) -> bool {
+        matches!(self.proto, proto::TCP | proto::SCTP)
     }
 
     /// Whether the flow's direction leads to, or is accounted to, the pod in this slot.

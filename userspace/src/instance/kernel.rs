@@ -445,7 +445,7 @@ impl Fabric for KernelFabric {
                 let reset = self.host.reset_publishes(&specs, netns_of(pods));
                 reset.and_then(|()| self.host.unwire_publishes(&specs).map(drop))
             }
-            Ending::WithMaps => specs.iter().try_for_each(|spec| self.host.forget_publish(spec).map(drop)),
+            Ending::WithMaps => specs.iter().try_for_each(|spec| self.host.forget_publish(spec)),
         };
         done.map_err(|e| FabricError::step(format!("withdraw {}", listed(publishes)), e))
     }
@@ -453,7 +453,12 @@ impl Fabric for KernelFabric {
 
 /// Publishes, as a message names them.
 fn listed(publishes: &[PublishRow]) -> String {
-    let words: Vec<_> = publishes.iter().map(|row| row.publish.to_string()).collect();
+    /// More than these are counted.
+    const NAMED: usize = 3;
+    let mut words: Vec<_> = publishes.iter().take(NAMED).map(|row| row.publish.to_string()).collect();
+    if publishes.len() > NAMED {
+        words.push(format!("{} more", publishes.len() - NAMED));
+    }
     words.join(", ")
 }
 

@@ -144,12 +144,11 @@ impl Host {
     }
 
     /// Withdraws ports and nothing else, for when all flows, and the maps, go anyway.
-    pub fn forget_publish(&self, spec: &PublishSpec) -> Result<bool, WiringError> {
-        let ours = self.datapath.publish(spec.id)?.is_some_and(|live| live.owner == spec.owner);
-        if ours {
+    pub fn forget_publish(&self, spec: &PublishSpec) -> Result<(), WiringError> {
+        if self.datapath.publish(spec.id)?.is_some_and(|live| live.owner == spec.owner) {
             self.datapath.withdraw_ports(spec.id, &spec.ports)?;
         }
-        Ok(ours)
+        Ok(())
     }
 
     /// Takes no new flows by publishes from now on, and ends the TCP connections they have with a RST.

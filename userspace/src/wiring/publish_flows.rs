@@ -21,6 +21,10 @@ impl<'a> Ended<'a> {
         Self(specs.into_iter().map(|spec| (spec.id, spec)).collect())
     }
 
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
@@ -33,11 +37,6 @@ impl<'a> Ended<'a> {
     fn of_flow(&self, flow: &FlowRecord) -> Option<&'a PublishSpec> {
         flow.publish.filter(|_| flow.original).and_then(|id| self.0.get(&id).copied())
     }
-}
-
-/// Whether a protocol's flows are connections, which stay with the pod that has them whatever becomes of a publish.
-const fn is_connection(proto: u8) -> bool {
-    matches!(proto, proto::TCP | proto::SCTP)
 }
 
 /// The pod's end of a connection to it, and the client's.
@@ -57,7 +56,7 @@ impl Host {
         netns: impl Fn(u32) -> Option<Netns>,
         doomed: impl Fn(&PublishSpec, &FlowRecord) -> bool,
     ) -> Result<(), WiringError> {
-        if publishes.len() == 0 {
+        if publishes.is_empty() {
             return Ok(());
         }
         let goes = |flow: &FlowRecord| {
@@ -89,12 +88,12 @@ impl Host {
         publishes: &Ended<'_>,
         doomed: impl Fn(&PublishSpec, &FlowRecord) -> bool,
     ) -> Result<(), WiringError> {
-        if publishes.len() == 0 {
+        if publishes.is_empty() {
             return Ok(());
         }
         self.datapath.wait_for_programs()?;
         self.datapath.delete_flows(|flow| {
-            !is_connection(flow.proto) && publishes.of_flow(flow).is_some_and(|spec| doomed(spec, flow))
+            !flow.is_connection() && publishes.of_flow(flow).is_some_and(|spec| doomed(spec, flow))
         })?;
         Ok(())
     }
@@ -110,7 +109,7 @@ impl Host {
         proto: u8,
         keeps: impl Fn(&PublishSpec, SocketAddr, IpAddr) -> bool + Sync,
     ) -> Result<(), WiringError> {
-        if publishes.len() == 0 {
+        if publishes.is_empty() {
             return Ok(());
         }
         let peers = self.datapath.host_peers(&publishes.indexes())?;

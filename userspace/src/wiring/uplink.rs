@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netns_ebpf_common::counters::Hook;
-use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::hdr::eth::ETH_LEN;
 use netns_ebpf_common::host::Uplink;
 use netns_ebpf_common::{Addr4, Addr6, abi};
@@ -146,7 +145,7 @@ impl Host {
             return Ok(0);
         }
         let way = |flow: &FlowRecord| {
-            let may_move = flow.original && !matches!(flow.proto, proto::TCP | proto::SCTP);
+            let may_move = flow.original && !flow.is_connection();
             flow.target_uplink.filter(|_| may_move).map(|index| (flow.to_dst, index))
         };
         let asked: HashSet<IpAddr> = self.datapath.flows()?.iter().filter_map(way).map(|(dst, _)| dst).collect();
