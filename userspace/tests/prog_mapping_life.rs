@@ -10,8 +10,8 @@ use netns_ebpf_common::Addr4;
 use netns_ebpf_common::flow::{FlowEntry, State};
 use netns_ebpf_common::host::HostConfig;
 use netns_ebpf_common::verdict::DropReason;
-use prog::bench::is_inside;
 use prog::mapping::{TCP, UDP, configure, independent, leaves, range, reaches, sends};
+use prog::state::is_inside;
 use prog::*;
 
 both!(

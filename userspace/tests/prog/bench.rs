@@ -9,32 +9,28 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, Map, MapData};
+use aya::maps::{Array, Map};
 use aya::programs::{SchedClassifier, TestRunOptions};
 use aya::{Pod as Plain, TestRun};
 use netns::datapath::{Datapath, Hook, PublishPorts, Sizes};
 use netns::netns::Netns;
 use netns::wiring::{Host, NetworkSpec};
-use netns_ebpf_common::abi::{self, map};
+use netns_ebpf_common::abi::map;
 use netns_ebpf_common::account::{Admission, Destination, Exhausted};
-use netns_ebpf_common::area::Area;
 use netns_ebpf_common::endpoint::Endpoint;
-use netns_ebpf_common::flow::{FlowEntry, FlowKey};
-use netns_ebpf_common::fragment::{Datagram, DatagramSlot, HeldKey, HeldPiece};
 use netns_ebpf_common::host::{HostConfig, Uplink};
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::{Addr4, Addr6, Mac};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::time::{ClockId, clock_gettime};
 
-use super::packet::Version;
+use super::state::{open_map, remove_all};
 use super::world::*;
 use crate::common::{Isolated, isolated};
 
 /// Name of the instance; MACs are derived from it.
 pub const INSTANCE: &str = "prog";
-const PINS: &str = "/sys/fs/bpf/prog";
+pub(super) const PINS: &str = "/sys/fs/bpf/prog";
 /// Larger than any frame BPF_PROG_TEST_RUN takes, with room for what an ICMP error adds.
 const OUTPUT_BYTES: usize = 8192;
 /// Size of the kernel's `struct __sk_buff`, and where in it is what a test sets.
@@ -188,8 +184,8 @@ impl Bench {
             assert_eq!(admission.get(&0, 0).expect("read").total, 0, "flows that are counted and not there");
             admission.set(0, Admission::default(), 0).expect("write");
         }
-        clear::<Destination<Addr4>, Exhausted>(map::EXHAUSTED4);
-        clear::<Destination<Addr6>, Exhausted>(map::EXHAUSTED6);
+        remove_all::<Destination<Addr4>, Exhausted>(map::EXHAUSTED4);
+        remove_all::<Destination<Addr6>, Exhausted>(map::EXHAUSTED6);
         for spec in networks() {
             d.put_network(spec.id, &network(&spec)).expect("network");
             d.put_snat_pools(spec.id, &[], |_| false).expect("SNAT addresses");
@@ -282,133 +278,10 @@ impl Bench {
         assert!(self.datapath.remove_endpoint(pod.slot, owner(pod)).expect("remove"));
     }
 
-    /// Takes one entry out of a family's flow table, a reply's, and leaves its other direction.
-    pub fn remove_reply_entry(&self, v: Version) {
-        match v {
-            Version::V4 => remove_reply::<Addr4>(map::FLOWS4),
-            Version::V6 => remove_reply::<Addr6>(map::FLOWS6),
-        }
-    }
-
-    /// Makes a family's mappings count this many flows, whatever they have.
-    pub fn forge_mapped_flows(&self, v: Version, flows: u32) {
-        match v {
-            Version::V4 => change::<Addr4>(map::FLOWS4, is_inside, |e| e.ack = flows),
-            Version::V6 => change::<Addr6>(map::FLOWS6, is_inside, |e| e.ack = flows),
-        }
-    }
-
-    /// Makes the entries of a family's flow table whose flags `which` picks look as if they were last seen this much earlier.
-    pub fn age(&self, v: Version, by: Duration, which: impl Fn(u8) -> bool) {
-        match v {
-            Version::V4 => change::<Addr4>(map::FLOWS4, which, |e| e.last_seen_ns = earlier(e.last_seen_ns, by)),
-            Version::V6 => change::<Addr6>(map::FLOWS6, which, |e| e.last_seen_ns = earlier(e.last_seen_ns, by)),
-        }
-    }
-
-    /// How many datagrams in pieces of a family are known.
-    pub fn datagrams(&self, v: Version) -> usize {
-        match v {
-            Version::V4 => keys::<DatagramSlot, Datagram<Addr4>>(map::DATAGRAMS4).len(),
-            Version::V6 => keys::<DatagramSlot, Datagram<Addr6>>(map::DATAGRAMS6).len(),
-        }
-    }
-
-    /// How many pieces wait.
-    pub fn held(&self) -> usize {
-        keys::<HeldKey, HeldPiece>(map::HELD).len()
-    }
-
-    /// Forgets datagrams in pieces, and pieces that wait.
-    fn forget_datagrams(&self) {
-        remove_all::<DatagramSlot, Datagram<Addr4>>(map::DATAGRAMS4);
-        remove_all::<DatagramSlot, Datagram<Addr6>>(map::DATAGRAMS6);
-        remove_all::<HeldKey, HeldPiece>(map::HELD);
-    }
-
-    /// The areas of the pods, and those of the LAN.
-    fn areas(&self) -> Vec<u32> {
-        PODS.iter().map(|pod| pod.slot).chain((0..abi::LAN_AREAS).map(|n| abi::MAX_ENDPOINTS + n)).collect()
-    }
-
-    /// Lets areas have sent so many ICMP errors that it takes this time until the next; with none they have sent none.
-    pub fn set_error_debt(&self, areas: &[u32], debt: Duration) {
-        let mut map = Array::<_, Area>::try_from(Map::Array(open_map(map::AREAS))).expect("an array");
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("the clock");
-        let errors_paid_ns = if debt.is_zero() { 0 } else { (Duration::from(now) + debt).as_nanos() as u64 };
-        for area in areas {
-            let before = map.get(area, 0).expect("read");
-            assert_eq!(before.is_entered, 0, "a program has entered area {area} and not left it");
-            map.set(*area, Area { errors_paid_ns, ..before }, 0).expect("write");
-        }
-    }
-
     /// Lets at least this much time go by on the clock flows are stamped with, which moves by ticks.
     pub fn wait(&self, time: Duration) {
         thread::sleep(time + Duration::from_millis(12));
     }
-}
-
-fn open_map(name: &str) -> MapData {
-    MapData::from_pin(Path::new(PINS).join("maps").join(name)).expect("open a map")
-}
-
-fn lru<K: Plain, V: Plain>(name: &str) -> HashMap<MapData, K, V> {
-    HashMap::try_from(Map::LruHashMap(open_map(name))).expect("a hash")
-}
-
-fn keys<K: Plain, V: Plain>(name: &str) -> Vec<K> {
-    lru::<K, V>(name).keys().collect::<Result<_, _>>().expect("keys")
-}
-
-fn remove_all<K: Plain, V: Plain>(name: &str) {
-    let mut map = lru::<K, V>(name);
-    for key in keys::<K, V>(name) {
-        // It may have given way to another meanwhile.
-        let _ = map.remove(&key);
-    }
-}
-
-fn clear<K: Plain, V: Plain>(name: &str) {
-    let mut map = HashMap::<_, K, V>::try_from(Map::LruHashMap(open_map(name))).expect("a hash");
-    let keys: Vec<K> = map.keys().collect::<Result<_, _>>().expect("keys");
-    keys.iter().for_each(|key| map.remove(key).expect("remove"));
-}
-
-/// Of the inside entry of a mapping.
-pub fn is_inside(flags: u8) -> bool {
-    const INSIDE: u8 = FlowEntry::<Addr4>::MAPPING | FlowEntry::<Addr4>::TO_UPLINK;
-    flags & INSIDE == INSIDE
-}
-
-fn earlier(at_ns: u64, by: Duration) -> u64 {
-    let by = by.as_nanos() as u64;
-    assert!(at_ns > by, "the machine has not been up for that long");
-    at_ns - by
-}
-
-fn change<A: Copy>(name: &str, which: impl Fn(u8) -> bool, change: impl Fn(&mut FlowEntry<A>))
-where
-    FlowKey<A>: Plain,
-    FlowEntry<A>: Plain,
-{
-    let mut flows = HashMap::<_, FlowKey<A>, FlowEntry<A>>::try_from(Map::HashMap(open_map(name))).expect("a hash");
-    let picked: Vec<_> = flows.iter().filter_map(Result::ok).filter(|(_, e)| which(e.flags)).collect();
-    assert!(!picked.is_empty(), "no such entry");
-    for (key, mut entry) in picked {
-        change(&mut entry);
-        flows.insert(key, entry, 0).expect("change an entry");
-    }
-}
-
-fn remove_reply<A: Copy>(name: &str)
-where
-    FlowKey<A>: Plain,
-    FlowEntry<A>: Plain,
-{
-    let mut flows = HashMap::<_, FlowKey<A>, FlowEntry<A>>::try_from(Map::HashMap(open_map(name))).expect("a hash");
-    let reply = flows.iter().filter_map(Result::ok).find(|(_, e)| !e.is_original()).expect("a reply's entry").0;
-    flows.remove(&reply).expect("remove");
 }
 
 /// What the tests start from.

@@ -16,6 +16,7 @@ pub mod errors;
 pub mod flows;
 pub mod mapping;
 pub mod packet;
+pub mod state;
 pub mod want;
 pub mod world;
 
