@@ -2,21 +2,20 @@
 //!
 //! The same code runs in the kernel over packet memory and on the host over slices.
 
+mod ipv4;
+mod ipv6;
 mod quote;
+mod tcp;
+mod transport;
 
-use crate::family::{Family, V4, V6};
-use crate::flow::{FlowTuple, proto};
-use crate::hdr::icmp::IcmpHdr;
-use crate::hdr::ipv4::{IPV4_LEN, Ipv4Hdr};
-use crate::hdr::ipv6::{ExtHdr, FragmentHdr, IPV6_LEN, Ipv6Hdr, next};
-use crate::hdr::sctp::{SCTP_LEN, SctpHdr};
-use crate::hdr::tcp::{self, TCP_LEN, TcpHdr};
-use crate::hdr::udp::{self, UDP_LEN, UdpHdr};
-use crate::hdr::{Frame, Walk, icmp};
+use crate::flow::FlowTuple;
+use crate::hdr::{icmp, tcp as tcp_hdr, udp};
 use crate::verdict::DropReason;
-use crate::{Addr4, Addr6};
 
+pub use self::ipv4::ipv4;
+pub use self::ipv6::ipv6;
 pub use self::quote::{Quote, quote4, quote6};
+pub use self::tcp::TcpFields;
 
 /// Most extension headers followed; more are refused (RFC 9099 section 2.1 lets a security device set a limit).
 pub const MAX_EXTENSION_HEADERS: usize = 8;
@@ -64,19 +63,6 @@ pub enum L4 {
     /// Another protocol.
     #[default]
     Other,
-}
-
-/// What a TCP header says that a flow needs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TcpFields {
-    /// Sequence number.
-    pub seq: u32,
-    /// Acknowledgement number.
-    pub ack: u32,
-    /// Window, unscaled.
-    pub window: u16,
-    /// Flag bits.
-    pub flags: u8,
 }
 
 /// Whether a packet is a piece of a datagram.
@@ -180,294 +166,12 @@ impl<A> Parsed<A> {
     #[inline(always)]
     pub const fn csum_off(&self) -> Option<usize> {
         match self.l4 {
-            L4::Tcp => Some(self.l4_off() + tcp::CSUM_OFF),
+            L4::Tcp => Some(self.l4_off() + tcp_hdr::CSUM_OFF),
             L4::Udp => Some(self.l4_off() + udp::CSUM_OFF),
             L4::Icmp => Some(self.l4_off() + icmp::CSUM_OFF),
             L4::Sctp | L4::LaterFragment | L4::Other => None,
         }
     }
-}
-
-/// Parses IPv4 into `p`.
-#[inline(always)]
-pub fn ipv4<T: Frame + ?Sized>(
-    frame: &T,
-    l3_off: usize,
-    frame_len_bytes: usize,
-    p: &mut Parsed<Addr4>,
-) -> Result<(), DropReason> {
-    let ip: Ipv4Hdr = frame.read(l3_off).ok_or(DropReason::Malformed)?;
-    let header_len = ip.header_len();
-    if ip.version() != 4 || header_len < IPV4_LEN {
-        return Err(DropReason::Malformed);
-    }
-    let room = frame_len_bytes.saturating_sub(l3_off);
-    // A BIG TCP packet has a total length of 0 (kernel 6.3, commit b1a78b9b9886).
-    let total_len = if ip.total_len() == 0 && room > 0xffff { room } else { ip.total_len() as usize };
-    if total_len < header_len || total_len > room {
-        return Err(DropReason::Malformed);
-    }
-    if header_len > IPV4_LEN {
-        let mut options = Options { at: IPV4_LEN as u16, end: header_len as u16, l3_off: l3_off as u16, bad: None };
-        frame.walk(MAX_OPTIONS, &mut options);
-        if let Some(reason) = options.bad {
-            return Err(reason);
-        }
-    }
-    p.tuple = FlowTuple { src: Addr4(ip.src), dst: Addr4(ip.dst), ..FlowTuple::default() };
-    p.proto = ip.proto;
-    p.hop_limit = ip.ttl;
-    p.fragment_id = [ip.id[0], ip.id[1], ip.proto, 0];
-    p.piece_off_bytes = ip.fragment_offset();
-    p.more_pieces = ip.more_fragments();
-    p.fragment = match (ip.fragment_offset(), ip.more_fragments()) {
-        (0, false) => Fragment::Whole,
-        (0, true) => Fragment::First,
-        _ => Fragment::Later,
-    };
-    // The length field of the datagram put together would not hold it ("ping of death").
-    if ip.fragment_offset() as usize + total_len > 0xffff && !matches!(p.fragment, Fragment::Whole) {
-        return Err(DropReason::Malformed);
-    }
-    transport::<V4, T>(frame, p, l3_off, header_len, total_len - header_len)
-}
-
-/// One byte each, at most.
-const MAX_OPTIONS: u32 = 40;
-
-/// Refuses loose and strict source routing (RFC 7126 sections 4.3 and 4.4).
-struct Options {
-    at: u16,
-    end: u16,
-    l3_off: u16,
-    bad: Option<DropReason>,
-}
-
-impl Walk for Options {
-    #[inline(always)]
-    fn step<T: Frame + ?Sized>(&mut self, frame: &T) -> bool {
-        const END: u8 = 0;
-        const NOP: u8 = 1;
-        const LSRR: u8 = 131;
-        const SSRR: u8 = 137;
-        let at = (self.at & 0x3f) as usize;
-        if self.at >= self.end || at >= 60 {
-            return true;
-        }
-        let off = (self.l3_off & 0xff) as usize + at;
-        // Kind and length together: the verifier gains nothing from a check of a single byte at a variable offset. Behind
-        // the last option there is at least the transport header.
-        let Some([kind, len]) = frame.read::<[u8; 2]>(off) else {
-            self.bad = Some(DropReason::Malformed);
-            return true;
-        };
-        match kind {
-            END => return true,
-            NOP => self.at += 1,
-            LSRR | SSRR => {
-                self.bad = Some(DropReason::SourceRoute);
-                return true;
-            }
-            _ if len >= 2 => self.at += len as u16,
-            _ => {
-                self.bad = Some(DropReason::Malformed);
-                return true;
-            }
-        }
-        false
-    }
-}
-
-/// Parses IPv6 and its extension headers into `p`.
-#[inline(always)]
-pub fn ipv6<T: Frame + ?Sized>(
-    frame: &T,
-    l3_off: usize,
-    frame_len_bytes: usize,
-    p: &mut Parsed<Addr6>,
-) -> Result<(), DropReason> {
-    let ip: Ipv6Hdr = frame.read(l3_off).ok_or(DropReason::Malformed)?;
-    if ip.version() != 6 {
-        return Err(DropReason::Malformed);
-    }
-    let room = frame_len_bytes.saturating_sub(l3_off + IPV6_LEN);
-    // A BIG TCP packet says 0 here, with or without a jumbo option (kernel 5.19).
-    let payload_len = if ip.payload_len() == 0 && room > 0xffff { room } else { ip.payload_len() as usize };
-    if payload_len > room {
-        return Err(DropReason::Malformed);
-    }
-    p.tuple = FlowTuple { src: Addr6(ip.src), dst: Addr6(ip.dst), ..FlowTuple::default() };
-    p.proto = ip.next_header;
-    p.hop_limit = ip.hop_limit;
-    p.fragment = Fragment::Whole;
-    p.l4_off = Off::new(l3_off + IPV6_LEN).ok_or(DropReason::Malformed)?;
-    p.headers_len_bytes = IPV6_LEN as u16;
-    p.refused = None;
-    if is_extension(ip.next_header) {
-        frame.walk(MAX_EXTENSION_HEADERS as u32, p);
-        if let Some(reason) = p.refused {
-            return Err(reason);
-        }
-        if !matches!(p.fragment, Fragment::Later) && is_extension(p.proto) {
-            return Err(DropReason::ExtensionHeader);
-        }
-    }
-    let headers_len = p.headers_len_bytes as usize;
-    if headers_len - IPV6_LEN > payload_len {
-        return Err(DropReason::Malformed);
-    }
-    let len_bytes = payload_len - (headers_len - IPV6_LEN);
-    if p.piece_off_bytes as usize + len_bytes > 0xffff && !matches!(p.fragment, Fragment::Whole) {
-        return Err(DropReason::Malformed);
-    }
-    transport::<V6, T>(frame, p, l3_off, headers_len, len_bytes)?;
-    // Linux puts a jumbo option before a BIG TCP packet's TCP and takes it out again when it cuts the packet (kernel 5.19, commit
-    // 09f3d1a3a52c).
-    if ip.payload_len() == 0 && ip.next_header == next::HOP_BY_HOP {
-        p.headers_len_bytes = p.headers_len_bytes.wrapping_sub(JUMBO_LEN);
-    }
-    Ok(())
-}
-
-/// A hop-by-hop header with nothing but a jumbo option (RFC 2675 section 2).
-const JUMBO_LEN: u16 = 8;
-
-impl Parsed<Addr6> {
-    #[inline(always)]
-    fn refuse(&mut self, reason: DropReason) -> bool {
-        self.refused = Some(reason);
-        true
-    }
-}
-
-/// From one extension header to the next: protocol, offset and headers' length are those reached so far.
-impl Walk for Parsed<Addr6> {
-    #[inline(always)]
-    fn step<T: Frame + ?Sized>(&mut self, frame: &T) -> bool {
-        let kind = self.proto;
-        // What follows a later fragment's header is payload, whatever it looks like.
-        if !is_extension(kind) || matches!(self.fragment, Fragment::Later) {
-            return true;
-        }
-        let off = self.l4_off.get();
-        let Some(ext) = frame.read::<ExtHdr>(off) else { return self.refuse(DropReason::Malformed) };
-        let len = match kind {
-            next::FRAGMENT => {
-                let Some(f) = frame.read::<FragmentHdr>(off) else { return self.refuse(DropReason::Malformed) };
-                if !matches!(self.fragment, Fragment::Whole) {
-                    return self.refuse(DropReason::ExtensionHeader);
-                }
-                self.fragment_id = f.id;
-                self.piece_off_bytes = f.fragment_offset();
-                self.more_pieces = f.more_fragments();
-                self.fragment = match (f.fragment_offset(), f.more_fragments()) {
-                    // RFC 6946: an atomic fragment is a whole datagram.
-                    (0, false) => Fragment::Whole,
-                    (0, true) => Fragment::First,
-                    _ => Fragment::Later,
-                };
-                size_of::<FragmentHdr>() as u16
-            }
-            // RFC 5095 forbids type 0; the others need a router that takes part.
-            next::ROUTING => return self.refuse(DropReason::SourceRoute),
-            next::HOP_BY_HOP if self.headers_len_bytes != IPV6_LEN as u16 => {
-                return self.refuse(DropReason::ExtensionHeader);
-            }
-            next::AUTH => (ext.len as u16 + 2) * 4,
-            _ => (ext.len as u16 + 1) * 8,
-        };
-        self.proto = ext.next_header;
-        self.headers_len_bytes = self.headers_len_bytes.wrapping_add(len);
-        if self.headers_len_bytes > MAX_HEADERS_BYTES {
-            return self.refuse(DropReason::ExtensionHeader);
-        }
-        match Off::new(off + len as usize) {
-            Some(off) => self.l4_off = off,
-            None => return self.refuse(DropReason::ExtensionHeader),
-        }
-        false
-    }
-}
-
-/// Extension headers beyond this are refused; what fits is far more than any sender uses.
-const MAX_HEADERS_BYTES: u16 = 1024;
-
-#[inline(always)]
-const fn is_extension(next_header: u8) -> bool {
-    matches!(
-        next_header,
-        next::HOP_BY_HOP | next::ROUTING | next::FRAGMENT | next::AUTH | next::DEST_OPTIONS | next::MOBILITY
-    )
-}
-
-/// Reads the transport header behind `headers_len` bytes of IP headers; `len_bytes` is what they leave for it.
-#[inline(always)]
-fn transport<F: Family, T: Frame + ?Sized>(
-    frame: &T,
-    p: &mut Parsed<F::Addr>,
-    l3_off: usize,
-    headers_len: usize,
-    len_bytes: usize,
-) -> Result<(), DropReason> {
-    p.l4_off = Off::new(l3_off + headers_len).ok_or(DropReason::ExtensionHeader)?;
-    p.headers_len_bytes = headers_len as u16;
-    p.l4 = L4::Other;
-    p.icmp = IcmpKind::Other;
-    p.piece_len_bytes = len_bytes as u16;
-    // RFC 8200 section 4.5, and RFC 791 section 3.2 as the offset counts in 8 bytes: all pieces but the last are multiples of 8.
-    if !matches!(p.fragment, Fragment::Whole) && (len_bytes == 0 || p.more_pieces && len_bytes & 7 != 0) {
-        return Err(DropReason::Malformed);
-    }
-    if matches!(p.fragment, Fragment::Later) {
-        p.l4 = L4::LaterFragment;
-        return Ok(());
-    }
-    let off = p.l4_off();
-    match p.proto {
-        proto::TCP => {
-            let tcp: TcpHdr = frame.read(off).ok_or(DropReason::Malformed)?;
-            if tcp.header_len() < TCP_LEN || tcp.header_len() > len_bytes {
-                return Err(DropReason::Malformed);
-            }
-            p.tuple.set_ports(tcp.ports);
-            p.headers_len_bytes += tcp.header_len() as u16;
-            p.tcp = TcpFields { seq: tcp.seq(), ack: tcp.ack(), window: tcp.window(), flags: tcp.flags };
-            p.l4 = L4::Tcp;
-        }
-        proto::UDP => {
-            let udp: UdpHdr = frame.read(off).ok_or(DropReason::Malformed)?;
-            if UDP_LEN > len_bytes {
-                return Err(DropReason::Malformed);
-            }
-            p.tuple.set_ports(udp.ports);
-            p.headers_len_bytes += UDP_LEN as u16;
-            p.l4 = L4::Udp;
-        }
-        proto::SCTP => {
-            let sctp: SctpHdr = frame.read(off).ok_or(DropReason::Malformed)?;
-            if SCTP_LEN > len_bytes {
-                return Err(DropReason::Malformed);
-            }
-            p.tuple.set_ports(sctp.ports);
-            p.headers_len_bytes += SCTP_LEN as u16;
-            p.l4 = L4::Sctp;
-        }
-        n if n == F::ICMP => {
-            let icmp: IcmpHdr = frame.read(off).ok_or(DropReason::Malformed)?;
-            if icmp::ICMP_LEN > len_bytes {
-                return Err(DropReason::Malformed);
-            }
-            p.icmp = F::icmp_kind(icmp.kind);
-            match p.icmp {
-                IcmpKind::EchoRequest => p.tuple.sport = icmp.id(),
-                IcmpKind::EchoReply => p.tuple.dport = icmp.id(),
-                _ => {}
-            }
-            p.l4 = L4::Icmp;
-        }
-        _ => {}
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The start of a packet that an ICMP error quotes.
 
-use super::{Fragment, IcmpKind, MAX_EXTENSION_HEADERS, Off, Parsed, is_extension};
+use super::ipv6::is_extension;
+use super::{Fragment, IcmpKind, MAX_EXTENSION_HEADERS, Off, Parsed};
 use crate::family::{Family, V4, V6};
 use crate::flow::{FlowTuple, proto};
 use crate::hdr::Frame;

@@ -7,6 +7,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::hdr::eth::ETH_LEN;
+use crate::hdr::tcp::TCP_LEN;
+use crate::hdr::udp::UDP_LEN;
+use crate::{Addr4, Addr6};
 
 const V4_SRC: [u8; 4] = [10, 244, 0, 10];
 const V4_DST: [u8; 4] = [10, 244, 0, 20];
@@ -56,7 +59,7 @@ fn ipv4_golden() {
     assert_eq!((p.l4, p.proto, p.hop_limit, p.fragment), (L4::Tcp, 6, 64, Fragment::Whole));
     assert_eq!((p.tuple.src.0, p.tuple.dst.0, ports(&p)), (V4_SRC, V4_DST, (1000, 80)));
     assert_eq!((p.l4_off(), p.headers_len_bytes(), p.csum_off()), (34, 40, Some(50)));
-    assert_eq!(p.tcp, TcpFields { seq: 1, ack: 2, window: 4096, flags: 0x12 });
+    assert_eq!(p.tcp, TcpFields { seq: 1, end: 3, ack: 2, window: 4096, flags: 0x12, scale: TcpFields::NO_SCALE });
 
     let p = parse4(&frame4(&[1; 8], [0, 0], 17, &UDP)).expect("UDP behind options");
     assert_eq!((p.l4, ports(&p), p.l4_off(), p.headers_len_bytes()), (L4::Udp, (1000, 53), 42, 36));
