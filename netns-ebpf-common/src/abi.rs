@@ -1,7 +1,7 @@
 //! Names, numbers and capacities both sides of the kernel line agree on.
 
 /// Raised whenever a map's key or value layout or a program's meaning changes; the pins carry it.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// The zone of the host's own side in flow keys; network ids start at 1.
 pub const ZONE_HOST: u16 = 0;
@@ -45,8 +45,12 @@ pub const MAX_FLOW_ENTRIES: u32 = 2 * MAX_FLOWS;
 /// Flows that are remembered by age, over all pods of one family; a power of two.
 pub const OPENED_RING: u32 = 131_072;
 
-/// Destinations of one family whose port exhaustion is counted; the least recently counted one gives way.
-pub const MAX_EXHAUSTED: u32 = 1024;
+/// Parts of accounts' queues of one family. More than there can be: an account's queue is at most about twice its flows, but for a
+/// part it has begun.
+pub const MAX_QUEUE_PARTS: u32 = 4 * MAX_FLOWS / crate::account::QUEUE_PART as u32;
+
+/// Searches for ports of one family that are remembered; the least recently used one gives way.
+pub const MAX_PORT_SEARCHES: u32 = 16_384;
 
 /// Datagrams in pieces of one family, of all areas; the least recently used one gives way. On a machine with more than 16 CPUs
 /// there are more: the kernel keeps places free for each.
@@ -84,7 +88,7 @@ pub mod program {
     pub const FROM_UPLINK: &str = "from_uplink";
     /// TC ingress on an uplink without a link layer.
     pub const FROM_UPLINK_L3: &str = "from_uplink_l3";
-    /// Run by user space over keys of the flow table: see [`crate::account::SweepHeader`].
+    /// Run by user space over keys of the flow table: see [`crate::sweep::SweepHeader`].
     pub const SWEEP: &str = "sweep";
     /// Cgroup hook: [`crate::host_socket::SocketHook::Connect4`]; the rest likewise.
     pub const CONNECT4: &str = "connect4";
@@ -150,10 +154,18 @@ pub mod map {
     pub const FLOWS4: &str = "FLOWS4";
     /// Hash, IPv6.
     pub const FLOWS6: &str = "FLOWS6";
-    /// Array by slot: [`crate::account::FlowCount`] of IPv4.
-    pub const FLOW_COUNTS4: &str = "FLOW_COUNTS4";
+    /// Array by slot: [`crate::account::PodAccounts`] of IPv4.
+    pub const ACCOUNTS4: &str = "ACCOUNTS4";
     /// Array by slot, IPv6.
-    pub const FLOW_COUNTS6: &str = "FLOW_COUNTS6";
+    pub const ACCOUNTS6: &str = "ACCOUNTS6";
+    /// Hash: [`crate::account::QueueKey`] to [`crate::account::QueuePart`]`<Addr4>`.
+    pub const QUEUES4: &str = "QUEUES4";
+    /// Hash, IPv6.
+    pub const QUEUES6: &str = "QUEUES6";
+    /// Array by [`crate::port::UseIndex`]: flows and mappings (`u32`) whose port is counted there.
+    pub const PORT_USE: &str = "PORT_USE";
+    /// Array by port and protocol ([`crate::port::held_index`]): flows and mappings (`u32`) that have a port of the SNAT range.
+    pub const PORTS_HELD: &str = "PORTS_HELD";
     /// Array, one element: [`crate::account::Admission`] of IPv4.
     pub const ADMISSION4: &str = "ADMISSION4";
     /// Array, IPv6.
@@ -162,10 +174,12 @@ pub mod map {
     pub const OPENED4: &str = "OPENED4";
     /// Array, IPv6.
     pub const OPENED6: &str = "OPENED6";
-    /// LRU hash: [`crate::account::Destination`]`<Addr4>` to [`crate::account::Exhausted`].
-    pub const EXHAUSTED4: &str = "EXHAUSTED4";
+    /// Array, one element: a random `u32`, given once, that hashes start from whose result nobody is to foresee.
+    pub const SEED: &str = "SEED";
+    /// LRU hash: [`crate::account::Destination`]`<Addr4>` to [`crate::account::PortSearch`].
+    pub const PORT_SEARCHES4: &str = "PORT_SEARCHES4";
     /// LRU hash, IPv6.
-    pub const EXHAUSTED6: &str = "EXHAUSTED6";
+    pub const PORT_SEARCHES6: &str = "PORT_SEARCHES6";
     /// LRU hash: [`crate::fragment::DatagramSlot`] to [`crate::fragment::Datagram`]`<Addr4>`.
     pub const DATAGRAMS4: &str = "DATAGRAMS4";
     /// LRU hash, IPv6.

@@ -8,18 +8,74 @@ use crate::pod::pod;
 use crate::verdict::DropReason;
 use crate::{Addr4, Addr6, Port};
 
-/// A pod's flows of one family that are in the table, as many CPUs count them: each word is changed by atomic additions
-/// only.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct FlowCount {
-    /// Those it opened.
-    pub opened: u64,
-    /// Those opened to it by published ports.
-    pub incoming: u64,
+/// Which of a pod's accounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The pod's slot.
+    pub slot: u32,
+    /// Flows opened to it, else those it opened.
+    pub incoming: bool,
 }
 
-/// A family's table as a whole; changed as [`FlowCount`] is.
+impl Account {
+    /// Key of the part of its queue that holds place `at`.
+    #[inline(always)]
+    pub const fn part(self, at: u64) -> QueueKey {
+        QueueKey { account: self.slot << 1 | self.incoming as u32, part: (at / QUEUE_PART as u64) as u32 }
+    }
+}
+
+/// A pod's flows of one family, as many CPUs count them: each word is changed by atomic additions only, but for
+/// [`Self::retry_at_ns`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct AccountState {
+    /// Flows in the table.
+    pub flows: u64,
+    /// Flows put into its queue so far.
+    pub queued: u64,
+    /// Those taken out again, oldest first.
+    pub taken: u64,
+    /// Until when nobody looks for flows of it that may go, after a look in vain. `CLOCK_MONOTONIC`.
+    pub retry_at_ns: u64,
+}
+
+/// Both accounts of a pod.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct PodAccounts {
+    /// Flows it opened.
+    pub opened: AccountState,
+    /// Flows opened to it.
+    pub incoming: AccountState,
+}
+
+/// How long a look in vain for flows that may go stands for those of the same account that would follow.
+pub const BACK_OFF_NS: u64 = 10_000_000;
+
+/// Keys in a part of an account's queue; a power of two.
+pub const QUEUE_PART: usize = 16;
+
+/// Where a part of an account's queue is found.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct QueueKey {
+    /// Slot and side of the account.
+    pub account: u32,
+    /// Number of the part, modulo 2^32.
+    pub part: u32,
+}
+
+/// Part of the queue of an account's flows, by age. A key stands for the flow it leads to when it is read, if that is one of the
+/// account.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct QueuePart<A> {
+    /// Keys of the opener's entries.
+    pub keys: [FlowKey<A>; QUEUE_PART],
+}
+
+/// A family's table as a whole; changed as [`AccountState`] is.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Admission {
@@ -29,26 +85,21 @@ pub struct Admission {
     pub ring_in: u64,
     /// Those taken out again, oldest first.
     pub ring_out: u64,
-    /// Until when nobody looks for flows that may go, after a look in vain: for flows pods open, and for those opened to
-    /// them. `CLOCK_MONOTONIC`.
-    pub again_ns: [u64; 2],
+    /// Until when nobody looks in the ring for flows whose time is over, after a look in vain. `CLOCK_MONOTONIC`.
+    pub retry_at_ns: u64,
 }
 
-impl Admission {
-    /// How long a look in vain stands for those that would follow: it takes tens of microseconds, and whoever is at its limit
-    /// would cost that much with each packet.
-    pub const STANDS_NS: u64 = 10_000_000;
-}
-
-/// Where flows are refused for want of a port.
+/// Where flows are refused for want of a port, and whose.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Destination<A> {
-    /// Its address.
+    /// Its address; unspecified for a mapping.
     pub addr: A,
+    /// Slot of the pod that searches, or what [`Self::client`] makes of a client's address.
+    pub searcher: u32,
     /// Id of the network the flow was to come from.
     pub network: u16,
-    /// Its port.
+    /// Its port; 0 for a mapping.
     pub port: Port,
     /// IP protocol number.
     pub proto: u8,
@@ -56,20 +107,26 @@ pub struct Destination<A> {
     pub _pad: [u8; 3],
 }
 
-/// What is known of such a destination.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Exhausted {
-    /// Flows refused.
-    pub refused: u64,
-    /// Until then nobody searches again, unless a flow to it ends: `CLOCK_MONOTONIC`.
-    pub again_ns: u64,
+impl<A> Destination<A> {
+    /// The searcher on the LAN side, by a hash of its address: none is a slot.
+    #[inline(always)]
+    pub const fn client(hash: u32) -> u32 {
+        hash | 1 << 31
+    }
 }
 
-impl Exhausted {
-    /// How long a search that found every port taken stands for those that would follow: it takes milliseconds, and a pod that
-    /// keeps asking would spend them all. A port that comes free by time or by the host's doing is found this much later.
-    pub const STANDS_NS: u64 = 100_000_000;
+/// What is known of a searcher's ports towards a destination.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct PortSearch {
+    /// Flows refused.
+    pub refused: u64,
+    /// Until then nobody searches again: `CLOCK_MONOTONIC`.
+    pub retry_at_ns: u64,
+    /// Where the next search starts.
+    pub cursor: u32,
+    /// Searches in vain in a row: with a pool, the next one looks at its next address.
+    pub vain: u32,
 }
 
 /// Whether another flow may be opened, its own place counted in neither number.
@@ -96,48 +153,32 @@ pub const fn may_open(own: u64, total: u64, flows: u32, flows_per_pod: u32) -> R
     Ok(())
 }
 
-/// Modes of the program that sweeps; the numbers are part of [`SweepHeader`].
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SweepMode {
-    /// Flows whose time is over go.
-    Expired = 0,
-    /// Flows go whatever their time.
-    Any = 1,
-    /// Flows of the publish the header names become no publish's.
-    Disown = 2,
-}
-
-/// What stands before the keys in the packet that program is run over, right after the link-layer header.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct SweepHeader {
-    /// A [`SweepMode`].
-    pub mode: u32,
-    /// 4 or 6: the family of the keys.
-    pub family: u32,
-    /// How many keys follow.
-    pub keys: u32,
-    /// Index of a publish, for [`SweepMode::Disown`].
-    pub publish: u32,
-}
-
-/// Most bytes of keys in such a packet: with all headers it stays below the one page every kernel takes.
-pub const SWEEP_KEYS_BYTES: usize = 3200;
-
-crate::hdr::wire!(SweepHeader, 16);
-crate::hdr::wire!(FlowKey<Addr4>, 16);
-crate::hdr::wire!(FlowKey<Addr6>, 40);
-pod!(SweepHeader: size 16, align 4);
-pod!(FlowCount: size 16, align 8);
-pod!(Admission: size 40, align 8);
-pod!(Exhausted: size 16, align 8);
-pod!(Destination<Addr4>: size 12, align 4);
-pod!(Destination<Addr6>: size 24, align 4);
+pod!(AccountState: size 32, align 8);
+pod!(PodAccounts: size 64, align 8);
+pod!(QueueKey: size 8, align 4);
+pod!(QueuePart<Addr4>: size 256, align 4);
+pod!(QueuePart<Addr6>: size 640, align 4);
+pod!(Admission: size 32, align 8);
+pod!(PortSearch: size 24, align 8);
+pod!(Destination<Addr4>: size 16, align 4);
+pod!(Destination<Addr6>: size 28, align 4);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_of_queues_are_one_accounts() {
+        let mut keys = std::collections::BTreeSet::new();
+        for (slot, incoming) in [(0, false), (0, true), (1, false), (8191, true)] {
+            let account = Account { slot, incoming };
+            for at in [0, QUEUE_PART as u64, 5 * QUEUE_PART as u64] {
+                let key = account.part(at);
+                assert_eq!(key, account.part(at + QUEUE_PART as u64 - 1));
+                assert!(keys.insert((key.account, key.part)));
+            }
+        }
+    }
 
     /// Opens flows for each account in turn until all of them are refused.
     fn fill(accounts: usize, flows: u32, per_pod: u32) -> std::vec::Vec<u64> {

@@ -20,6 +20,10 @@ pub trait Address: Wire + PartialEq + Default + Debug + 'static {
     /// The word at `i`, its bytes in network order.
     fn word(&self, i: usize) -> [u8; 4];
 
+    /// Becomes `from`, word by word: for an assignment from memory to memory that may overlap the compiler would call a function
+    /// that copies bytes.
+    fn set(&mut self, from: &Self);
+
     /// 0.0.0.0 or `::`.
     fn is_unspecified(&self) -> bool;
 }
@@ -30,6 +34,11 @@ impl Address for Addr4 {
     #[inline(always)]
     fn word(&self, _: usize) -> [u8; 4] {
         self.0
+    }
+
+    #[inline(always)]
+    fn set(&mut self, from: &Self) {
+        *self = *from;
     }
 
     #[inline(always)]
@@ -45,6 +54,16 @@ impl Address for Addr6 {
     fn word(&self, i: usize) -> [u8; 4] {
         let i = (i & 3) * 4;
         [self.0[i], self.0[i + 1], self.0[i + 2], self.0[i + 3]]
+    }
+
+    #[inline(always)]
+    fn set(&mut self, from: &Self) {
+        let (to, from) = (self.0.as_chunks_mut::<4>().0, from.0.as_chunks::<4>().0);
+        let mut i = 0;
+        while i < Self::WORDS {
+            to[i] = from[i];
+            i += 1;
+        }
     }
 
     #[inline(always)]

@@ -1,4 +1,4 @@
-//! Flows: one key per direction, both pointing at each other, and the rules of their life.
+//! Flows: one key per direction, both pointing at each other.
 //!
 //! A flow is two entries of one map. Each is found by the tuple of a packet as it arrives in a zone, and says what the
 //! tuple becomes and where the packet goes. The entry of the other direction needs no pointer: its key is the reverse
@@ -7,23 +7,13 @@
 //! A data packet touches its own entry only. Packets that change the connection (SYN, FIN, RST, first reply) touch
 //! both, so the two never disagree for longer than one such packet.
 
+use crate::family::Address;
 use crate::hdr::PortPair;
 use crate::pod::pod;
+use crate::tcp::Numbers;
 use crate::{Addr4, Addr6, Port};
 
-/// IP protocol numbers the data path translates.
-pub mod proto {
-    /// ICMP for IPv4.
-    pub const ICMP: u8 = 1;
-    /// TCP.
-    pub const TCP: u8 = 6;
-    /// UDP.
-    pub const UDP: u8 = 17;
-    /// ICMP for IPv6.
-    pub const ICMPV6: u8 = 58;
-    /// SCTP.
-    pub const SCTP: u8 = 132;
-}
+pub use crate::proto;
 
 /// A packet's addresses and ports.
 ///
@@ -57,6 +47,24 @@ impl<A: Copy> FlowTuple<A> {
     }
 }
 
+impl<A: Address> FlowTuple<A> {
+    /// Becomes `from`, in place.
+    #[inline(always)]
+    pub fn set(&mut self, from: &Self) {
+        self.src.set(&from.src);
+        self.dst.set(&from.dst);
+        (self.sport, self.dport) = (from.sport, from.dport);
+    }
+
+    /// Becomes the tuple of a packet going the other way, in place.
+    #[inline(always)]
+    pub fn set_reverse(&mut self, of: &Self) {
+        self.src.set(&of.dst);
+        self.dst.set(&of.src);
+        (self.sport, self.dport) = (of.dport, of.sport);
+    }
+}
+
 /// Key of a flow entry: a tuple as seen in a zone. 16 bytes for IPv4.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -71,6 +79,15 @@ pub struct FlowKey<A> {
     pub _pad: u8,
 }
 
+impl<A: Address> FlowKey<A> {
+    /// Becomes `from`, in place.
+    #[inline(always)]
+    pub fn set(&mut self, from: &Self) {
+        self.tuple.set(&from.tuple);
+        (self.zone, self.proto, self._pad) = (from.zone, from.proto, 0);
+    }
+}
+
 impl<A> FlowKey<A> {
     /// A key with its padding in order.
     #[inline(always)]
@@ -81,9 +98,9 @@ impl<A> FlowKey<A> {
 
 /// One direction of a flow.
 ///
-/// Concurrency: everything but [`Self::state`], [`Self::last_seen_ns`], [`Self::ack`], [`Self::window`] and
-/// [`Self::publish`] is constant from insertion to removal; those are single aligned words any CPU may store, where a lost
-/// race costs one refresh, not correctness.
+/// Concurrency: everything but [`Self::state`], [`Self::last_seen_ns`], the numbers of a connection ([`Self::numbers`]),
+/// [`Self::publish`] and [`FlowFlags::ENDING`] is constant from insertion to removal; those are single aligned words any CPU may
+/// store, where a lost race costs one refresh, not correctness.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct FlowEntry<A> {
@@ -91,18 +108,28 @@ pub struct FlowEntry<A> {
     pub last_seen_ns: u64,
     /// The tuple after translation.
     pub to: FlowTuple<A>,
-    /// Endpoint slot or uplink ifindex, by [`FlowEntry::TO_UPLINK`].
-    pub target: u32,
+    /// Where its packets go: what it is counts by [`Self::target_kind`].
+    pub target_id: u32,
+    /// What the direction is.
+    pub flags: FlowFlags,
     /// Zone of the other direction's key.
     pub peer_zone: u16,
-    /// Bits of [`FlowEntry::TO_UPLINK`] and the like.
-    pub flags: u8,
-    /// Connection state: a [`State`] as `u8`, the same in both entries.
+    /// A [`TargetKind`] as `u8`.
+    pub target_kind: u8,
+    /// Connection state: a [`crate::state::State`] as `u8`, the same in both entries.
     pub state: u8,
-    /// TCP: the last acknowledgement number this direction sent.
+    /// TCP: [`Numbers::scale`].
+    pub scale: u8,
+    /// TCP: [`Numbers::seen`].
+    pub seen: u8,
+    /// TCP: [`Numbers::end`].
+    pub end: u32,
+    /// TCP: [`Numbers::ack`]. Of a mapping's inside entry: how many flows it counts.
     pub ack: u32,
-    /// TCP: the last window this direction advertised, unscaled.
-    pub window: u32,
+    /// TCP: [`Numbers::edge`].
+    pub edge: u32,
+    /// TCP: [`Numbers::syn_end`].
+    pub syn_end: u32,
     /// Endpoint slot the flow is accounted to.
     pub owner_slot: u32,
     /// Publish id the flow came in by, or [`FlowEntry::NO_OWNER`]; set to that when the publish goes.
@@ -110,23 +137,6 @@ pub struct FlowEntry<A> {
 }
 
 impl<A: Copy> FlowEntry<A> {
-    /// The target is an uplink's ifindex; else an endpoint slot.
-    pub const TO_UPLINK: u8 = 1;
-    /// This is the direction of the packet that opened the flow.
-    pub const ORIGINAL: u8 = 1 << 1;
-    /// Addresses or ports change; without it the packet passes as it is (but for hop limit and link layer).
-    pub const TRANSLATED: u8 = 1 << 2;
-    /// With [`Self::ORIGINAL`]: opened to a pod from outside, and accounted so.
-    pub const INCOMING: u8 = 1 << 3;
-    /// One of the two entries of a mapping: see [`crate::mapping`].
-    pub const MAPPING: u8 = 1 << 4;
-    /// The key's source has a mapping, which counts this flow.
-    pub const MAPPED: u8 = 1 << 5;
-    /// With [`Self::TO_UPLINK`]: the destination is an address of the host behind which a pod is, so the packet comes back in by
-    /// the uplink at once (RFC 4787 REQ-9).
-    pub const TURNS_BACK: u8 = 1 << 6;
-    /// A CPU is taking the entry out; set by atomic operations only.
-    pub const ENDING: u8 = 1 << 7;
     /// No publish.
     pub const NO_OWNER: u32 = u32::MAX;
 
@@ -139,135 +149,157 @@ impl<A: Copy> FlowEntry<A> {
     /// Whether this is the opener's direction.
     #[inline(always)]
     pub const fn is_original(&self) -> bool {
-        self.flags & Self::ORIGINAL != 0
+        self.flags.has(FlowFlags::ORIGINAL)
+    }
+
+    /// Where its packets go.
+    #[inline(always)]
+    pub const fn target(&self) -> Target {
+        Target { id: self.target_id, kind: TargetKind::from_u8(self.target_kind), _pad: [0; 3] }
+    }
+
+    /// Says where its packets go.
+    #[inline(always)]
+    pub const fn set_target(&mut self, target: Target) {
+        self.target_id = target.id;
+        self.target_kind = target.kind as u8;
+    }
+
+    /// What this direction of a connection has shown of itself.
+    #[inline(always)]
+    pub const fn numbers(&self) -> Numbers {
+        Numbers {
+            end: self.end,
+            ack: self.ack,
+            edge: self.edge,
+            syn_end: self.syn_end,
+            scale: self.scale,
+            seen: self.seen,
+        }
+    }
+
+    /// Notes it.
+    #[inline(always)]
+    pub const fn set_numbers(&mut self, n: &Numbers) {
+        self.end = n.end;
+        self.ack = n.ack;
+        self.edge = n.edge;
+        self.syn_end = n.syn_end;
+        self.scale = n.scale;
+        self.seen = n.seen;
     }
 }
 
-/// Where a connection stands; the numbers are stored in maps.
+/// What a direction of a flow leads to.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Opened, no reply seen. For UDP and ICMP queries: unreplied.
-    Opening = 0,
-    /// TCP: the reply's SYN was seen. Not used by others.
-    Answered = 1,
-    /// TCP: handshake done; others: replied.
-    Established = 2,
-    /// The opener sent FIN.
-    OriginalFin = 3,
-    /// The other side sent FIN.
-    ReplyFin = 4,
-    /// Both sent FIN.
-    Closed = 5,
-    /// An acceptable RST was seen (RFC 7857 section 2.2: wait, do not remove at once).
-    Reset = 6,
+pub enum TargetKind {
+    /// A pod, by its slot.
+    Pod = 0,
+    /// An uplink, by its ifindex.
+    Uplink = 1,
 }
 
-/// TCP flag bits as in the 14th byte of the header.
-pub mod tcp_flag {
-    /// FIN.
-    pub const FIN: u8 = 0x01;
-    /// SYN.
-    pub const SYN: u8 = 0x02;
-    /// RST.
-    pub const RST: u8 = 0x04;
-    /// ACK.
-    pub const ACK: u8 = 0x10;
-}
-
-/// Which idle timer applies; index into [`crate::host::HostConfig::timeout_ns`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TimeoutClass {
-    /// TCP before the handshake is done and after it was closed (RFC 5382 REQ-5: at least 4 minutes).
-    TcpTransitory = 0,
-    /// TCP established or half-closed (RFC 5382 REQ-5: at least 2 hours 4 minutes).
-    TcpEstablished = 1,
-    /// UDP (RFC 4787 REQ-5: at least 2 minutes, 5 recommended), and SCTP, whose associations are not followed.
-    Udp = 2,
-    /// ICMP queries (RFC 5508 REQ-1: at least 60 seconds).
-    Icmp = 3,
-}
-
-impl State {
-    /// From a map's byte; an unknown one reads as [`State::Opening`], the shortest-lived.
+impl TargetKind {
+    /// From a map's byte.
     #[inline(always)]
     pub const fn from_u8(v: u8) -> Self {
         match v {
-            1 => Self::Answered,
-            2 => Self::Established,
-            3 => Self::OriginalFin,
-            4 => Self::ReplyFin,
-            5 => Self::Closed,
-            6 => Self::Reset,
-            _ => Self::Opening,
+            1 => Self::Uplink,
+            _ => Self::Pod,
         }
     }
+}
 
-    /// The state after a TCP segment with `flags` from the opener (`original`) or the other side.
-    ///
-    /// An out-of-window RST must not reach this function: see [`rst_acceptable`].
+/// Where packets of a flow go.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Slot or ifindex.
+    pub id: u32,
+    /// Which of them.
+    pub kind: TargetKind,
+    /// Padding, zero.
+    pub _pad: [u8; 3],
+}
+
+impl Target {
+    /// The pod in a slot.
     #[inline(always)]
-    pub const fn after_tcp(self, original: bool, flags: u8) -> Self {
-        use State::*;
-        if flags & tcp_flag::RST != 0 {
-            return Reset;
-        }
-        let syn = flags & tcp_flag::SYN != 0;
-        let fin = flags & tcp_flag::FIN != 0;
-        match (self, original) {
-            (Opening, false) if syn => Answered,
-            (Opening, _) => Opening,
-            (Answered, true) if flags & tcp_flag::ACK != 0 => {
-                if fin {
-                    OriginalFin
-                } else {
-                    Established
-                }
-            }
-            (Answered, _) => Answered,
-            (Established, true) if fin => OriginalFin,
-            (Established, false) if fin => ReplyFin,
-            (OriginalFin, false) if fin => Closed,
-            (ReplyFin, true) if fin => Closed,
-            // RFC 7857 section 2.2: a segment that is no RST shows that the flow lives on.
-            (Reset, _) if !syn => Established,
-            (s, _) => s,
-        }
+    pub const fn pod(slot: u32) -> Self {
+        Self { id: slot, kind: TargetKind::Pod, _pad: [0; 3] }
     }
 
-    /// The state after a packet of a protocol without connections.
+    /// Out of an uplink.
     #[inline(always)]
-    pub const fn after_datagram(self, original: bool) -> Self {
-        if original { self } else { State::Established }
+    pub const fn uplink(ifindex: u32) -> Self {
+        Self { id: ifindex, kind: TargetKind::Uplink, _pad: [0; 3] }
     }
 
-    /// Whether a SYN of the opener starts the entry anew instead of belonging to it.
+    /// Whether it is an uplink.
     #[inline(always)]
-    pub const fn restarts_on_syn(self) -> bool {
-        matches!(self, Self::Closed | Self::Reset | Self::OriginalFin | Self::ReplyFin)
+    pub const fn is_uplink(self) -> bool {
+        matches!(self.kind, TargetKind::Uplink)
+    }
+}
+
+/// What a direction of a flow is: a set of the bits below.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowFlags(u16);
+
+impl FlowFlags {
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// The direction of the packet that opened the flow.
+    pub const ORIGINAL: Self = Self(1);
+    /// Addresses or ports change; without it the packet passes as it is (but for hop limit and link layer).
+    pub const TRANSLATED: Self = Self(1 << 1);
+    /// With [`Self::ORIGINAL`]: opened to a pod from outside, and accounted so.
+    pub const INCOMING: Self = Self(1 << 2);
+    /// One of the two entries of a mapping: see [`crate::mapping`].
+    pub const MAPPING: Self = Self(1 << 3);
+    /// The key's source has a mapping, which counts this flow.
+    pub const MAPPED: Self = Self(1 << 4);
+    /// Towards an uplink: the destination is an address of the host behind which a pod is, so the packet comes back in by the
+    /// uplink at once (RFC 4787 REQ-9).
+    pub const HAIRPIN: Self = Self(1 << 5);
+    /// With [`Self::ORIGINAL`], or of a mapping's inside entry: its source port is one of the SNAT range, and counted among those
+    /// in use ([`crate::port`]).
+    pub const PORT_COUNTED: Self = Self(1 << 6);
+    /// The address it leaves with is one of its network's pool.
+    pub const POOLED: Self = Self(1 << 7);
+    /// A CPU is taking the entry out; set by atomic operations only.
+    pub const ENDING: Self = Self(1 << 15);
+
+    /// As a map has it.
+    #[inline(always)]
+    pub const fn bits(self) -> u16 {
+        self.0
     }
 
-    /// Whether a flow opened to a pod gives its place to a newer one when the pod's account is at its limit: TCP that is being
-    /// opened or was closed, anything else that was never answered. A client that has completed its handshake is safe.
+    /// Whether all of these are set.
     #[inline(always)]
-    pub const fn gives_way(self, proto: u8) -> bool {
-        match proto {
-            proto::TCP => matches!(self.timeout_class(proto), TimeoutClass::TcpTransitory),
-            _ => matches!(self, Self::Opening),
-        }
+    pub const fn has(self, flags: Self) -> bool {
+        self.0 & flags.0 == flags.0
     }
 
-    /// The idle timer that applies.
+    /// With these.
     #[inline(always)]
-    pub const fn timeout_class(self, proto: u8) -> TimeoutClass {
-        match proto {
-            proto::TCP => match self {
-                Self::Established | Self::OriginalFin | Self::ReplyFin => TimeoutClass::TcpEstablished,
-                _ => TimeoutClass::TcpTransitory,
-            },
-            proto::ICMP | proto::ICMPV6 => TimeoutClass::Icmp,
-            _ => TimeoutClass::Udp,
-        }
+    pub const fn with(self, flags: Self) -> Self {
+        Self(self.0 | flags.0)
+    }
+
+    /// Those of these that are set.
+    #[inline(always)]
+    pub const fn only(self, flags: Self) -> Self {
+        Self(self.0 & flags.0)
+    }
+
+    /// Without these.
+    #[inline(always)]
+    pub const fn without(self, flags: Self) -> Self {
+        Self(self.0 & !flags.0)
     }
 }
 
@@ -298,133 +330,36 @@ pub(crate) const fn is_idle(last_seen_ns: u64, now_ns: u64, timeout_ns: u64) -> 
     now_ns > last_seen_ns && now_ns - last_seen_ns > timeout_ns
 }
 
-/// Whether a RST with sequence number `seq` may close the flow: it must lie in the window the other side last
-/// advertised (RFC 5961 section 3.2 is stricter at the end host; a middle box cannot know the exact edge).
-///
-/// `peer_ack` and `peer_window` are what the receiver of the RST last sent; a flow whose other side has sent nothing yet
-/// (`peer_ack` 0 and `peer_window` 0) accepts any. Windows are unscaled here, so the largest scale (RFC 7323: 14) is assumed for
-/// one that is not 0; sequence arithmetic is modulo 2^32.
-#[inline(always)]
-pub const fn rst_acceptable(seq: u32, peer_ack: u32, peer_window: u32) -> bool {
-    if peer_ack == 0 && peer_window == 0 {
-        return true;
-    }
-    seq.wrapping_sub(peer_ack) <= peer_window
-}
-
 pod!(FlowTuple<Addr4>: size 12, align 4);
 pod!(FlowTuple<Addr6>: size 36, align 4);
 pod!(FlowKey<Addr4>: size 16, align 4);
 pod!(FlowKey<Addr6>: size 40, align 4);
-pod!(FlowEntry<Addr4>: size 48, align 8);
-pod!(FlowEntry<Addr6>: size 72, align 8);
+pod!(FlowEntry<Addr4>: size 56, align 8);
+pod!(FlowEntry<Addr6>: size 80, align 8);
 
 #[cfg(test)]
 mod tests {
-    use super::State::*;
-    use super::tcp_flag::{ACK, FIN, RST, SYN};
     use super::*;
     use proptest::prelude::*;
 
-    const STATES: [State; 7] = [Opening, Answered, Established, OriginalFin, ReplyFin, Closed, Reset];
-
-    /// Every state, after each kind of segment: from the opener, then from the other side.
     #[test]
-    fn tcp_states() {
-        let kinds = [SYN, SYN | ACK, ACK, FIN | ACK, RST];
-        let rows = [
-            // SYN, SYN+ACK, ACK, FIN+ACK, RST
-            (Opening, [Opening, Opening, Opening, Opening, Reset], [Answered, Answered, Opening, Opening, Reset]),
-            (
-                Answered,
-                [Answered, Established, Established, OriginalFin, Reset],
-                [Answered, Answered, Answered, Answered, Reset],
-            ),
-            (
-                Established,
-                [Established, Established, Established, OriginalFin, Reset],
-                [Established, Established, Established, ReplyFin, Reset],
-            ),
-            (
-                OriginalFin,
-                [OriginalFin, OriginalFin, OriginalFin, OriginalFin, Reset],
-                [OriginalFin, OriginalFin, OriginalFin, Closed, Reset],
-            ),
-            (ReplyFin, [ReplyFin, ReplyFin, ReplyFin, Closed, Reset], [ReplyFin, ReplyFin, ReplyFin, ReplyFin, Reset]),
-            (Closed, [Closed, Closed, Closed, Closed, Reset], [Closed, Closed, Closed, Closed, Reset]),
-            (Reset, [Reset, Reset, Established, Established, Reset], [Reset, Reset, Established, Established, Reset]),
-        ];
-        for (state, original, reply) in rows {
-            for (i, flags) in kinds.into_iter().enumerate() {
-                assert_eq!(state.after_tcp(true, flags), original[i], "{state:?}, the opener's {flags:#04x}");
-                assert_eq!(state.after_tcp(false, flags), reply[i], "{state:?}, the other side's {flags:#04x}");
-            }
+    fn flags_are_sets() {
+        let both = FlowFlags::ORIGINAL.with(FlowFlags::HAIRPIN);
+        assert!(both.has(FlowFlags::ORIGINAL) && both.has(FlowFlags::HAIRPIN) && both.has(FlowFlags::NONE));
+        assert!(!both.has(FlowFlags::MAPPED) && !both.has(FlowFlags::ORIGINAL.with(FlowFlags::MAPPED)));
+        assert_eq!(both.without(FlowFlags::ORIGINAL), FlowFlags::HAIRPIN);
+    }
+
+    #[test]
+    fn targets_and_numbers_survive_the_entry() {
+        let mut entry = FlowEntry::<Addr4>::default();
+        for target in [Target::pod(7), Target::uplink(7)] {
+            entry.set_target(target);
+            assert_eq!(entry.target(), target);
         }
-    }
-
-    #[test]
-    fn datagrams_establish_by_their_reply() {
-        assert_eq!((Opening.after_datagram(true), Opening.after_datagram(false)), (Opening, Established));
-        assert_eq!((Established.after_datagram(true), Established.after_datagram(false)), (Established, Established));
-    }
-
-    #[test]
-    fn states_survive_the_map() {
-        for state in STATES {
-            assert_eq!(State::from_u8(state as u8), state);
-        }
-        assert_eq!(State::from_u8(200), Opening);
-    }
-
-    #[test]
-    fn only_ended_connections_restart() {
-        let restart: std::vec::Vec<_> = STATES.into_iter().filter(|s| s.restarts_on_syn()).collect();
-        assert_eq!(restart, [OriginalFin, ReplyFin, Closed, Reset]);
-    }
-
-    #[test]
-    fn half_open_and_ended_flows_give_way() {
-        let of = |proto| STATES.into_iter().filter(move |s| s.gives_way(proto)).collect::<std::vec::Vec<_>>();
-        assert_eq!(of(proto::TCP), [Opening, Answered, Closed, Reset]);
-        assert_eq!(of(proto::UDP), [Opening]);
-        assert_eq!(of(proto::ICMP), [Opening]);
-    }
-
-    #[test]
-    fn timers() {
-        use TimeoutClass::*;
-        for (state, class) in STATES.into_iter().zip([
-            TcpTransitory,
-            TcpTransitory,
-            TcpEstablished,
-            TcpEstablished,
-            TcpEstablished,
-            TcpTransitory,
-            TcpTransitory,
-        ]) {
-            assert_eq!(state.timeout_class(proto::TCP), class, "{state:?}");
-            assert_eq!(state.timeout_class(proto::UDP), Udp);
-            assert_eq!(state.timeout_class(proto::SCTP), Udp);
-            assert_eq!(state.timeout_class(proto::ICMP), Icmp);
-            assert_eq!(state.timeout_class(proto::ICMPV6), Icmp);
-        }
-    }
-
-    #[test]
-    fn resets_are_judged_by_the_window() {
-        for (seq, ack, window, acceptable) in [
-            (12345, 0, 0, true),
-            (1000, 1000, 500, true),
-            (1500, 1000, 500, true),
-            (1501, 1000, 500, false),
-            (999, 1000, 500, false),
-            (5, u32::MAX - 4, 20, true),
-            (20, u32::MAX - 4, 20, false),
-            (1000, 1000, 0, true),
-            (1001, 1000, 0, false),
-        ] {
-            assert_eq!(rst_acceptable(seq, ack, window), acceptable, "{seq} with {ack} and {window}");
-        }
+        let numbers = Numbers { end: 1, ack: 2, edge: 3, syn_end: 4, scale: 5, seen: 6 };
+        entry.set_numbers(&numbers);
+        assert_eq!(entry.numbers(), numbers);
     }
 
     #[test]

@@ -45,11 +45,16 @@ pub mod mapping;
 #[doc = include_str!("../docs/nat-rfcs.md")]
 pub mod nat_rfcs {}
 pub mod network;
+pub mod opening;
 pub mod parse;
 mod pod;
 pub mod port;
 pub mod prefix;
+pub mod proto;
 pub mod publish;
+pub mod state;
+pub mod sweep;
+pub mod tcp;
 pub mod verdict;
 
 pub use addr::{Addr4, Addr6, Mac, Port};

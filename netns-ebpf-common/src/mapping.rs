@@ -11,7 +11,9 @@
 //! every flow does. The inside entry counts the flows whose source it is, in the field a flow keeps acknowledgements in, and is
 //! stamped by the pod's packets, not by those that come in (RFC 4787 REQ-6).
 
-use crate::flow::{FlowKey, FlowTuple, TimeoutClass, is_idle, proto};
+use crate::family::Address;
+use crate::flow::{FlowKey, FlowTuple, is_idle, proto};
+use crate::state::TimeoutClass;
 use crate::{Port, abi};
 
 /// A flow stamps its mapping when the clock passes a multiple of this, about 69 seconds: a look-up then and not per packet.
@@ -20,8 +22,8 @@ const STAMP_SHIFT: u32 = 36;
 
 /// Writes the key of the inside entry for packets of this tuple's source; in place, as the programs' stack is short.
 #[inline(always)]
-pub fn set_inside_key<A: Copy + Default>(key: &mut FlowKey<A>, zone: u16, proto: u8, tuple: &FlowTuple<A>) {
-    key.tuple.src = tuple.src;
+pub fn set_inside_key<A: Address>(key: &mut FlowKey<A>, zone: u16, proto: u8, tuple: &FlowTuple<A>) {
+    key.tuple.src.set(&tuple.src);
     key.tuple.dst = A::default();
     key.tuple.sport = tuple.sport;
     key.tuple.dport = Port::default();
@@ -32,9 +34,9 @@ pub fn set_inside_key<A: Copy + Default>(key: &mut FlowKey<A>, zone: u16, proto:
 
 /// Writes the key of the outside entry for packets to this tuple's destination.
 #[inline(always)]
-pub fn set_outside_key<A: Copy + Default>(key: &mut FlowKey<A>, proto: u8, tuple: &FlowTuple<A>) {
+pub fn set_outside_key<A: Address>(key: &mut FlowKey<A>, proto: u8, tuple: &FlowTuple<A>) {
     key.tuple.src = A::default();
-    key.tuple.dst = tuple.dst;
+    key.tuple.dst.set(&tuple.dst);
     key.tuple.sport = Port::default();
     key.tuple.dport = tuple.dport;
     key.zone = abi::ZONE_HOST;

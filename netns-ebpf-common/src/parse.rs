@@ -14,8 +14,8 @@ use crate::verdict::DropReason;
 
 pub use self::ipv4::ipv4;
 pub use self::ipv6::ipv6;
-pub use self::quote::{Quote, quote4, quote6};
-pub use self::tcp::TcpFields;
+pub use self::quote::{Quote, Quoted, quote4, quote6};
+pub use crate::hdr::tcp::TcpFields;
 
 /// Most extension headers followed; more are refused (RFC 9099 section 2.1 lets a security device set a limit).
 pub const MAX_EXTENSION_HEADERS: usize = 8;

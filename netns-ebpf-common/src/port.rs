@@ -1,62 +1,524 @@
-//! The order in which a source port is searched.
+//! Source ports: in which order they are tried, how many in one packet, and how many are one pod's.
+//!
+//! Ports of the SNAT range towards one destination are shared as flows are: a pod may have [`FAIR_FACTOR`] times as many as are
+//! free, so whoever comes first gets most of them and a newcomer always finds some. How many a pod has, and how many are in use
+//! in all, is counted by hash ([`UseIndex`]): exact where few destinations are crowded, and never too low.
 
-/// Port number `i` of a search through the range `min..=max` for a flow whose own port is `own`.
-///
-/// Ports with the parity of `own` come first (RFC 4787 REQ-4), then the others, each from a place `start` gives: every port
-/// of the range once, for `i` below its length. `None` beyond that, or for a range without ports.
-#[inline(always)]
-pub const fn candidate(min: u16, max: u16, own: u16, start: u32, i: u32) -> Option<u16> {
-    if max < min {
-        return None;
+use crate::Port;
+use crate::family::{Address, addr_hash, mix};
+use crate::network::MAX_SNAT_ADDRS;
+use crate::proto;
+use crate::state::REST_NS;
+
+/// Most candidates one packet tries, each a look-up in the flow table.
+pub const MOST_TRIED: u32 = 128;
+
+/// Steps of one search: [`MOST_TRIED`] candidates, and for each address of a pool from one parity to the other and on.
+pub const MOST_STEPS: u32 = MOST_TRIED + 3 * MAX_SNAT_ADDRS as u32;
+
+/// Candidates of one parity that are tried in one search, before as many of the other.
+const OF_ONE_PARITY: u32 = MOST_TRIED / 2;
+
+/// What a candidate costs of [`MOST_TRIED`] where sockets of the host and mappings had to be asked.
+pub const ASKING_COSTS: u32 = 4;
+
+/// How long a search that found nothing stands for those of the same pod or client towards the same destination.
+pub const BACK_OFF_NS: u64 = 10_000_000;
+
+/// How many times the free ports a pod may have.
+pub const FAIR_FACTOR: u32 = 8;
+
+/// The ports a search tries, both included.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First port.
+    pub min: u16,
+    /// Last port, not below `min`.
+    pub max: u16,
+}
+
+impl Range {
+    /// How many ports it has.
+    #[inline(always)]
+    pub const fn len(self) -> u32 {
+        (self.max.wrapping_sub(self.min)) as u32 + 1
     }
-    let span = (max - min) as u32 + 1;
-    let odd_one_out = (min ^ own) & 1;
-    // From a first port with the parity of `min`, every second one.
-    let (even, odd) = (span.div_ceil(2), span / 2);
-    let (same, other) = if odd_one_out == 0 { (even, odd) } else { (odd, even) };
-    let (parity, nth, count) = if i < same { (odd_one_out, i, same) } else { (odd_one_out ^ 1, i - same, other) };
-    if nth >= count {
-        return None;
+
+    /// Whether a port is one of them.
+    #[inline(always)]
+    pub const fn has(self, port: u16) -> bool {
+        self.min <= port && port <= self.max
     }
-    match start.wrapping_add(nth).checked_rem(count) {
-        Some(at) => Some((min as u32 + parity as u32 + 2 * at) as u16),
-        None => None,
+
+    /// The part that mappings may have: a quarter stays for the flows of networks without them.
+    #[inline(always)]
+    pub const fn of_mappings(self) -> Self {
+        let kept = self.len() / 4;
+        Self { min: self.min, max: self.max.wrapping_sub(kept as u16) }
+    }
+
+    /// How many of its ports have the parity of `port`.
+    #[inline(always)]
+    const fn of_parity(self, port: u16) -> u32 {
+        if (self.min ^ port) & 1 == 0 { self.len().div_ceil(2) } else { self.len() / 2 }
+    }
+
+    /// Candidate `i` of a search that starts at `cursor`, for a flow whose own port is `own`; `None`: no more in this search.
+    ///
+    /// Ports with the parity of `own` come first (RFC 4787 REQ-4), then others; each from the same place in its half.
+    #[inline(always)]
+    pub const fn candidate(self, own: u16, cursor: u32, i: u32) -> Option<u16> {
+        let (like, nth) = if i < OF_ONE_PARITY { (own, i) } else { (own ^ 1, i - OF_ONE_PARITY) };
+        let count = self.of_parity(like);
+        if nth >= OF_ONE_PARITY || nth >= count {
+            return None;
+        }
+        match cursor.wrapping_add(nth).checked_rem(count) {
+            Some(at) => Some((self.min as u32 + ((self.min ^ like) & 1) as u32 + 2 * at) as u16),
+            None => None,
+        }
+    }
+
+    /// Where the next search starts after one that ended with candidate `i`, or after one in vain.
+    #[inline(always)]
+    pub const fn next_cursor(cursor: u32, found: Option<u32>) -> u32 {
+        match found {
+            Some(i) if i < OF_ONE_PARITY => cursor.wrapping_add(i + 1),
+            // The other parity is at the same place: what was not looked at of the own one is full.
+            Some(i) => cursor.wrapping_add(i - OF_ONE_PARITY + 1),
+            None => cursor.wrapping_add(OF_ONE_PARITY),
+        }
+    }
+
+    /// How many searches in vain go through the whole range.
+    #[inline(always)]
+    pub const fn searches(self) -> u32 {
+        self.len().div_ceil(2).div_ceil(OF_ONE_PARITY)
     }
 }
+
+/// Whether a pod that has `own` of the `used` ports towards a destination may have another of `all`.
+#[inline(always)]
+pub const fn may_have(own: u32, used: u32, all: u32) -> bool {
+    let free = all.saturating_sub(used);
+    own < free.saturating_mul(FAIR_FACTOR)
+}
+
+/// Cells of each of the two rows ports in use are counted in, for all pods together and for each.
+pub const USE_CELLS: u32 = 65_536;
+
+/// Where ports in use towards a destination are counted: a count-min sketch of two rows (Cormode and Muthukrishnan, 2005). The
+/// smaller of a pair is the number, or more than that where both are shared.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UseIndex {
+    /// Of all pods.
+    pub all: [u32; 2],
+    /// Of one.
+    pub own: [u32; 2],
+}
+
+impl UseIndex {
+    /// Cells there are in all.
+    pub const CELLS: u32 = 4 * USE_CELLS;
+
+    /// The cells of a destination, for a pod. `seed` is nobody's to know.
+    ///
+    /// `pool`: the network whose pool the source address is of, or 0 for the addresses of uplinks.
+    #[inline(always)]
+    pub fn new<A: Address>(seed: u32, pool: u16, dst: &A, dport: Port, proto: u8, slot: u32) -> Self {
+        let [high, low] = dport.0;
+        let one = mix(addr_hash(dst) ^ seed ^ u32::from_be_bytes([proto, 0, high, low]));
+        let two = mix(one.wrapping_mul(0x9e37_79b1) ^ seed ^ pool as u32);
+        let pod = mix(slot ^ seed.rotate_left(16));
+        let cell = |row: u32, hash: u32| row * USE_CELLS + (hash & (USE_CELLS - 1));
+        let one = mix(one ^ pool as u32);
+        Self { all: [cell(0, one), cell(1, two)], own: [cell(2, mix(one ^ pod)), cell(3, mix(two.wrapping_add(pod)))] }
+    }
+}
+
+/// A search for a port: a candidate at a time, as many as it can pay for, and with a pool address after address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Search {
+    /// When the flow was last seen that is in the candidate's way, or [`Self::FREE`].
+    there_ns: u64,
+    /// When the flow was last seen whose port is taken if none is free.
+    best_ns: u64,
+    /// Where the ports in use from this address are counted.
+    pub counted_in: UseIndex,
+    /// Where it starts.
+    pub cursor: u32,
+    next: u32,
+    budget: u32,
+    /// Addresses there are, 1 without a pool.
+    pub addrs: u32,
+    /// The one it starts with, counted from the pod's own.
+    pub first_addr: u32,
+    nth_addr: u32,
+    best_addr: u32,
+    /// The ports.
+    pub range: Range,
+    /// Those that are counted.
+    pub counts: Range,
+    own: u16,
+    port: u16,
+    /// The port that is taken if none is free, if there is one.
+    pub best_port: u16,
+    /// Further addresses try the own port first as well.
+    own_first: bool,
+    own_next: bool,
+    /// The own port is asked for, as all others are.
+    asks_own: bool,
+    searches: bool,
+    takes_best: bool,
+    /// The address is one of the host's: ports are shared, and others are asked.
+    pub translates: bool,
+    /// The pod may have more ports of the range than it has.
+    pub may_have_more: bool,
+    new_address: bool,
+    has_port: bool,
+    _pad: [u8; 5],
+}
+
+impl Search {
+    /// Nothing is in the way.
+    const FREE: u64 = u64::MAX;
+
+    /// A search through `range` for a flow whose own port is `own`, which comes first if it is allowed.
+    #[inline(always)]
+    pub const fn new(range: Range, own: u16, own_first: bool, translates: bool, asks_own: bool) -> Self {
+        Self {
+            there_ns: Self::FREE,
+            best_ns: Self::FREE,
+            counted_in: UseIndex { all: [0; 2], own: [0; 2] },
+            counts: range,
+            cursor: 0,
+            next: 0,
+            budget: MOST_TRIED,
+            addrs: 1,
+            first_addr: 0,
+            nth_addr: 0,
+            best_addr: 0,
+            range,
+            own,
+            port: own,
+            best_port: 0,
+            own_first,
+            own_next: own_first,
+            asks_own,
+            searches: false,
+            takes_best: false,
+            translates,
+            may_have_more: true,
+            new_address: false,
+            has_port: true,
+            _pad: [0; 5],
+        }
+    }
+
+    /// Whether the own port is the next candidate, before any search; it is from now on the one at hand.
+    #[inline(always)]
+    pub const fn tries_own(&mut self) -> bool {
+        if self.searches || !self.own_next {
+            return false;
+        }
+        self.own_next = false;
+        true
+    }
+
+    /// Begins to search `addrs` addresses from a place in the range; the last `vain` searches have found nothing.
+    #[inline(always)]
+    pub const fn begin(&mut self, cursor: u32, addrs: u32, vain: u32) {
+        self.searches = true;
+        self.cursor = cursor;
+        self.addrs = addrs;
+        self.first_addr = match vain.checked_rem(addrs) {
+            Some(n) => n,
+            None => 0,
+        };
+        self.new_address = self.first_addr != 0;
+    }
+
+    /// Whether the range is searched, and not only the own port tried.
+    #[inline(always)]
+    pub const fn searches(&self) -> bool {
+        self.searches
+    }
+
+    /// Whether a port that was claimed counts among those in use.
+    #[inline(always)]
+    pub const fn counts(&self, port: u16) -> bool {
+        self.translates && self.counts.has(port)
+    }
+
+    /// The candidate at hand.
+    #[inline(always)]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether the candidate is of another address than the one before.
+    #[inline(always)]
+    pub const fn take_address(&mut self) -> bool {
+        let new = self.new_address;
+        self.new_address = false;
+        new
+    }
+
+    /// Goes on by a step: to the next candidate, or where there is none of this parity or address to the next of those, which has its
+    /// first candidate a step later; `false` if there are none.
+    #[inline(always)]
+    pub const fn choose_next(&mut self) -> bool {
+        self.has_port = true;
+        if self.own_next {
+            self.own_next = false;
+            self.port = self.own;
+            return true;
+        }
+        match self.range.candidate(self.own, self.cursor, self.next) {
+            Some(port) => {
+                self.port = port;
+                self.next += 1;
+                true
+            }
+            None => {
+                self.has_port = false;
+                if self.next < OF_ONE_PARITY {
+                    self.next = OF_ONE_PARITY;
+                    return true;
+                }
+                self.next_address()
+            }
+        }
+    }
+
+    /// Whether the step has led to a candidate.
+    #[inline(always)]
+    pub const fn has_port(&self) -> bool {
+        self.has_port
+    }
+
+    /// Whether the candidate may be taken from those that are free: ports outside the range are nobody's share.
+    #[inline(always)]
+    pub const fn may_take(&self) -> bool {
+        self.may_have_more || !self.range.has(self.port)
+    }
+
+    /// No flow is in the candidate's way.
+    #[inline(always)]
+    pub const fn set_free(&mut self) {
+        self.there_ns = Self::FREE;
+    }
+
+    /// One is that yields, and was last seen then.
+    #[inline(always)]
+    pub const fn set_yielding(&mut self, seen_ns: u64) {
+        self.there_ns = seen_ns;
+    }
+
+    /// Whether sockets and mappings are asked for the candidate at hand.
+    #[inline(always)]
+    pub const fn asks(&self) -> bool {
+        self.translates && (self.searches || self.asks_own)
+    }
+
+    /// Pays for `n` candidates; `false` when it cannot.
+    #[inline(always)]
+    pub const fn pay(&mut self, n: u32) -> bool {
+        let pays = self.budget >= n;
+        self.budget = self.budget.saturating_sub(n);
+        pays
+    }
+
+    /// Goes on with the next address; `false` if that was the last.
+    #[inline(always)]
+    const fn next_address(&mut self) -> bool {
+        if self.nth_addr + 1 >= self.addrs {
+            return false;
+        }
+        self.nth_addr += 1;
+        self.next = 0;
+        self.own_next = self.own_first;
+        self.new_address = true;
+        true
+    }
+
+    /// The address it is at, counted from the pod's own.
+    #[inline(always)]
+    pub const fn addr(&self) -> u32 {
+        if self.takes_best { self.best_addr } else { self.first_addr.wrapping_add(self.nth_addr) }
+    }
+
+    /// Which candidate was the last.
+    #[inline(always)]
+    pub const fn last(&self) -> u32 {
+        self.next.saturating_sub(1)
+    }
+
+    /// Notes the candidate if a flow in its way yields it: the one that has rested longest counts. `false`: it is free.
+    #[inline(always)]
+    pub const fn note_yielding(&mut self) -> bool {
+        if self.there_ns == Self::FREE {
+            return false;
+        }
+        if self.there_ns < self.best_ns {
+            self.best_ns = self.there_ns;
+            self.best_port = self.port;
+            self.best_addr = self.addr();
+        }
+        true
+    }
+
+    /// Whether there is one that needs no longer rest.
+    #[inline(always)]
+    pub const fn has_rested(&self, now_ns: u64) -> bool {
+        self.best_ns < now_ns.saturating_sub(REST_NS)
+    }
+
+    /// Takes the one that has rested longest; `false` if there is none.
+    #[inline(always)]
+    pub const fn take_best(&mut self) -> bool {
+        let has_best = self.best_ns != Self::FREE;
+        self.takes_best = has_best;
+        has_best
+    }
+
+    /// Where the next search starts, and with which address, after one that found candidate `found` or nothing.
+    ///
+    /// After one in vain each address has its turn before the search goes on in the range.
+    #[inline(always)]
+    pub const fn end(&self, vain: u32, found: Option<u32>) -> (u32, u32) {
+        if found.is_some() {
+            return (Range::next_cursor(self.cursor, found), vain);
+        }
+        let next = vain.wrapping_add(1);
+        let round = match next.checked_rem(self.addrs) {
+            Some(n) => n == 0,
+            None => true,
+        };
+        (if round { Range::next_cursor(self.cursor, None) } else { self.cursor }, next)
+    }
+}
+
+/// Ports in use are counted by themselves besides, for who would bind one: where, for TCP and UDP.
+#[inline(always)]
+pub const fn held_index(proto: u8, port: Port) -> Option<u32> {
+    match proto {
+        proto::TCP => Some(port.get() as u32),
+        proto::UDP => Some(0x1_0000 | port.get() as u32),
+        _ => None,
+    }
+}
+
+/// Places [`held_index`] gives.
+pub const HELD_PLACES: u32 = 2 << 16;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Addr4;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeSet, HashMap};
+    use std::vec;
     use std::vec::Vec;
 
-    fn all(min: u16, max: u16, own: u16, start: u32) -> Vec<u16> {
-        (0..).map_while(|i| candidate(min, max, own, start, i)).collect()
+    fn tried(range: Range, own: u16, cursor: u32) -> Vec<u16> {
+        (0..MOST_TRIED).filter_map(|i| range.candidate(own, cursor, i)).collect()
     }
 
     #[test]
     fn small_ranges() {
-        assert_eq!(all(20, 25, 4, 0), [20, 22, 24, 21, 23, 25]);
-        assert_eq!(all(20, 25, 5, 0), [21, 23, 25, 20, 22, 24]);
-        assert_eq!(all(21, 25, 4, 1), [24, 22, 23, 25, 21]);
-        assert_eq!(all(21, 21, 4, 7), [21]);
-        assert_eq!(all(21, 21, 5, 7), [21]);
-        assert_eq!(all(0, u16::MAX, 5, u32::MAX).len(), 65_536);
-        assert_eq!(all(5, 4, 5, 0), []);
+        let range = Range { min: 20, max: 25 };
+        assert_eq!(tried(range, 4, 0), [20, 22, 24, 21, 23, 25]);
+        assert_eq!(tried(range, 5, 1), [23, 25, 21, 22, 24, 20]);
+        assert_eq!(tried(Range { min: 21, max: 25 }, 4, 1), [24, 22, 23, 25, 21]);
+        assert_eq!(tried(Range { min: 21, max: 21 }, 5, 7), [21]);
+        assert_eq!(tried(Range { min: 0, max: u16::MAX }, 5, u32::MAX).len(), 128);
+        assert_eq!(Range { min: 0, max: u16::MAX }.len(), 65_536);
+    }
+
+    #[test]
+    fn mappings_leave_a_quarter() {
+        assert_eq!(Range { min: 20_000, max: 32_767 }.of_mappings(), Range { min: 20_000, max: 29_575 });
+        assert_eq!(Range { min: 7, max: 7 }.of_mappings(), Range { min: 7, max: 7 });
+    }
+
+    #[test]
+    fn shares_leave_room_for_a_newcomer() {
+        let mut used = 0;
+        let mut first = 0;
+        while may_have(first, used, 12_768) {
+            (first, used) = (first + 1, used + 1);
+        }
+        assert!((11_000..12_000).contains(&first), "{first}");
+        let mut second = 0;
+        while may_have(second, used, 12_768) {
+            (second, used) = (second + 1, used + 1);
+        }
+        assert!(second > 1000 && used < 12_768, "{second}");
+        assert!(!may_have(0, 10, 10) && may_have(3, 3, 4));
     }
 
     proptest! {
         #[test]
-        fn every_port_is_tried_once_and_those_of_the_same_parity_first(
-            min in 1_u16.., len in 0_u16..300, own: u16, start in 0_u32..0x1_0000,
+        fn no_search_tries_more_than_it_may_or_a_port_outside(
+            min: u16, len in 0_u16..3000, own: u16, cursor: u32,
         ) {
-            let max = min.saturating_add(len);
-            let tried = all(min, max, own, start);
-            prop_assert_eq!(tried.iter().copied().collect::<BTreeSet<_>>(), (min..=max).collect::<BTreeSet<_>>());
-            prop_assert_eq!(tried.len(), usize::from(max - min) + 1);
+            let range = Range { min, max: min.saturating_add(len) };
+            let tried = tried(range, own, cursor);
+            prop_assert!(tried.len() <= MOST_TRIED as usize);
+            prop_assert_eq!(tried.iter().collect::<BTreeSet<_>>().len(), tried.len());
+            prop_assert!(tried.iter().all(|p| range.has(*p)));
             let first_other = tried.iter().position(|p| (p ^ own) & 1 == 1).unwrap_or(tried.len());
             prop_assert!(tried[first_other..].iter().all(|p| (p ^ own) & 1 == 1));
+        }
+
+        #[test]
+        fn the_last_free_port_is_found_within_the_stated_number_of_searches(
+            min: u16, len in 0_u16..20_000, own: u16, cursor: u32, free: u16,
+        ) {
+            let range = Range { min, max: min.saturating_add(len) };
+            let free = min + (u32::from(free) % range.len()) as u16;
+            let mut cursor = cursor;
+            let mut searches = 0;
+            loop {
+                searches += 1;
+                prop_assert!(searches <= range.searches() + 1);
+                if tried(range, own, cursor).contains(&free) {
+                    break;
+                }
+                cursor = Range::next_cursor(cursor, None);
+            }
+        }
+
+        #[test]
+        fn ports_in_use_are_never_counted_too_low(
+            flows in prop::collection::vec((0_u8..4, 0_u16..4, 0_u32..3), 1..200), seed: u32,
+        ) {
+            let mut cells = vec![0_u32; UseIndex::CELLS as usize];
+            let index = |d: u8, p: u16, slot: u32| {
+                UseIndex::new(seed, 3, &Addr4([10, 0, 0, d]), Port::new(p), 6, slot)
+            };
+            let (mut all, mut own) = (HashMap::new(), HashMap::new());
+            for (d, p, slot) in &flows {
+                let at = index(*d, *p, *slot);
+                at.all.iter().chain(&at.own).for_each(|i| cells[*i as usize] += 1);
+                *all.entry((*d, *p)).or_insert(0) += 1;
+                *own.entry((*d, *p, *slot)).or_insert(0) += 1;
+            }
+            let least = |at: [u32; 2], cells: &[u32]| at.map(|i| cells[i as usize]).into_iter().min().unwrap_or(0);
+            for (d, p, slot) in &flows {
+                let at = index(*d, *p, *slot);
+                prop_assert!(least(at.all, &cells) >= all[&(*d, *p)]);
+                prop_assert!(least(at.own, &cells) >= own[&(*d, *p, *slot)]);
+            }
+            for (d, p, slot) in &flows {
+                let at = index(*d, *p, *slot);
+                at.all.iter().chain(&at.own).for_each(|i| cells[*i as usize] -= 1);
+            }
+            prop_assert!(cells.iter().all(|c| *c == 0));
         }
     }
 }

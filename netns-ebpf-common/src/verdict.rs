@@ -14,6 +14,47 @@ pub struct Verdict {
     _pad: [u8; 2],
 }
 
+/// What a step says that may be the last one: the packet's way ends here with a verdict, or goes on.
+///
+/// Plain bytes as [`Verdict`] is, for the same reason; to go on is no verdict, and cannot be taken for one.
+#[must_use]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Next {
+    ifindex: u32,
+    /// Kind and reason, or [`Self::GOES_ON`].
+    what: u32,
+}
+
+impl Next {
+    const GOES_ON: u32 = u32::MAX;
+
+    /// The next step follows.
+    pub const GO_ON: Self = Self { ifindex: 0, what: Self::GOES_ON };
+
+    /// The way ends here.
+    #[inline(always)]
+    pub const fn end(v: Verdict) -> Self {
+        Self { ifindex: v.ifindex, what: v.kind as u32 | (v.reason as u32) << 8 }
+    }
+
+    /// The packet is dropped here.
+    #[inline(always)]
+    pub const fn drop(reason: DropReason) -> Self {
+        Self::end(Verdict::drop(reason))
+    }
+
+    /// The verdict, if the way ends here.
+    #[inline(always)]
+    pub const fn ended(self) -> Option<Verdict> {
+        if self.what == Self::GOES_ON {
+            return None;
+        }
+        let [kind, reason, ..] = self.what.to_le_bytes();
+        Some(Verdict { ifindex: self.ifindex, kind: Kind::from_u8(kind), reason, _pad: [0; 2] })
+    }
+}
+
 /// What is done; also the columns of the verdict counters.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +92,22 @@ impl Kind {
         Self::RejectHost,
         Self::Held,
     ];
+
+    /// From its number; another one is a drop.
+    #[inline(always)]
+    const fn from_u8(v: u8) -> Self {
+        match v {
+            0 => Self::Pass,
+            1 => Self::Peer,
+            2 => Self::Neigh,
+            3 => Self::Host,
+            4 => Self::Out,
+            6 => Self::Reject,
+            7 => Self::RejectHost,
+            8 => Self::Held,
+            _ => Self::Drop,
+        }
+    }
 
     /// The word for it in JSON and tables.
     pub const fn as_str(self) -> &'static str {
@@ -252,6 +309,8 @@ drop_reasons! {
     FragmentOverlap = 34, "fragment-overlap";
     /// To the port of a pod's endpoint-independent mapping, from somebody the pod has not sent to, which the network's `filtering` forbids.
     Filtered = 35, "filtered";
+    /// A TCP segment of a flow, or that would open one, with flags no end sends together, such as SYN and FIN.
+    TcpFlags = 37, "tcp-flags";
 }
 
 /// Elements of the drop counters.
@@ -260,6 +319,27 @@ pub const DROP_COUNTERS: u32 = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_that_ends_says_with_what_and_one_that_goes_on_says_nothing() {
+        assert_eq!(Next::GO_ON.ended(), None);
+        for verdict in [
+            Verdict::PASS,
+            Verdict::HELD,
+            Verdict::peer(7),
+            Verdict::neigh(u32::MAX),
+            Verdict::host(1),
+            Verdict::out(0),
+            Verdict::drop(DropReason::TcpFlags),
+            Verdict::reject(DropReason::HopLimit, 9),
+            Verdict::reject_host(DropReason::TooBig, 9),
+        ] {
+            assert_eq!(Next::end(verdict).ended(), Some(verdict));
+        }
+        for kind in Kind::ALL {
+            assert_eq!(Kind::from_u8(kind as u8), kind);
+        }
+    }
 
     #[test]
     fn reasons_are_numbered_in_order_and_fit_the_counters() {

@@ -24,6 +24,12 @@ pub const USUAL_HEADERS_BYTES: usize = 74;
 /// With extension headers or the packet an ICMP error quotes; the rest of a packet may stay in fragments.
 pub const ALL_HEADERS_BYTES: usize = 256;
 
+/// Mark of a pod's packet that comes back in by the uplink. It is taken off when it has.
+pub const MARK_HAIRPIN: u32 = 0x6e6e_6801;
+
+/// Mark of a copy that is the host's, whatever flow it belongs to.
+pub const MARK_HOSTS: u32 = 0x6e6e_6802;
+
 /// `BPF_F_IPV6` of `bpf_l4_csum_replace`, kernel 6.16 (commit ead7f9b8de65).
 const BPF_F_IPV6: u64 = 1 << 7;
 
@@ -81,7 +87,8 @@ extern "C" fn step<S: Steps>(_: u32, context: *mut StepContext<S>) -> i64 {
     // SAFETY: `Packet::repeat` passes a context on its stack whose pointers are good for the whole call, and nothing else uses
     // the steps meanwhile.
     let (pkt, steps) = unsafe { (Packet::new(TcContext::new((*context).skb)), &mut *(*context).steps) };
-    steps.step(&pkt).into()
+    // The verifier takes 0 and 1 only, and does not know that a `bool` from memory is one of them.
+    (usize::from(steps.step(&pkt)) & opaque(1)) as i64
 }
 
 impl Packet {
@@ -139,6 +146,20 @@ impl Packet {
         // SAFETY: plain numbers.
         let ret = unsafe { helpers::bpf_skb_change_type(self.skb(), PACKET_HOST) };
         if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }
+    }
+
+    /// Whether the packet was marked so on its way here, by a program of ours: nothing from a wire or a pod has a mark.
+    #[inline(always)]
+    pub fn has_mark(&self, mark: u32) -> bool {
+        // SAFETY: as in `ifindex`.
+        unsafe { (*self.skb()).mark == mark }
+    }
+
+    /// Marks the packet; 0 for none.
+    #[inline(always)]
+    pub fn set_mark(&mut self, mark: u32) {
+        // SAFETY: as in `ifindex`, for a store.
+        unsafe { (*self.skb()).mark = mark };
     }
 
     /// The EtherType the device's driver gave the packet, whether the frame has one or not.

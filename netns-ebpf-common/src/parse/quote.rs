@@ -46,6 +46,17 @@ impl<A> Quote<A> {
     }
 }
 
+/// The quoted packet of an ICMP error, and what its headers and the error's own become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quoted<A> {
+    /// The quoted packet.
+    pub quote: Quote<A>,
+    /// What its tuple becomes.
+    pub inner: FlowTuple<A>,
+    /// What the error's own becomes.
+    pub outer: FlowTuple<A>,
+}
+
 /// Parses an IPv4 packet quoted at `off` into `q`; `false` if it is none of a flow's. RFC 5508 section 4 asks to find the
 /// transport behind IP options, and only 8 bytes of it need be there.
 #[inline(always)]

@@ -1,109 +1,71 @@
-//! What a TCP header says of its flow.
+//! What a SYN's options say.
 
-use super::Off;
-use crate::flow::tcp_flag::{ACK, FIN, RST, SYN};
-use crate::hdr::tcp::{TCP_LEN, TcpHdr};
+use super::{L4, Off, Parsed};
+use crate::hdr::tcp::flag::SYN;
+use crate::hdr::tcp::{TCP_LEN, TcpFields};
 use crate::hdr::{Frame, Walk};
+use crate::verdict::DropReason;
 
-/// What a TCP header says that a flow needs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TcpFields {
-    /// Sequence number.
-    pub seq: u32,
-    /// The one after the segment's last: SYN and FIN count as a byte each. Of a segment in pieces no less than that.
-    pub end: u32,
-    /// Acknowledgement number.
-    pub ack: u32,
-    /// Window, unscaled.
-    pub window: u16,
-    /// Flag bits.
-    pub flags: u8,
-    /// By how many bits the sender of a SYN shifts its later windows, at most [`Self::MAX_SCALE`]; [`Self::NO_SCALE`] if it
-    /// does not say, and of other segments.
-    pub scale: u8,
-}
-
-impl TcpFields {
-    /// A larger shift counts as this one (RFC 7323 section 2.3).
-    pub const MAX_SCALE: u8 = 14;
-    /// There is no window scale option.
-    pub const NO_SCALE: u8 = 0xff;
-
-    /// Of a header before `payload_bytes`.
+impl<A> Parsed<A> {
+    /// Whether the packet is a SYN with options, which [`Self::read_tcp_options`] reads.
     #[inline(always)]
-    pub(super) const fn new(tcp: &TcpHdr, payload_bytes: u32) -> Self {
-        let syn_and_fin = (tcp.flags & SYN != 0) as u32 + (tcp.flags & FIN != 0) as u32;
-        Self {
-            seq: tcp.seq(),
-            end: tcp.seq().wrapping_add(payload_bytes).wrapping_add(syn_and_fin),
-            ack: tcp.ack(),
-            window: tcp.window(),
-            flags: tcp.flags,
-            scale: Self::NO_SCALE,
-        }
+    pub const fn has_syn_options(&self) -> bool {
+        matches!(self.l4, L4::Tcp) && self.tcp.flags & SYN != 0 && self.tcp.header_len as usize > TCP_LEN
     }
 
-    /// Whether SYN, FIN, RST and ACK stand together as RFC 9293 has them; the other flags may be any.
+    /// Reads from a SYN's options what a flow needs.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::Malformed`] if the frame ends before they do.
     #[inline(always)]
-    pub const fn has_valid_flags(&self) -> bool {
-        const VALID: u16 = of(SYN) | of(SYN | ACK) | of(ACK) | of(FIN | ACK) | of(RST) | of(RST | ACK);
-        return VALID & of(self.flags) != 0;
-
-        /// The bit of a combination: one for each of the four flags' 16.
-        #[inline(always)]
-        const fn of(flags: u8) -> u16 {
-            1 << (flags & (FIN | SYN | RST) | (flags & ACK) >> 1)
-        }
+    pub fn read_tcp_options<T: Frame + ?Sized>(&mut self, frame: &T) -> Result<(), DropReason> {
+        let header_len = self.tcp.header_len as usize & 0x3f;
+        frame.read::<[u8; 2]>(self.l4_off() + header_len - 2).ok_or(DropReason::Malformed)?;
+        self.tcp.option_off = TCP_LEN as u8;
+        let l4_off = self.l4_off;
+        frame.walk(MAX_OPTIONS, &mut Options { tcp: &mut self.tcp, l4_off });
+        Ok(())
     }
-}
-
-/// The window scale a SYN with options announces, its header being `header_len` bytes at `l4_off`; `None` when the frame ends
-/// before the header does.
-#[inline(always)]
-pub(super) fn scale<T: Frame + ?Sized>(frame: &T, l4_off: Off, header_len: usize) -> Option<u8> {
-    frame.read::<[u8; 2]>(l4_off.get() + (header_len & 0x3f) - 2)?;
-    let mut options = Options { at: TCP_LEN as u16, end: header_len as u16, l4_off, scale: TcpFields::NO_SCALE };
-    frame.walk(MAX_OPTIONS, &mut options);
-    Some(options.scale)
 }
 
 /// One byte each, at most.
 const MAX_OPTIONS: u32 = 40;
 
 /// Looks for the window scale option; as in Linux the last one counts, and nothing does that follows one with a wrong length.
-struct Options {
-    at: u16,
-    end: u16,
+///
+/// Where it stands is kept with what it finds, not beside it: what the verifier does not know is the same at every step.
+struct Options<'a> {
+    tcp: &'a mut TcpFields,
     l4_off: Off,
-    scale: u8,
 }
 
-impl Walk for Options {
+impl Walk for Options<'_> {
     #[inline(always)]
     fn step<T: Frame + ?Sized>(&mut self, frame: &T) -> bool {
         const END: u8 = 0;
         const NOP: u8 = 1;
         const WINDOW_SCALE: u8 = 3;
         const WINDOW_SCALE_LEN: u8 = 3;
-        let at = (self.at & 0x3f) as usize;
+        let (at, end) = (self.tcp.option_off as usize & 0x3f, self.tcp.header_len as usize);
         // One byte alone says nothing: it ends the options, or fills them up.
-        if self.at + 1 >= self.end || at >= 60 {
+        if at + 1 >= end || at >= 60 {
             return true;
         }
         let off = self.l4_off.get() + at;
         let Some([kind, len]) = frame.read::<[u8; 2]>(off) else { return true };
         if kind == NOP {
-            self.at += 1;
+            self.tcp.option_off += 1;
             return false;
         }
-        if kind == END || len < 2 || self.at + len as u16 > self.end {
+        if kind == END || len < 2 || at + len as usize > end {
             return true;
         }
         if kind == WINDOW_SCALE && len == WINDOW_SCALE_LEN {
             let Some([_, shift]) = frame.read::<[u8; 2]>(off + 1) else { return true };
-            self.scale = if shift > TcpFields::MAX_SCALE { TcpFields::MAX_SCALE } else { shift };
+            self.tcp.scale = if shift > TcpFields::MAX_SCALE { TcpFields::MAX_SCALE } else { shift };
         }
-        self.at += len as u16;
+        self.tcp.option_off = (at + len as usize) as u8;
         false
     }
 }

@@ -1,8 +1,8 @@
 //! The transport header.
 
-use super::{Fragment, IcmpKind, L4, Off, Parsed, TcpFields, tcp};
+use super::{Fragment, IcmpKind, L4, Off, Parsed, TcpFields};
 use crate::family::Family;
-use crate::flow::{proto, tcp_flag};
+use crate::flow::proto;
 use crate::hdr::Frame;
 use crate::hdr::icmp::{self, IcmpHdr};
 use crate::hdr::sctp::{SCTP_LEN, SctpHdr};
@@ -50,9 +50,6 @@ pub(super) fn transport<F: Family, T: Frame + ?Sized>(
                 _ => (len_bytes - tcp.header_len()) as u32,
             };
             p.tcp = TcpFields::new(&tcp, payload_bytes);
-            if tcp.flags & tcp_flag::SYN != 0 && tcp.header_len() > TCP_LEN {
-                p.tcp.scale = tcp::scale(frame, p.l4_off, tcp.header_len()).ok_or(DropReason::Malformed)?;
-            }
             p.l4 = L4::Tcp;
         }
         proto::UDP => {

@@ -1,20 +1,22 @@
 //! Accounts of flows, exact whatever the number of CPUs: every change is one atomic addition.
 
+use core::ptr::NonNull;
+
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, LruHashMap};
-use netns_ebpf_common::abi;
-use netns_ebpf_common::account::{Admission, Destination, Exhausted, FlowCount};
+use aya_ebpf::maps::{Array, HashMap};
+use netns_ebpf_common::account::{Account, AccountState, Admission, BACK_OFF_NS, PodAccounts, QUEUE_PART, QueueKey, QueuePart};
 use netns_ebpf_common::family::{Family, V4, V6};
 use netns_ebpf_common::flow::FlowKey;
 use netns_ebpf_common::verdict::DropReason;
-use netns_ebpf_common::{Addr4, Addr6};
+use netns_ebpf_common::{Addr4, Addr6, abi};
 
-use super::{FamilyMaps, scratch};
+use super::{FamilyMaps, atomic, scratch};
 
 #[map]
-static FLOW_COUNTS4: Array<FlowCount> = Array::with_max_entries(abi::MAX_ENDPOINTS, 0);
+static ACCOUNTS4: Array<PodAccounts> = Array::with_max_entries(abi::MAX_ENDPOINTS, 0);
 #[map]
-static FLOW_COUNTS6: Array<FlowCount> = Array::with_max_entries(abi::MAX_ENDPOINTS, 0);
+static ACCOUNTS6: Array<PodAccounts> = Array::with_max_entries(abi::MAX_ENDPOINTS, 0);
 #[map]
 static ADMISSION4: Array<Admission> = Array::with_max_entries(1, 0);
 #[map]
@@ -24,24 +26,26 @@ static OPENED4: Array<FlowKey<Addr4>> = Array::with_max_entries(abi::OPENED_RING
 #[map]
 static OPENED6: Array<FlowKey<Addr6>> = Array::with_max_entries(abi::OPENED_RING, 0);
 #[map]
-static EXHAUSTED4: LruHashMap<Destination<Addr4>, Exhausted> = LruHashMap::with_max_entries(abi::MAX_EXHAUSTED, 0);
+static QUEUES4: HashMap<QueueKey, QueuePart<Addr4>> =
+    HashMap::with_max_entries(abi::MAX_QUEUE_PARTS, BPF_F_NO_PREALLOC);
 #[map]
-static EXHAUSTED6: LruHashMap<Destination<Addr6>, Exhausted> = LruHashMap::with_max_entries(abi::MAX_EXHAUSTED, 0);
+static QUEUES6: HashMap<QueueKey, QueuePart<Addr6>> =
+    HashMap::with_max_entries(abi::MAX_QUEUE_PARTS, BPF_F_NO_PREALLOC);
 
 /// The accounts of a family.
 pub trait AccountMaps: Family {
-    fn counts() -> &'static Array<FlowCount>;
+    fn accounts() -> &'static Array<PodAccounts>;
     fn admission() -> &'static Array<Admission>;
     fn opened() -> &'static Array<FlowKey<Self::Addr>>;
-    fn exhausted() -> &'static LruHashMap<Destination<Self::Addr>, Exhausted>;
+    fn queues() -> &'static HashMap<QueueKey, QueuePart<Self::Addr>>;
 }
 
 macro_rules! account_maps {
-    ($family:ty, $addr:ty, $counts:ident, $admission:ident, $opened:ident, $exhausted:ident) => {
+    ($family:ty { addr: $addr:ty, accounts: $accounts:ident, admission: $admission:ident, opened: $opened:ident, queues: $queues:ident }) => {
         impl AccountMaps for $family {
             #[inline(always)]
-            fn counts() -> &'static Array<FlowCount> {
-                &$counts
+            fn accounts() -> &'static Array<PodAccounts> {
+                &$accounts
             }
             #[inline(always)]
             fn admission() -> &'static Array<Admission> {
@@ -52,76 +56,180 @@ macro_rules! account_maps {
                 &$opened
             }
             #[inline(always)]
-            fn exhausted() -> &'static LruHashMap<Destination<$addr>, Exhausted> {
-                &$exhausted
+            fn queues() -> &'static HashMap<QueueKey, QueuePart<$addr>> {
+                &$queues
             }
         }
     };
 }
-account_maps!(V4, Addr4, FLOW_COUNTS4, ADMISSION4, OPENED4, EXHAUSTED4);
-account_maps!(V6, Addr6, FLOW_COUNTS6, ADMISSION6, OPENED6, EXHAUSTED6);
+account_maps!(V4 { addr: Addr4, accounts: ACCOUNTS4, admission: ADMISSION4, opened: OPENED4, queues: QUEUES4 });
+account_maps!(V6 { addr: Addr6, accounts: ACCOUNTS6, admission: ADMISSION6, opened: OPENED6, queues: QUEUES6 });
 
-/// Which of a pod's accounts.
+/// An account, in place.
+#[derive(Clone, Copy)]
+pub struct AccountRef {
+    state: NonNull<AccountState>,
+    account: Account,
+}
+
+/// What was taken out of a queue.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Account {
-    /// The pod's slot.
-    pub slot: u32,
-    /// Flows opened to it, else those it opened.
-    pub incoming: bool,
+pub enum Taken {
+    /// Nothing is in it.
+    Nothing,
+    /// A place nobody has filled.
+    Gap,
+    /// A key, in working memory.
+    Key,
+}
+
+impl AccountRef {
+    /// An account.
+    #[inline(always)]
+    pub fn find<F: AccountMaps>(account: Account) -> Result<Self, DropReason> {
+        let pod = F::accounts().get_ptr_mut(account.slot).ok_or(DropReason::NoEndpoint)?;
+        // SAFETY: an element just looked up; only the place is computed.
+        let state = unsafe { if account.incoming { &raw mut (*pod).incoming } else { &raw mut (*pod).opened } };
+        Ok(Self { state: NonNull::new(state).ok_or(DropReason::NoEndpoint)?, account })
+    }
+
+    #[inline(always)]
+    fn word(self, off: usize) -> *mut u64 {
+        self.state.as_ptr().cast::<u8>().wrapping_add(off).cast()
+    }
+
+    #[inline(always)]
+    fn load(self, off: usize) -> u64 {
+        // SAFETY: an aligned word of an array's element.
+        unsafe { self.word(off).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn fetch_add(self, off: usize, n: u64) -> u64 {
+        fetch_add(self.word(off), n)
+    }
+
+    /// How many flows it has.
+    #[inline(always)]
+    pub fn flows(self) -> u64 {
+        self.load(core::mem::offset_of!(AccountState, flows))
+    }
+
+    /// How many places of its queue are filled.
+    #[inline(always)]
+    pub fn queue_len(self) -> u64 {
+        let taken = self.load(core::mem::offset_of!(AccountState, taken));
+        self.load(core::mem::offset_of!(AccountState, queued)).wrapping_sub(taken)
+    }
+
+    /// Whether a look for flows that may go has just been in vain.
+    #[inline(always)]
+    pub fn backs_off(self, now_ns: u64) -> bool {
+        self.load(core::mem::offset_of!(AccountState, retry_at_ns)) > now_ns
+    }
+
+    /// Notes that one was.
+    #[inline(always)]
+    pub fn back_off(self, now_ns: u64) {
+        // SAFETY: as in `load`.
+        unsafe {
+            let at = self.word(core::mem::offset_of!(AccountState, retry_at_ns));
+            at.write_volatile(now_ns.wrapping_add(BACK_OFF_NS));
+        }
+    }
+
+    /// Puts a flow behind the others in the queue. Without memory it is not in it, and goes by its time alone.
+    #[inline(always)]
+    pub fn queue<F: FamilyMaps>(self, key: &FlowKey<F::Addr>) {
+        let at = self.fetch_add(core::mem::offset_of!(AccountState, queued), 1);
+        let part = self.account.part(at);
+        let Some(keys) = F::queues().get_ptr_mut(&part).or_else(|| begin_part::<F>(&part)) else { return };
+        // SAFETY: an element just looked up, and a place within it. Who reads a key believes only the entry it leads to.
+        unsafe { (&mut (*keys).keys)[at as usize & (QUEUE_PART - 1)].set(key) };
+    }
+
+    /// Takes the oldest flow out of the queue, into `key`.
+    #[inline(always)]
+    pub fn take<F: FamilyMaps>(self, key: &mut FlowKey<F::Addr>) -> Taken {
+        const TAKEN: usize = core::mem::offset_of!(AccountState, taken);
+        let end = self.load(core::mem::offset_of!(AccountState, queued));
+        let at = self.fetch_add(TAKEN, 1);
+        let left = end.wrapping_sub(at);
+        if left == 0 || left > u64::MAX / 2 {
+            self.fetch_add(TAKEN, u64::MAX);
+            return Taken::Nothing;
+        }
+        let part = self.account.part(at);
+        let Some(keys) = F::queues().get_ptr_mut(&part) else { return Taken::Gap };
+        let place = at as usize & (QUEUE_PART - 1);
+        // SAFETY: as in `queue`.
+        key.set(unsafe { &(&(*keys).keys)[place] });
+        if place == QUEUE_PART - 1 {
+            let _gone_already = F::queues().remove(&part);
+        }
+        Taken::Key
+    }
+}
+
+/// Adds an empty part to a queue.
+#[inline(always)]
+fn begin_part<F: FamilyMaps>(part: &QueueKey) -> Option<*mut QueuePart<F::Addr>> {
+    let scratch = scratch::<F>().ok()?;
+    // SAFETY: per-CPU; nobody ever writes the field.
+    let empty = unsafe { &(*scratch).empty_part };
+    // Another CPU may have been first.
+    let _added = F::queues().insert(part, empty, BPF_NOEXIST.into());
+    F::queues().get_ptr_mut(part)
 }
 
 /// Counts a flow; returns the account's and the table's number before.
 #[inline(always)]
-pub fn enter<F: AccountMaps>(account: Account) -> Result<[u64; 2], DropReason> {
-    let (own, total) = words::<F>(account).ok_or(DropReason::NoEndpoint)?;
-    Ok([fetch_add(own, 1), fetch_add(total, 1)])
+pub fn enter<F: AccountMaps>(account: AccountRef) -> Result<[u64; 2], DropReason> {
+    let total = total::<F>().ok_or(DropReason::Internal)?;
+    Ok([account.fetch_add(core::mem::offset_of!(AccountState, flows), 1), fetch_add(total, 1)])
 }
 
 /// Counts a flow no longer.
 #[inline(always)]
 pub fn leave<F: AccountMaps>(account: Account) {
-    if let Some((own, total)) = words::<F>(account) {
-        fetch_add(own, u64::MAX);
+    if let (Ok(account), Some(total)) = (AccountRef::find::<F>(account), total::<F>()) {
+        account.fetch_add(core::mem::offset_of!(AccountState, flows), u64::MAX);
         fetch_add(total, u64::MAX);
     }
 }
 
 #[inline(always)]
-fn words<F: AccountMaps>(account: Account) -> Option<(*mut u64, *mut u64)> {
-    let counts = F::counts().get_ptr_mut(account.slot)?;
+fn total<F: AccountMaps>() -> Option<*mut u64> {
     let admission = F::admission().get_ptr_mut(0)?;
-    // SAFETY: both came from look-ups of this run; only the places are computed.
-    unsafe {
-        let own = if account.incoming { &raw mut (*counts).incoming } else { &raw mut (*counts).opened };
-        Some((own, &raw mut (*admission).total))
-    }
+    // SAFETY: an element just looked up; only the place is computed.
+    Some(unsafe { &raw mut (*admission).total })
 }
 
 /// Remembers a flow as the youngest; a full ring forgets the oldest.
 #[inline(always)]
 pub fn push_opened<F: AccountMaps>(key: &FlowKey<F::Addr>) {
     let Some(admission) = F::admission().get_ptr_mut(0) else { return };
-    // SAFETY: as in `words`.
+    // SAFETY: just looked up, and only places are computed.
     let at = fetch_add(unsafe { &raw mut (*admission).ring_in }, 1);
     if let Some(place) = F::opened().get_ptr_mut(at as u32 & (abi::OPENED_RING - 1)) {
         // SAFETY: a map element of this type. Two CPUs a whole ring apart may write one at once, and a third may read it: who
         // reads a key looks it up, and believes the entry it finds only.
-        unsafe { place.write(*key) };
+        unsafe { (*place).set(key) };
     }
 }
 
-/// Takes the oldest flow out of the ring, into `key`; `false` when it is empty.
+/// Takes the oldest flow out of the ring, into `key`.
 #[inline(always)]
-pub fn pop_opened<F: AccountMaps>(key: &mut FlowKey<F::Addr>) -> bool {
-    let Some(admission) = F::admission().get_ptr_mut(0) else { return false };
-    // SAFETY: as in `words`; the words are aligned and read whole.
+pub fn pop_opened<F: AccountMaps>(key: &mut FlowKey<F::Addr>) -> Taken {
+    let Some(admission) = F::admission().get_ptr_mut(0) else { return Taken::Nothing };
+    // SAFETY: just looked up, and only places are computed; the words are aligned and read whole.
     let (ring_out, end) =
         unsafe { (&raw mut (*admission).ring_out, (&raw const (*admission).ring_in).read_volatile()) };
     let mut at = fetch_add(ring_out, 1);
     let left = end.wrapping_sub(at);
     if left == 0 || left > u64::MAX / 2 {
         fetch_add(ring_out, u64::MAX);
-        return false;
+        return Taken::Nothing;
     }
     let ring = u64::from(abi::OPENED_RING);
     if left > ring {
@@ -130,76 +238,26 @@ pub fn pop_opened<F: AccountMaps>(key: &mut FlowKey<F::Addr>) -> bool {
         // SAFETY: as above.
         unsafe { ring_out.write_volatile(at.wrapping_add(1)) };
     }
-    let Some(place) = F::opened().get_ptr_mut(at as u32 & (abi::OPENED_RING - 1)) else { return false };
+    let Some(place) = F::opened().get_ptr_mut(at as u32 & (abi::OPENED_RING - 1)) else { return Taken::Nothing };
     // SAFETY: see `push_opened`.
-    *key = unsafe { place.read() };
-    true
+    key.set(unsafe { &*place });
+    Taken::Key
 }
 
-/// Until when a look for flows that may go is in vain; the word other CPUs may store.
+/// Whether a look in the ring has just been in vain.
 #[inline(always)]
-fn look_again_ns<F: AccountMaps>(incoming: bool) -> Option<*mut u64> {
-    let admission = F::admission().get_ptr_mut(0)?;
-    // SAFETY: as in `words`.
-    unsafe { Some(if incoming { &raw mut (*admission).again_ns[1] } else { &raw mut (*admission).again_ns[0] }) }
-}
-
-/// Whether a look has just been in vain.
-#[inline(always)]
-pub fn is_in_vain<F: AccountMaps>(incoming: bool, now_ns: u64) -> bool {
+pub fn ring_backs_off<F: AccountMaps>(now_ns: u64) -> bool {
+    let Some(admission) = F::admission().get_ptr_mut(0) else { return true };
     // SAFETY: an aligned word of an element just looked up.
-    look_again_ns::<F>(incoming).is_some_and(|again| unsafe { again.read_volatile() } > now_ns)
+    unsafe { (&raw const (*admission).retry_at_ns).read_volatile() > now_ns }
 }
 
-/// Notes that a look was in vain.
+/// Notes that one was.
 #[inline(always)]
-pub fn was_in_vain<F: AccountMaps>(incoming: bool, now_ns: u64) {
-    if let Some(again) = look_again_ns::<F>(incoming) {
-        // SAFETY: as in `is_in_vain`.
-        unsafe { again.write_volatile(now_ns.wrapping_add(Admission::STANDS_NS)) };
-    }
-}
-
-/// Counts a flow refused for want of a port.
-#[inline(always)]
-pub fn count_exhausted<F: AccountMaps>(to: &Destination<F::Addr>, now_ns: u64) {
-    let again_ns = now_ns.wrapping_add(Exhausted::STANDS_NS);
-    match F::exhausted().get_ptr_mut(to) {
-        // SAFETY: an element just looked up; its words are aligned, and any CPU may store `again_ns`.
-        Some(found) => unsafe {
-            fetch_add(&raw mut (*found).refused, 1);
-            let again = &raw mut (*found).again_ns;
-            // Not by a refusal that followed from the last search.
-            if again.read_volatile() <= now_ns {
-                again.write_volatile(again_ns);
-            }
-        },
-        // Another CPU may have been first, or memory is short: one refusal less in a statistic.
-        None => {
-            let _uncounted = F::exhausted().insert(to, Exhausted { refused: 1, again_ns }, 0);
-        }
-    }
-}
-
-/// Whether a search for a port has just found all of them taken.
-#[inline(always)]
-pub fn is_exhausted<F: AccountMaps>(to: &Destination<F::Addr>, now_ns: u64) -> bool {
-    match F::exhausted().get_ptr_mut(to) {
-        // SAFETY: as in `count_exhausted`.
-        Some(found) => unsafe { (&raw const (*found).again_ns).read_volatile() > now_ns },
-        None => false,
-    }
-}
-
-/// A flow to the destination in working memory has ended: a search may find its port.
-#[inline(always)]
-pub fn search_again<F: FamilyMaps>() {
-    let Ok(scratch) = scratch::<F>() else { return };
-    // SAFETY: per-CPU, no nesting; read only.
-    let to = unsafe { &(*scratch).opening.destination };
-    if let Some(found) = F::exhausted().get_ptr_mut(to) {
-        // SAFETY: as in `count_exhausted`.
-        unsafe { (&raw mut (*found).again_ns).write_volatile(0) };
+pub fn ring_back_off<F: AccountMaps>(now_ns: u64) {
+    if let Some(admission) = F::admission().get_ptr_mut(0) {
+        // SAFETY: as in `ring_backs_off`.
+        unsafe { (&raw mut (*admission).retry_at_ns).write_volatile(now_ns.wrapping_add(BACK_OFF_NS)) };
     }
 }
 
@@ -207,5 +265,5 @@ pub fn search_again<F: FamilyMaps>() {
 #[inline(always)]
 fn fetch_add(word: *mut u64, n: u64) -> u64 {
     // SAFETY: `word` lies in a map element that the caller has looked up, 8-aligned as the elements are.
-    unsafe { super::atomic::fetch_add(word, n) }
+    unsafe { atomic::fetch_add(word, n) }
 }

@@ -4,10 +4,14 @@ use core::ptr::NonNull;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use netns_ebpf_common::Addr4;
-use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, State};
+use netns_ebpf_common::account::Account;
+use netns_ebpf_common::flow::{FlowEntry, FlowFlags, FlowKey, FlowTuple, Target, TargetKind};
 use netns_ebpf_common::mapping;
+use netns_ebpf_common::port::UseIndex;
+use netns_ebpf_common::state::State;
+use netns_ebpf_common::tcp::Numbers;
 
-use super::{Account, FamilyMaps, atomic, leave, mapping_key, scratch, search_again};
+use super::{FamilyMaps, atomic, leave, mapping_key, port, scratch};
 
 /// An entry of the flow table, in place.
 ///
@@ -49,18 +53,26 @@ impl<F: FamilyMaps> FlowRef<F> {
         unsafe { &(*self.0.as_ptr()).to }
     }
 
-    /// Slot or ifindex.
+    /// Where its packets go.
     #[inline(always)]
-    pub fn target(self) -> u32 {
+    pub fn target(self) -> Target {
         // SAFETY: as in `to`.
-        unsafe { (*self.0.as_ptr()).target }
+        let (id, kind) = unsafe { ((*self.0.as_ptr()).target_id, (*self.0.as_ptr()).target_kind) };
+        Target { id, kind: TargetKind::from_u8(kind), _pad: [0; 3] }
     }
 
-    /// The flag bits.
+    /// What the direction is.
     #[inline(always)]
-    pub fn flags(self) -> u8 {
-        // SAFETY: as in `to`.
+    pub fn flags(self) -> FlowFlags {
+        // SAFETY: as in `to`; `ENDING`, which may change, is asked for by `mark_ending` alone.
         unsafe { (*self.0.as_ptr()).flags }
+    }
+
+    /// The slot it is accounted to.
+    #[inline(always)]
+    pub fn owner_slot(self) -> u32 {
+        // SAFETY: as in `to`.
+        unsafe { (*self.0.as_ptr()).owner_slot }
     }
 
     /// The publish the flow came in by, or `FlowEntry::NO_OWNER`.
@@ -82,15 +94,13 @@ impl<F: FamilyMaps> FlowRef<F> {
     /// Where the flow is counted.
     #[inline(always)]
     pub fn account(self) -> Account {
-        // SAFETY: as in `to`.
-        let slot = unsafe { (*self.0.as_ptr()).owner_slot };
-        Account { slot, incoming: self.flags() & FlowEntry::<F::Addr>::INCOMING != 0 }
+        Account { slot: self.owner_slot(), incoming: self.flags().has(FlowFlags::INCOMING) }
     }
 
     /// Whether this is the opener's direction.
     #[inline(always)]
     pub fn is_original(self) -> bool {
-        self.flags() & FlowEntry::<F::Addr>::ORIGINAL != 0
+        self.flags().has(FlowFlags::ORIGINAL)
     }
 
     /// The key of the other direction, in working memory.
@@ -102,10 +112,7 @@ impl<F: FamilyMaps> FlowRef<F> {
         unsafe {
             let entry = self.0.as_ptr();
             let key = &mut (*scratch).peer_key;
-            key.tuple.src = (*entry).to.dst;
-            key.tuple.dst = (*entry).to.src;
-            key.tuple.sport = (*entry).to.dport;
-            key.tuple.dport = (*entry).to.sport;
+            key.tuple.set_reverse(&(*entry).to);
             key.zone = (*entry).peer_zone;
             key.proto = proto;
             key._pad = 0;
@@ -165,14 +172,14 @@ impl<F: FamilyMaps> FlowRef<F> {
         false
     }
 
-    /// Sets or clears [`FlowEntry::ENDING`]; says whether it was set.
+    /// Sets or clears [`FlowFlags::ENDING`]; says whether it was set.
     #[inline(always)]
     fn mark_ending(self, ending: bool) -> bool {
         const OFF: usize = core::mem::offset_of!(FlowEntry<Addr4>, flags) & 7;
         const {
             assert!(core::mem::offset_of!(FlowEntry<F::Addr>, flags) & 7 == OFF && cfg!(target_endian = "little"));
         }
-        const BIT: u64 = (FlowEntry::<Addr4>::ENDING as u64) << (8 * OFF);
+        const BIT: u64 = (FlowFlags::ENDING.bits() as u64) << (8 * OFF);
         // SAFETY: the aligned word of map memory, which outlives the run, that the flags are in; what else is in it stays as it is.
         unsafe {
             let word = core::ptr::addr_of_mut!((*self.0.as_ptr()).flags).sub(OFF).cast::<u64>();
@@ -187,39 +194,40 @@ impl<F: FamilyMaps> FlowRef<F> {
             return 0;
         }
         let (flags, account, seen) = (self.flags(), self.account(), self.last_seen_ns());
-        let original = flags & FlowEntry::<F::Addr>::ORIGINAL != 0;
-        if original {
-            self.note_destination(key);
+        if flags.has(FlowFlags::PORT_COUNTED) {
+            self.note_port(key);
         }
         if !Self::remove(key) {
             // The kernel has given up on the bucket's lock.
             self.mark_ending(false);
             return 0;
         }
-        if original {
-            leave::<F>(account);
-            search_again::<F>();
+        if flags.has(FlowFlags::PORT_COUNTED) {
+            uncount_port::<F>();
         }
-        if flags & FlowEntry::<F::Addr>::MAPPED != 0 {
+        if flags.has(FlowFlags::ORIGINAL) {
+            leave::<F>(account);
+        }
+        if flags.has(FlowFlags::MAPPED) {
             leave_mapping::<F>(key, seen);
         }
         1
     }
 
-    /// Notes where the packets of the opener's direction go, in working memory.
-    #[inline(always)]
-    fn note_destination(self, key: &FlowKey<F::Addr>) {
-        let Ok(scratch) = scratch::<F>() else { return };
+    /// Notes in working memory its port, and where that is counted: the entry may be another's as soon as it is out.
+    #[inline(never)]
+    fn note_port(self, key: &FlowKey<F::Addr>) -> u32 {
+        let Ok(scratch) = scratch::<F>() else { return 0 };
         let to = self.to();
-        // SAFETY: per-CPU, no nesting; who else uses the field is done with it before a flow can end.
-        unsafe {
-            let destination = &mut (*scratch).opening.destination;
-            destination.addr = to.dst;
-            destination.network = key.zone;
-            destination.port = to.dport;
-            destination.proto = key.proto;
-            destination._pad = [0; 3];
-        }
+        let pool = if self.flags().has(FlowFlags::POOLED) { key.zone } else { 0 };
+        // SAFETY: per-CPU, no nesting: read by the end of the same entry only.
+        let noted = unsafe { &mut (*scratch).port };
+        let UseIndex { all, own } = UseIndex::new(port::seed(), pool, &to.dst, to.dport, key.proto, self.owner_slot());
+        (noted.index.all[0], noted.index.all[1]) = (all[0], all[1]);
+        (noted.index.own[0], noted.index.own[1]) = (own[0], own[1]);
+        noted.port = to.sport;
+        noted.proto = key.proto;
+        1
     }
 
     /// Whether `key` is that of its other direction: a flow that was opened anew has another one.
@@ -265,26 +273,56 @@ impl<F: FamilyMaps> FlowRef<F> {
         }
     }
 
-    /// The last acknowledgement number and window of this direction.
+    /// What this direction of a connection has shown of itself.
     #[inline(always)]
-    pub fn ack_window(self) -> (u32, u32) {
-        // SAFETY: aligned words other CPUs may store; a torn pair widens or narrows the window of one RST check.
+    pub fn numbers(self) -> Numbers {
+        let e = self.0.as_ptr();
+        // SAFETY: aligned words and bytes other CPUs may store; torn ones are those of two segments that came at once.
         unsafe {
-            (
-                core::ptr::addr_of!((*self.0.as_ptr()).ack).read_volatile(),
-                core::ptr::addr_of!((*self.0.as_ptr()).window).read_volatile(),
-            )
+            Numbers {
+                end: (&raw const (*e).end).read_volatile(),
+                ack: (&raw const (*e).ack).read_volatile(),
+                edge: (&raw const (*e).edge).read_volatile(),
+                syn_end: (&raw const (*e).syn_end).read_volatile(),
+                scale: (&raw const (*e).scale).read_volatile(),
+                seen: (&raw const (*e).seen).read_volatile(),
+            }
         }
     }
 
-    /// Notes them.
+    /// Notes what moves with every segment.
     #[inline(always)]
-    pub fn set_ack_window(self, ack: u32, window: u32) {
-        // SAFETY: as in `ack_window`.
+    pub fn move_numbers(self, n: &Numbers) {
+        let e = self.0.as_ptr();
+        // SAFETY: as in `numbers`.
         unsafe {
-            core::ptr::addr_of_mut!((*self.0.as_ptr()).ack).write_volatile(ack);
-            core::ptr::addr_of_mut!((*self.0.as_ptr()).window).write_volatile(window);
+            (&raw mut (*e).end).write_volatile(n.end);
+            (&raw mut (*e).ack).write_volatile(n.ack);
+            (&raw mut (*e).edge).write_volatile(n.edge);
         }
+    }
+
+    /// Notes all of it.
+    #[inline(always)]
+    pub fn set_numbers(self, n: &Numbers) {
+        self.move_numbers(n);
+        let e = self.0.as_ptr();
+        // SAFETY: as in `numbers`.
+        unsafe {
+            (&raw mut (*e).syn_end).write_volatile(n.syn_end);
+            (&raw mut (*e).scale).write_volatile(n.scale);
+            (&raw mut (*e).seen).write_volatile(n.seen);
+        }
+    }
+}
+
+/// Counts the port that is noted no longer.
+#[inline(always)]
+fn uncount_port<F: FamilyMaps>() {
+    if let Ok(scratch) = scratch::<F>() {
+        // SAFETY: per-CPU, no nesting; read only.
+        let noted = unsafe { &(*scratch).port };
+        port::count_port(&noted.index, noted.proto, noted.port, -1);
     }
 }
 

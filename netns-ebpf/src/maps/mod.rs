@@ -7,6 +7,7 @@ mod atomic;
 mod counters;
 mod datagram;
 mod flow;
+mod port;
 mod scratch;
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
@@ -18,28 +19,28 @@ use core::ffi::c_void;
 use netns_ebpf_common::abi::{self, IFINDEX_ENDPOINT, IFINDEX_GATEWAY};
 use netns_ebpf_common::endpoint::{Endpoint, EndpointKey};
 use netns_ebpf_common::family::{Family, V4, V6};
-use netns_ebpf_common::flow::{FlowEntry, FlowKey, TimeoutClass};
+use netns_ebpf_common::flow::{FlowEntry, FlowKey};
 use netns_ebpf_common::fragment::{Datagram, DatagramSlot};
 use netns_ebpf_common::host::{HostConfig, Uplink};
 use netns_ebpf_common::host_socket::{HostPeer, HostPeerKey};
 use netns_ebpf_common::network::{Network, SnatPool};
 use netns_ebpf_common::prefix::PrefixKey;
 use netns_ebpf_common::publish::{Backends, Publish, PublishKey, PublishedPort};
+use netns_ebpf_common::state::TimeoutClass;
 use netns_ebpf_common::verdict::DropReason;
 use netns_ebpf_common::{Addr4, Addr6};
 
 pub use self::account::{
-    Account, AccountMaps, count_exhausted, enter, is_exhausted, is_in_vain, leave, pop_opened, push_opened,
-    search_again, was_in_vain,
+    AccountMaps, AccountRef, Taken, enter, leave, pop_opened, push_opened, ring_back_off, ring_backs_off,
 };
 pub use self::area::{AreaRef, area};
 pub use self::counters::{count_drop, count_host_flow, count_verdict, with_endpoint_stats, with_publish_stats};
 pub use self::datagram::{DatagramRef, datagram_slot, held, held_scratch, hold, release};
 pub use self::flow::{FlowRef, InsertError, enter_mapping, mapping_at, mapping_of};
-pub use self::scratch::{
-    OpeningFlow, QUOTE_BYTES, Scratch, candidate, fib_params, opening_flow, opening_mapping, parsed, quote_scratch,
-    quoted,
+pub use self::port::{
+    PortMaps, begin_search, count_exhausted, count_port, end_search, is_held, ports_in_use, seed,
 };
+pub use self::scratch::{QUOTE_BYTES, Scratch, fib_params, opening, parsed, quote_scratch, quoted};
 use self::scratch::{SCRATCH4, SCRATCH6, mapping_key, scratch};
 
 #[map]
@@ -99,7 +100,7 @@ static HOST_PEERS4: LruHashMap<HostPeerKey<Addr4>, HostPeer<Addr4>> =
 static HOST_PEERS6: LruHashMap<HostPeerKey<Addr6>, HostPeer<Addr6>> =
     LruHashMap::with_max_entries(abi::MAX_HOST_PEERS, 0);
 /// The maps of a family.
-pub trait FamilyMaps: Family + AccountMaps {
+pub trait FamilyMaps: Family + AccountMaps + PortMaps {
     fn addrs() -> &'static HashMap<EndpointKey<Self::Addr>, u32>;
     fn host_addrs() -> &'static HashMap<Self::Addr, u32>;
     fn no_masquerade() -> &'static LpmTrie<PrefixKey<Self::Addr>, u32>;

@@ -10,7 +10,7 @@ use netns_ebpf_common::verdict::{DropReason, Verdict};
 
 use crate::maps::{self, FamilyMaps};
 use crate::packet::{Packet, USUAL_HEADERS_BYTES};
-use crate::path::settle;
+use crate::path::out_of_line;
 use crate::report;
 use crate::rewrite;
 use crate::stage::icmp_error::{self, Answer, ErrorFormat, Problem};
@@ -42,7 +42,7 @@ fn link_layer(pkt: &mut Packet) -> Result<Verdict, DropReason> {
 /// The way of an IP packet.
 #[inline(never)]
 fn internet<F: FamilyMaps + ErrorFormat>(pkt: &mut Packet, id: u32, network: &Network) -> Verdict {
-    settle(|| {
+    out_of_line(|| {
         // 3. Take it apart.
         let p = parse::run::<F>(pkt)?;
         if !matches!(F::scope(&p.tuple.dst), Scope::Unicast) {
@@ -80,7 +80,7 @@ fn reject<F: ErrorFormat>(
     p: &Parsed<<F as Family>::Addr>,
     problem: Problem,
 ) -> Verdict {
-    settle(|| {
+    out_of_line(|| {
         let area = lan_area(&p.tuple.src);
         let answer = Answer { problem, area, src: &p.tuple.dst, dst_mac: network.mac, src_mac: network.mac };
         icmp_error::replace::<F>(pkt, p, &answer)?;

@@ -1,25 +1,24 @@
 //! TC ingress on the host end of a pod's veth.
 
-use netns_ebpf_common::abi::ZONE_HOST;
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::family::{Address, Family, Scope, V4, V6};
-use netns_ebpf_common::flow::FlowEntry;
+use netns_ebpf_common::flow::{FlowFlags, TargetKind};
 use netns_ebpf_common::hdr::Frame;
 use netns_ebpf_common::hdr::eth::{EthHdr, ethertype};
 use netns_ebpf_common::host::Uplink;
 use netns_ebpf_common::network::Network;
+use netns_ebpf_common::opening::{Opening, Plan, Ports};
 use netns_ebpf_common::parse::{Fragment, IcmpKind, L4, Parsed};
 use netns_ebpf_common::publish::Publish;
-use netns_ebpf_common::verdict::{DropReason, Verdict};
+use netns_ebpf_common::verdict::{DropReason, Next, Verdict};
 
-use crate::maps::{self, FamilyMaps, FlowRef, OpeningFlow};
+use crate::maps::{self, FamilyMaps, FlowRef};
 use crate::packet::{Packet, USUAL_HEADERS_BYTES};
-use crate::path::settle;
+use crate::path::{may_go_on, out_of_line};
 use crate::report;
 use crate::rewrite;
-use crate::stage::flow::Plan;
 use crate::stage::icmp_error::{self, Answer, ErrorFormat, Problem};
-use crate::stage::port::Ports;
+use crate::stage::opening::{self, border};
 use crate::stage::{
     arp_reply, deliver, echo_reply, flow, fragment, mapping, ndp_reply, parse, publish, related, route, source_check,
 };
@@ -65,7 +64,7 @@ fn link_layer(pkt: &mut Packet, sender: &Sender) -> Result<Verdict, DropReason> 
 /// The way of an IP packet.
 #[inline(never)]
 fn internet<F: FromPod>(pkt: &mut Packet, sender: &Sender) -> Verdict {
-    settle(|| {
+    out_of_line(|| {
         // 3. Take it apart; nothing is believed that does not lie inside the frame.
         let p = parse::run::<F>(pkt)?;
 
@@ -98,14 +97,14 @@ fn internet<F: FromPod>(pkt: &mut Packet, sender: &Sender) -> Verdict {
         }
 
         // 9. A piece of a datagram gets the ports of the first one, or waits for it.
-        if !matches!(p.fragment, Fragment::Whole) {
-            let verdict = fragment::from_pod::<F>(pkt, sender.slot, sender.zone, p);
-            if verdict != fragment::GO_ON {
-                return Ok(verdict);
-            }
+        if !matches!(p.fragment, Fragment::Whole)
+            && let Some(verdict) = fragment::from_pod::<F>(pkt, sender.slot, sender.zone, p).ended()
+        {
+            return Ok(verdict);
         }
 
-        // 10. A packet of a flow, or the first of a new one.
+        // 10. A packet of a flow.
+        flow::check_flags(p)?;
         if flow::is_trackable(p)
             && let Some(flow) = flow::find::<F>(sender.zone, p)
         {
@@ -113,28 +112,20 @@ fn internet<F: FromPod>(pkt: &mut Packet, sender: &Sender) -> Verdict {
         }
 
         // 11. The host, or the LAN: the way ends there, or a flow is planned.
-        let planned = if p.tuple.dst == *F::gateway(network) || maps::is_host_addr::<F>(p.tuple.dst) {
-            to_host::<F>(pkt, sender, p)
-        } else {
-            to_lan::<F>(pkt, sender, p)
-        };
-        if planned != PLANNED {
-            return Ok(planned);
+        let o = maps::opening::<F>()?;
+        if let Some(verdict) = plan::<F>(pkt, sender, p, o).ended() {
+            return Ok(verdict);
         }
 
         // 12. The planned flow is opened, and the packet goes along it.
-        match flow::open::<F>(pkt, p, true) {
-            Ok(()) => Ok(along_flow::<F>(pkt, sender, p, flow::opened::<F>()?)),
+        match opening::open::<F, true>(pkt, p, o) {
+            Ok(flow) => Ok(along_flow::<F>(pkt, sender, p, flow)),
             Err(DropReason::PortsExhausted) => Ok(reject::<F>(pkt, sender, p, Problem::PROHIBITED)),
             Err(DropReason::FlowLimit) => Ok(reject::<F>(pkt, sender, p, Problem::FLOW_LIMIT)),
             Err(reason) => Err(reason),
         }
     })
 }
-
-/// A flow is planned, in working memory. No packet of a pod goes up the stack untouched, so the verdict that says so is free
-/// to say this.
-const PLANNED: Verdict = Verdict::PASS;
 
 /// To a pod of the sender's network, by its address alone.
 #[inline(always)]
@@ -146,6 +137,9 @@ fn to_pod<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) ->
     let Some((slot, endpoint)) = live else {
         return Ok(reject::<F>(pkt, sender, p, Problem::HOST_UNREACHABLE));
     };
+    if p.is_icmp(IcmpKind::Error) {
+        related::check_direct::<F>(pkt, p)?;
+    }
     if let Some(problem) = deliver::problem(pkt, p, endpoint.mtu_bytes) {
         return Ok(reject::<F>(pkt, sender, p, problem));
     }
@@ -155,48 +149,70 @@ fn to_pod<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) ->
 /// To where the packet's flow leads.
 #[inline(never)]
 fn along_flow<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>, flow: FlowRef<F>) -> Verdict {
-    settle(|| {
+    out_of_line(|| {
         let (to, target, flags) = (flow.to(), flow.target(), flow.flags());
-        if flags & FlowEntry::<F::Addr>::TO_UPLINK != 0 {
-            let uplink = maps::uplink(target).ok_or(DropReason::NoRoute)?;
-            if let Some(problem) = deliver::problem(pkt, p, uplink.mtu_bytes) {
-                return Ok(reject::<F>(pkt, sender, p, problem));
+        match target.kind {
+            TargetKind::Uplink => {
+                let uplink = maps::uplink(target.id).ok_or(DropReason::NoRoute)?;
+                if let Some(problem) = deliver::problem(pkt, p, uplink.mtu_bytes) {
+                    return Ok(reject::<F>(pkt, sender, p, problem));
+                }
+                if flags.has(FlowFlags::TRANSLATED) {
+                    rewrite::translate::<F>(pkt, p, to)?;
+                }
+                deliver::to_uplink::<F>(pkt, p, target.id, flags)
             }
-            if flags & FlowEntry::<F::Addr>::TRANSLATED != 0 {
+            TargetKind::Pod => {
+                let (endpoint, network) = deliver::live_endpoint(target.id)?;
+                if let Some(problem) = deliver::problem(pkt, p, endpoint.mtu_bytes) {
+                    return Ok(reject::<F>(pkt, sender, p, problem));
+                }
                 rewrite::translate::<F>(pkt, p, to)?;
+                deliver::to_endpoint::<F>(pkt, p, target.id, endpoint, network)
             }
-            return deliver::to_uplink::<F>(pkt, p, target, flags);
         }
-        let (endpoint, network) = deliver::backend(target)?;
-        if let Some(problem) = deliver::problem(pkt, p, endpoint.mtu_bytes) {
-            return Ok(reject::<F>(pkt, sender, p, problem));
-        }
-        rewrite::translate::<F>(pkt, p, to)?;
-        deliver::to_endpoint::<F>(pkt, p, target, endpoint, network)
     })
+}
+
+/// To the host or to the LAN.
+#[inline(never)]
+fn plan<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>, o: &mut Opening<F::Addr>) -> Next {
+    if is_hosts::<F>(pkt, sender, p) { to_host::<F>(pkt, sender, p, o) } else { to_lan::<F>(pkt, sender, p, o) }
+}
+
+/// Whether the destination is an address of the host. Who is let in there asks the kernel, as a list may be old: an address that has
+/// left the host is one of the LAN.
+#[inline(always)]
+fn is_hosts<F: FromPod>(pkt: &Packet, sender: &Sender, p: &Parsed<F::Addr>) -> bool {
+    let network = sender.network;
+    if p.tuple.dst != *F::gateway(network) && !maps::is_host_addr::<F>(p.tuple.dst) {
+        return false;
+    }
+    network.flags & Network::HOST_ACCESS == 0 || border::is_hosts::<F>(pkt, network, p)
 }
 
 /// To an address of the host: the pod that has a mapping there, what is published there, else its sockets.
 #[inline(never)]
-fn to_host<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) -> Verdict {
-    settle(|| {
-        if maps::has_mappings()
-            && flow::may_open(p)
-            && let Some(outside) = mapping::at::<F>(p.proto, &p.tuple)
-            && let Some(inside) = outside.peer(p.proto)
-        {
-            return to_mapping::<F>(sender, p, inside.target());
-        }
-        if let Some(found) = publish::find::<F>(p)
-            && found.publish.flags & Publish::LOOPBACK == 0
-        {
-            return to_published::<F>(pkt, sender, p, &found);
+fn to_host<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>, o: &mut Opening<F::Addr>) -> Next {
+    may_go_on(|| {
+        if flow::may_open(p) {
+            if maps::has_mappings()
+                && let Some(outside) = mapping::at::<F>(p.proto, &p.tuple)
+                && let Some(inside) = outside.peer(p.proto)
+            {
+                return to_mapping::<F>(sender, p, o, inside.target().id);
+            }
+            if let Some(found) = publish::find::<F>(p)
+                && found.publish.flags & Publish::LOOPBACK == 0
+            {
+                return to_published::<F>(pkt, sender, p, o, &found);
+            }
         }
         if sender.network.flags & Network::HOST_ACCESS != 0 {
-            return Ok(Verdict::host(sender.network.gateway_ifindex));
+            return Ok(Next::end(Verdict::host(sender.network.gateway_ifindex)));
         }
         if p.tuple.dst == *F::gateway(sender.network) && p.is_icmp(IcmpKind::EchoRequest) {
-            return echo_reply::run::<F>(pkt, sender.endpoint, sender.network, p);
+            return echo_reply::run::<F>(pkt, sender.endpoint, sender.network, p).map(Next::end);
         }
         Err(DropReason::NoHostAccess)
     })
@@ -205,14 +221,18 @@ fn to_host<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) -
 /// Hairpin: to a pod by the address and port it has on the LAN, with those the sender has there (RFC 4787 REQ-9a): out as to the
 /// LAN, and back in by the uplink, whose hook sees to the filter of the receiver.
 #[inline(always)]
-fn to_mapping<F: FromPod>(sender: &Sender, p: &Parsed<F::Addr>, ifindex: u32) -> Result<Verdict, DropReason> {
+fn to_mapping<F: FromPod>(
+    sender: &Sender,
+    p: &Parsed<F::Addr>,
+    o: &mut Opening<F::Addr>,
+    ifindex: u32,
+) -> Result<Next, DropReason> {
     let uplink = maps::uplink(ifindex).ok_or(DropReason::NoRoute)?;
-    let o = maps::opening_flow::<F>()?;
-    o.entry.to = p.tuple;
-    o.plan = leaving::<F>(sender, ifindex);
-    o.plan.flags |= FlowEntry::<F::Addr>::TURNS_BACK;
+    o.flow.entry.to.set(&p.tuple);
+    o.plan = Plan::leaving(sender.zone, sender.slot, ifindex);
+    o.plan.flags = FlowFlags::HAIRPIN;
     masquerade::<F>(sender, uplink, o)?;
-    Ok(PLANNED)
+    Ok(Next::GO_ON)
 }
 
 /// Hairpin: to a pod by a published address, from that address (RFC 4787 REQ-9a), so that the answer comes back here
@@ -222,37 +242,27 @@ fn to_published<F: FromPod>(
     pkt: &mut Packet,
     sender: &Sender,
     p: &Parsed<F::Addr>,
+    o: &mut Opening<F::Addr>,
     found: &publish::Match,
-) -> Result<Verdict, DropReason> {
+) -> Result<Next, DropReason> {
     let publish::Backend { slot, endpoint } = publish::backend::<F>(p, found)?;
     if let Some(problem) = deliver::problem(pkt, p, endpoint.mtu_bytes) {
-        return Ok(reject::<F>(pkt, sender, p, problem));
+        return Ok(Next::end(reject::<F>(pkt, sender, p, problem)));
     }
-    let o = maps::opening_flow::<F>()?;
-    o.entry.to.src = p.tuple.dst;
-    o.entry.to.sport = p.tuple.sport;
-    o.entry.to.dst = *F::endpoint_addr(endpoint);
-    o.entry.to.dport = found.port.pod_port;
-    o.plan = Plan {
-        zone: sender.zone,
-        peer_zone: endpoint.network as u16,
-        target: slot,
-        peer_target: sender.slot,
-        owner_slot: sender.slot,
-        publish: found.id,
-        flags: 0,
-        peer_flags: 0,
-        ports: Ports::HostRange,
-        _pad: 0,
-    };
-    Ok(PLANNED)
+    let to = &mut o.flow.entry.to;
+    to.src.set(&p.tuple.dst);
+    to.sport = p.tuple.sport;
+    to.dst.set(F::endpoint_addr(endpoint));
+    to.dport = found.port.pod_port;
+    o.plan = Plan::hairpin(sender.zone, sender.slot, slot, endpoint.network as u16, found.id);
+    Ok(Next::GO_ON)
 }
 
 /// To the LAN by the host's routes, with an address of the network's pool, or the uplink's, unless an exception keeps the
 /// pod's.
 #[inline(never)]
-fn to_lan<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) -> Verdict {
-    settle(|| {
+fn to_lan<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>, o: &mut Opening<F::Addr>) -> Next {
+    may_go_on(|| {
         if !flow::is_trackable(p) {
             return Err(DropReason::UnknownProtocol);
         }
@@ -261,38 +271,20 @@ fn to_lan<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) ->
         }
         let ifindex = route::ifindex::<F>(pkt, sender.network, p);
         let Some(uplink) = maps::uplink(ifindex) else {
-            return Ok(reject::<F>(pkt, sender, p, Problem::NET_UNREACHABLE));
+            return Ok(Next::end(reject::<F>(pkt, sender, p, Problem::NET_UNREACHABLE)));
         };
         if let Some(problem) = deliver::problem(pkt, p, uplink.mtu_bytes) {
-            return Ok(reject::<F>(pkt, sender, p, problem));
+            return Ok(Next::end(reject::<F>(pkt, sender, p, problem)));
         }
-        let o = maps::opening_flow::<F>()?;
-        o.entry.to = p.tuple;
-        o.plan = leaving::<F>(sender, ifindex);
+        o.flow.entry.to.set(&p.tuple);
+        o.plan = Plan::leaving(sender.zone, sender.slot, ifindex);
         if sender.network.flags & Network::MASQUERADE != 0
             && !maps::is_no_masquerade::<F>(sender.endpoint.network, p.tuple.dst)
         {
             masquerade::<F>(sender, uplink, o)?;
         }
-        Ok(PLANNED)
+        Ok(Next::GO_ON)
     })
-}
-
-/// A flow by an uplink that keeps its source.
-#[inline(always)]
-fn leaving<F: Family>(sender: &Sender, ifindex: u32) -> Plan {
-    Plan {
-        zone: sender.zone,
-        peer_zone: ZONE_HOST,
-        target: ifindex,
-        peer_target: sender.slot,
-        owner_slot: sender.slot,
-        publish: FlowEntry::<F::Addr>::NO_OWNER,
-        flags: FlowEntry::<F::Addr>::TO_UPLINK,
-        peer_flags: 0,
-        ports: Ports::Keep,
-        _pad: 0,
-    }
 }
 
 /// Gives a planned flow an address of the network's pool, or the uplink's, and a mapping if the network has them.
@@ -300,36 +292,38 @@ fn leaving<F: Family>(sender: &Sender, ifindex: u32) -> Plan {
 fn masquerade<F: FamilyMaps>(
     sender: &Sender,
     uplink: &Uplink,
-    o: &mut OpeningFlow<<F as Family>::Addr>,
+    o: &mut Opening<<F as Family>::Addr>,
 ) -> Result<(), DropReason> {
-    match maps::snat_pool::<F>(sender.endpoint.network) {
+    let src = match maps::snat_pool::<F>(sender.endpoint.network) {
         Some(pool) => {
-            o.entry.to.src = pool.addr(sender.slot).ok_or(DropReason::NoUplinkAddress)?;
             o.plan.ports = Ports::Pool;
+            o.plan.flags = o.plan.flags.with(FlowFlags::POOLED);
+            pool.addr(sender.slot).ok_or(DropReason::NoUplinkAddress)?
         }
         None => {
-            o.entry.to.src = *F::uplink_addr(uplink);
             o.plan.ports = Ports::HostRange;
+            *F::uplink_addr(uplink)
         }
-    }
-    if o.entry.to.src.is_unspecified() {
+    };
+    if src.is_unspecified() {
         return Err(DropReason::NoUplinkAddress);
     }
+    o.flow.entry.to.src = src;
     if sender.network.flags & Network::ENDPOINT_INDEPENDENT != 0 {
-        o.plan.flags |= FlowEntry::<F::Addr>::MAPPED;
+        o.plan.flags = o.plan.flags.with(FlowFlags::MAPPED);
     }
     Ok(())
 }
 
-/// An ICMP error a pod sends about a flow; about anything else only the host may hear.
+/// An ICMP error a pod sends about a flow; about anything else only the host may hear, if it has sent that to the pod.
 #[inline(never)]
 fn error_of_flow<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>) -> Verdict {
-    settle(|| {
+    out_of_line(|| {
         let mut related = match related::find_received::<F>(pkt, sender.zone, p) {
             Ok(related) => related,
             Err(reason) => {
-                let host = p.tuple.dst == *F::gateway(sender.network) || maps::is_host_addr::<F>(p.tuple.dst);
-                if host && sender.network.flags & Network::HOST_ACCESS != 0 {
+                if sender.network.flags & Network::HOST_ACCESS != 0 && is_hosts::<F>(pkt, sender, p) {
+                    related::check_direct::<F>(pkt, p)?;
                     return Ok(Verdict::host(sender.network.gateway_ifindex));
                 }
                 return Err(reason);
@@ -340,20 +334,24 @@ fn error_of_flow<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Ad
             return Err(DropReason::HopLimit);
         }
         let (to, target, flags) = (related.flow.to(), related.flow.target(), related.flow.flags());
-        if flags & FlowEntry::<F::Addr>::TO_UPLINK != 0 {
-            related::translate::<F>(pkt, p, &mut related, &to.src)?;
-            return deliver::to_uplink::<F>(pkt, p, target, flags);
+        match target.kind {
+            TargetKind::Uplink => {
+                related::translate::<F>(pkt, p, &mut related, &to.src)?;
+                deliver::to_uplink::<F>(pkt, p, target.id, flags)
+            }
+            TargetKind::Pod => {
+                let (endpoint, network) = deliver::live_endpoint(target.id)?;
+                related::translate::<F>(pkt, p, &mut related, &to.src)?;
+                deliver::to_endpoint::<F>(pkt, p, target.id, endpoint, network)
+            }
         }
-        let (endpoint, network) = deliver::backend(target)?;
-        related::translate::<F>(pkt, p, &mut related, &to.src)?;
-        deliver::to_endpoint::<F>(pkt, p, target, endpoint, network)
     })
 }
 
 /// Drops the packet and answers it with an error from the gateway.
 #[inline(never)]
 fn reject<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>, problem: Problem) -> Verdict {
-    settle(|| {
+    out_of_line(|| {
         let answer = Answer {
             problem,
             area: sender.slot,

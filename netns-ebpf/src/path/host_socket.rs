@@ -52,13 +52,13 @@ enum Refusal {
 /// `connect`, and datagrams with a destination of their own.
 #[inline(always)]
 pub fn aim<S: Form>(socket: &Socket) -> i32 {
-    settle(socket, to_published::<S>(socket))
+    answer(socket, to_published::<S>(socket))
 }
 
-/// `bind`: a published port is taken, though no process holds a socket for it.
+/// `bind`: a published port is taken, though no process holds a socket for it, and so is one of the SNAT range that pods use.
 #[inline(always)]
 pub fn bind<S: Form>(socket: &Socket) -> i32 {
-    settle(socket, may_bind::<S>(socket))
+    answer(socket, may_bind::<S>(socket))
 }
 
 /// `recvmsg` and `getpeername`: the peer is what the process asked for. These cannot fail.
@@ -75,7 +75,7 @@ pub fn name_peer<S: Form>(socket: &Socket) -> i32 {
 }
 
 #[inline(always)]
-fn settle(socket: &Socket, outcome: Result<(), Refusal>) -> i32 {
+fn answer(socket: &Socket, outcome: Result<(), Refusal>) -> i32 {
     match outcome {
         Ok(()) => GO_ON,
         Err(refusal) => {
@@ -160,6 +160,11 @@ fn may_bind<S: Form>(socket: &Socket) -> Result<(), Refusal> {
     let port = socket.port();
     if port == Port([0; 2]) {
         return Ok(());
+    }
+    // Answers to a pod that has the port would be taken for the process's, or the other way round: it takes another one, as
+    // whoever asks for a random one does. A socket that has it before is asked when a pod wants it.
+    if maps::is_held(proto, port) {
+        return Err(Refusal::Taken);
     }
     let mut key = Aligned(PublishKey { addr: S::addr(socket), port, proto, _pad: 0 });
     let mut any4 = Aligned(PublishKey { addr: Addr4::UNSPECIFIED, port, proto, _pad: 0 });

@@ -3,7 +3,7 @@
 
 use core::marker::PhantomData;
 
-use netns_ebpf_common::account::{SWEEP_KEYS_BYTES, SweepHeader, SweepMode};
+use netns_ebpf_common::sweep::{SWEEP_KEYS_BYTES, SweepHeader, SweepMode};
 use netns_ebpf_common::family::{V4, V6};
 use netns_ebpf_common::flow::FlowKey;
 use netns_ebpf_common::hdr::Wire;
@@ -54,7 +54,8 @@ where
 {
     #[inline(always)]
     fn step(&mut self, pkt: &Packet) -> bool {
-        let Ok(key) = maps::candidate::<F>() else { return true };
+        let Ok(o) = maps::opening::<F>() else { return true };
+        let key = &mut o.candidate;
         if !pkt.load(self.off, key) {
             return true;
         }

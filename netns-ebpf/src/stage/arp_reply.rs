@@ -12,7 +12,7 @@ use netns_ebpf_common::verdict::{DropReason, Verdict};
 use netns_ebpf_common::{Addr4, Mac};
 
 use crate::packet::Packet;
-use crate::path::settle;
+use crate::path::out_of_line;
 use crate::rewrite::{self, L3_OFF};
 
 /// Turns a pod's request into the answer and sends it back.
@@ -21,7 +21,7 @@ use crate::rewrite::{self, L3_OFF};
 /// requests in somebody else's name.
 #[inline(never)]
 pub fn run(pkt: &mut Packet, endpoint: &Endpoint, network: &Network) -> Verdict {
-    settle(|| {
+    out_of_line(|| {
         let start: [u8; 8] = field(pkt, arp::START_OFF)?;
         let sender_mac: Mac = field(pkt, arp::SENDER_MAC_OFF)?;
         let sender: Addr4 = field(pkt, arp::SENDER_ADDR_OFF)?;

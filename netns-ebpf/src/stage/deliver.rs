@@ -2,13 +2,13 @@
 
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::family::Family;
-use netns_ebpf_common::flow::FlowEntry;
+use netns_ebpf_common::flow::FlowFlags;
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::parse::Parsed;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 
 use crate::maps;
-use crate::packet::Packet;
+use crate::packet::{MARK_HAIRPIN, Packet};
 use crate::report;
 use crate::rewrite::{self, L3_OFF};
 use crate::stage::icmp_error::Problem;
@@ -56,16 +56,17 @@ pub fn to_endpoint<F: Family>(
 }
 
 /// Out of an uplink; the kernel's neighbour table gives the link layer. What turns back (the flow's `flags` say so) comes in by it
-/// instead.
+/// instead, marked.
 #[inline(always)]
 pub fn to_uplink<F: Family>(
     pkt: &mut Packet,
     p: &Parsed<F::Addr>,
     ifindex: u32,
-    flags: u8,
+    flags: FlowFlags,
 ) -> Result<Verdict, DropReason> {
     rewrite::decrement_hop_limit::<F>(pkt, p.hop_limit)?;
-    if flags & FlowEntry::<F::Addr>::TURNS_BACK != 0 {
+    if flags.has(FlowFlags::HAIRPIN) {
+        pkt.set_mark(MARK_HAIRPIN);
         return Ok(Verdict::host(ifindex));
     }
     Ok(Verdict::neigh(ifindex))
@@ -73,7 +74,7 @@ pub fn to_uplink<F: Family>(
 
 /// The live endpoint in a slot, and its network.
 #[inline(always)]
-pub fn backend(slot: u32) -> Result<(&'static Endpoint, &'static Network), DropReason> {
+pub fn live_endpoint(slot: u32) -> Result<(&'static Endpoint, &'static Network), DropReason> {
     let endpoint = maps::endpoint(slot).ok_or(DropReason::BackendGone)?;
     let network = maps::network(endpoint.network).ok_or(DropReason::BackendGone)?;
     Ok((endpoint, network))

@@ -1,15 +1,18 @@
-//! The flow table: finding a packet's flow, keeping it alive, opening new ones.
+//! The flow table: finding a packet's flow, and what the packet does to it.
 
 use netns_ebpf_common::family::Family;
-use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple, State, TimeoutClass, proto, rst_acceptable, tcp_flag};
+use netns_ebpf_common::flow::{self, FlowFlags, FlowKey, FlowTuple};
+use netns_ebpf_common::hdr::tcp::flag;
 use netns_ebpf_common::mapping::stamps;
 use netns_ebpf_common::parse::{IcmpKind, L4, Parsed};
+use netns_ebpf_common::proto;
+use netns_ebpf_common::state::State;
+use netns_ebpf_common::tcp::{self, Fit};
 use netns_ebpf_common::verdict::DropReason;
 
-use crate::maps::{self, Account, FamilyMaps, FlowRef, InsertError};
-use crate::packet::{Packet, now_ns};
-use crate::stage::port::{self, Claim, Ports};
-use crate::stage::{account, mapping};
+use crate::maps::{self, FamilyMaps, FlowRef};
+use crate::packet::now_ns;
+use crate::stage::mapping;
 
 /// Whether a flow can be made of this packet's protocol.
 #[inline(always)]
@@ -30,22 +33,32 @@ pub fn is_trackable<A>(p: &Parsed<A>) -> bool {
 #[inline(always)]
 pub fn may_open<A>(p: &Parsed<A>) -> bool {
     match p.l4 {
-        L4::Tcp => p.tcp.flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST | tcp_flag::FIN) == tcp_flag::SYN,
+        L4::Tcp => p.tcp.flags & (flag::SYN | flag::ACK | flag::RST | flag::FIN) == flag::SYN,
         L4::Udp | L4::Sctp => true,
         L4::Icmp => matches!(p.icmp, IcmpKind::EchoRequest),
         L4::LaterFragment | L4::Other => false,
     }
 }
 
-/// The live flow a packet belongs to, its state advanced by the packet.
+/// Refuses a TCP segment whose flags no end sends together: it is nobody's, and no connection's.
+#[inline(always)]
+pub fn check_flags<A>(p: &Parsed<A>) -> Result<(), DropReason> {
+    if matches!(p.l4, L4::Tcp) && !p.tcp.has_valid_flags() {
+        return Err(DropReason::TcpFlags);
+    }
+    Ok(())
+}
+
+/// The live flow a packet belongs to, its state advanced by the packet if that fits. One that does not is passed on all the same:
+/// the end host judges for itself, and answers with an ACK of its own.
 ///
-/// `None` if there is none, its time is over, or the packet is a SYN that opens the connection anew.
+/// `None` if there is none, its time is over, or it has ended and the packet is a SYN that asks for a new one.
 #[inline(never)]
 pub fn find<F: FamilyMaps>(zone: u16, p: &Parsed<<F as Family>::Addr>) -> Option<FlowRef<F>> {
     let OnStack(ref key) = OnStack(FlowKey::new(zone, p.proto, p.tuple));
     let flow = FlowRef::<F>::find(key)?;
-    if flow.flags() & FlowEntry::<F::Addr>::MAPPING != 0 {
-        // The address of nobody is nobody's.
+    if flow.flags().has(FlowFlags::MAPPING) {
+        // The two entries of a mapping have no far end: no packet is theirs.
         return None;
     }
     let now = now_ns();
@@ -55,9 +68,12 @@ pub fn find<F: FamilyMaps>(zone: u16, p: &Parsed<<F as Family>::Addr>) -> Option
     }
     match p.l4 {
         L4::Tcp => advance_tcp(flow, key, p, now),
+        // The first fragment was judged for all of them.
+        L4::LaterFragment if p.proto == proto::TCP => Some(flow),
         _ => {
-            let state = flow.state().after_datagram(flow.is_original());
-            if state as u8 != flow.state() as u8 {
+            let before = flow.state();
+            let state = before.after_datagram(flow.is_original());
+            if state as u8 != before as u8 {
                 set_both(flow, p.proto, state);
             }
             // RFC 4787 REQ-6: inbound packets need not refresh a mapping; outbound ones must. Each direction has its own
@@ -71,7 +87,7 @@ pub fn find<F: FamilyMaps>(zone: u16, p: &Parsed<<F as Family>::Addr>) -> Option
 /// Notes a packet in this direction, now and then in the pod's mapping too.
 #[inline(always)]
 fn touch<F: FamilyMaps>(flow: FlowRef<F>, key: &FlowKey<F::Addr>, now: u64) {
-    if flow.flags() & FlowEntry::<F::Addr>::MAPPED != 0 && stamps(flow.last_seen_ns(), now) {
+    if flow.flags().has(FlowFlags::MAPPED) && stamps(flow.last_seen_ns(), now) {
         mapping::stamp::<F>(key, now);
     }
     flow.touch(now);
@@ -88,42 +104,50 @@ fn advance_tcp<F: FamilyMaps>(
     p: &Parsed<F::Addr>,
     now: u64,
 ) -> Option<FlowRef<F>> {
-    const CHANGES: u8 = tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST;
-    let state = flow.state();
-    let flags = p.tcp.flags;
-    if flags & CHANGES != 0 || state as u8 != State::Established as u8 {
-        let opens = flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST) == tcp_flag::SYN;
-        if opens && flow.is_original() && state.restarts_on_syn() {
-            flow.remove_both(key);
-            return None;
-        }
-        if flags & tcp_flag::RST != 0 {
-            let (ack, window) = match flow.peer(key.proto) {
-                Some(peer) => peer.ack_window(),
-                None => (0, 0),
-            };
-            // Passed on all the same: the end host judges for itself, and answers with a challenge ACK if it is none.
-            if !rst_acceptable(p.tcp.seq, ack, window << 14) {
-                return Some(flow);
-            }
-        }
-        let next = state.after_tcp(flow.is_original(), flags);
-        if next as u8 != state as u8 {
-            set_both(flow, key.proto, next);
-        }
+    const CHANGES: u8 = flag::SYN | flag::FIN | flag::RST;
+    let own = flow.numbers();
+    // An ordinary segment of an open connection is judged by what its own direction has shown.
+    let fit = if p.tcp.flags & CHANGES == 0 && matches!(flow.state(), State::Assured) && own.is_near(&p.tcp) {
+        flow.move_numbers(&own.moved(&p.tcp));
+        Fit::Yes
+    } else {
+        judge(flow, key.proto, p)
+    };
+    match fit {
+        Fit::Yes => touch(flow, key, now),
+        Fit::No => {}
+        Fit::Anew => return None,
     }
-    if flags & tcp_flag::ACK != 0 {
-        flow.set_ack_window(p.tcp.ack, u32::from(p.tcp.window));
-    }
-    touch(flow, key, now);
     Some(flow)
+}
+
+/// Judges a segment by what both directions have shown.
+#[inline(always)]
+fn judge<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, p: &Parsed<F::Addr>) -> Fit {
+    if !p.tcp.has_valid_flags() {
+        return Fit::No;
+    }
+    let Some(peer) = flow.peer(proto) else { return Fit::No };
+    let (mut sender, mut receiver) = (flow.numbers(), peer.numbers());
+    let before = flow.state();
+    let mut state = before;
+    let fit = tcp::judge(&mut state, flow.is_original(), &mut sender, &mut receiver, &p.tcp);
+    flow.set_numbers(&sender);
+    if p.tcp.flags & flag::SYN != 0 && matches!(fit, Fit::Yes) {
+        peer.set_numbers(&receiver);
+    }
+    if state as u8 != before as u8 {
+        flow.set_state(state);
+        peer.set_state(state);
+    }
+    fit
 }
 
 /// The flow an ICMP error is about, found by the reverse of the quoted tuple; errors neither refresh nor end it.
 #[inline(always)]
 pub fn find_quoted<F: FamilyMaps>(zone: u16, proto: u8, quoted: &FlowTuple<F::Addr>) -> Option<FlowRef<F>> {
     let flow = FlowRef::<F>::find(&FlowKey::new(zone, proto, quoted.reverse()))?;
-    if flow.flags() & FlowEntry::<F::Addr>::MAPPING != 0 {
+    if flow.flags().has(FlowFlags::MAPPING) {
         return None;
     }
     if is_expired(flow, proto, now_ns()) { None } else { Some(flow) }
@@ -134,13 +158,13 @@ pub fn find_quoted<F: FamilyMaps>(zone: u16, proto: u8, quoted: &FlowTuple<F::Ad
 pub fn is_expired<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, now: u64) -> bool {
     let timeout_ns = maps::timeout_ns(flow.state().timeout_class(proto));
     let peer_last_seen_ns = || flow.peer(proto).map(FlowRef::last_seen_ns);
-    netns_ebpf_common::flow::is_expired(flow.last_seen_ns(), peer_last_seen_ns, now, timeout_ns)
+    flow::is_expired(flow.last_seen_ns(), peer_last_seen_ns, now, timeout_ns)
 }
 
 /// The same of a flow or a mapping.
 #[inline(always)]
 pub fn is_over<F: FamilyMaps>(entry: FlowRef<F>, proto: u8, now: u64) -> bool {
-    if entry.flags() & FlowEntry::<F::Addr>::MAPPING != 0 {
+    if entry.flags().has(FlowFlags::MAPPING) {
         return mapping::is_expired(entry, proto, now);
     }
     is_expired(entry, proto, now)
@@ -153,168 +177,3 @@ fn set_both<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, state: State) {
         peer.set_state(state);
     }
 }
-
-/// What a new flow is, but for the tuple its packets get: the planner leaves both in [`maps::opening_flow`].
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Plan {
-    /// Where the opener's packets go: slot, or ifindex with `TO_UPLINK` in `flags`.
-    pub target: u32,
-    /// Where the replies go: slot, or ifindex with `TO_UPLINK` in `peer_flags`.
-    pub peer_target: u32,
-    /// Slot the flow is accounted to.
-    pub owner_slot: u32,
-    /// Publish it came in by, or `FlowEntry::NO_OWNER`.
-    pub publish: u32,
-    /// Zone of the opener.
-    pub zone: u16,
-    /// Zone of the other side.
-    pub peer_zone: u16,
-    /// `FlowEntry::TO_UPLINK`, `TURNS_BACK`, `INCOMING`, and `MAPPED` to have a mapping, or 0.
-    pub flags: u8,
-    /// `FlowEntry::TO_UPLINK`, `TURNS_BACK`, and `MAPPED` to be counted in the one there is, or 0.
-    pub peer_flags: u8,
-    /// How the source port is chosen.
-    pub ports: Ports,
-    /// Padding, zero.
-    pub _pad: u8,
-}
-
-impl Plan {
-    /// Where the flow is counted.
-    #[inline(always)]
-    pub fn account<F: Family>(&self) -> Account {
-        Account { slot: self.owner_slot, incoming: self.flags & FlowEntry::<F::Addr>::INCOMING != 0 }
-    }
-}
-
-/// Opens a new flow: a place for it is taken, then both directions are inserted; [`opened`] finds it. One that `leaves` for the
-/// LAN gets a mapping before, if it is to have one; a constant, so that a hook none leaves by has nothing of that in it.
-///
-/// # Errors
-///
-/// There is no place for it, no port or no memory; that is counted.
-#[inline(always)]
-pub fn open<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>, leaves: bool) -> Result<(), DropReason> {
-    let account = maps::opening_flow::<F>()?.plan.account::<F>();
-    let mut opened = account::enter::<F>(pkt, account);
-    if opened.is_ok() {
-        if leaves && maps::opening_flow::<F>()?.plan.flags & FlowEntry::<F::Addr>::MAPPED != 0 {
-            opened = mapping::obtain::<F>(pkt, p);
-        }
-        if opened.is_ok() {
-            opened = insert::<F>(pkt, p);
-        }
-        if opened.is_err() {
-            maps::leave::<F>(account);
-        }
-    }
-    if let Err(reason) = opened {
-        account::refused::<F>(reason);
-    }
-    opened
-}
-
-/// Inserts both directions.
-///
-/// The reply's entry goes first and claims the port: if the opener's entry cannot follow, the claim is taken back, so the two
-/// come together or not at all. If another CPU opened the same flow meanwhile, its entry is the one used.
-#[inline(never)]
-fn insert<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Result<(), DropReason> {
-    let now = now_ns();
-    let s = maps::opening_flow::<F>()?;
-    s.key.tuple = p.tuple;
-    set_key(&mut s.key, s.plan.zone, p.proto);
-    s.peer_key.tuple.src = s.entry.to.dst;
-    s.peer_key.tuple.dst = s.entry.to.src;
-    s.peer_key.tuple.sport = s.entry.to.dport;
-    s.peer_key.tuple.dport = s.entry.to.sport;
-    set_key(&mut s.peer_key, s.plan.peer_zone, p.proto);
-
-    s.peer_entry.to.src = p.tuple.dst;
-    s.peer_entry.to.dst = p.tuple.src;
-    s.peer_entry.to.sport = p.tuple.dport;
-    s.peer_entry.to.dport = p.tuple.sport;
-    s.peer_entry.target = s.plan.peer_target;
-    s.peer_entry.peer_zone = s.plan.zone;
-    s.peer_entry.flags = s.plan.peer_flags | FlowEntry::<F::Addr>::TRANSLATED;
-    set_common(&mut s.peer_entry, &s.plan, now);
-    port::claim::<F>(pkt, Claim::Flow)?;
-
-    let s = maps::opening_flow::<F>()?;
-    if s.peer_key.tuple.dst != s.entry.to.src || s.peer_key.tuple.dport != s.entry.to.sport {
-        // Not the mapping's, then.
-        s.plan.flags &= !FlowEntry::<F::Addr>::MAPPED;
-    }
-    s.entry.to.src = s.peer_key.tuple.dst;
-    s.entry.to.sport = s.peer_key.tuple.dport;
-    s.entry.target = s.plan.target;
-    s.entry.peer_zone = s.plan.peer_zone;
-    s.entry.flags = s.plan.flags | FlowEntry::<F::Addr>::ORIGINAL | FlowEntry::<F::Addr>::TRANSLATED;
-    set_common(&mut s.entry, &s.plan, now);
-    if s.entry.to == p.tuple {
-        s.entry.flags &= !FlowEntry::<F::Addr>::TRANSLATED;
-    }
-    match FlowRef::<F>::insert(&s.key, &s.entry) {
-        Ok(()) => {}
-        Err(InsertError::Exists) => {
-            FlowRef::<F>::remove(&s.peer_key);
-            maps::leave::<F>(s.plan.account::<F>());
-            return Ok(());
-        }
-        Err(InsertError::Full) => {
-            FlowRef::<F>::remove(&s.peer_key);
-            return Err(DropReason::FlowTableFull);
-        }
-    }
-    if s.plan.flags & FlowEntry::<F::Addr>::MAPPED != 0 {
-        maps::enter_mapping::<F>(&s.key);
-    }
-    if s.plan.peer_flags & FlowEntry::<F::Addr>::MAPPED != 0 {
-        maps::enter_mapping::<F>(&s.peer_key);
-    }
-    maps::push_opened::<F>(&s.key);
-    if s.plan.publish != FlowEntry::<F::Addr>::NO_OWNER {
-        maps::with_publish_stats(s.plan.publish, |s| s.flows += 1);
-    }
-    Ok(())
-}
-
-/// The entry [`open`] has just made, or the one another CPU made in its place.
-#[inline(always)]
-pub fn opened<F: FamilyMaps>() -> Result<FlowRef<F>, DropReason> {
-    FlowRef::find(&maps::opening_flow::<F>()?.key).ok_or(DropReason::FlowTableFull)
-}
-
-#[inline(always)]
-fn set_key<A>(key: &mut FlowKey<A>, zone: u16, proto: u8) {
-    key.zone = zone;
-    key.proto = proto;
-    key._pad = 0;
-}
-
-/// What both entries of a flow, or of a mapping, have alike.
-#[inline(always)]
-pub fn set_common<A>(entry: &mut FlowEntry<A>, plan: &Plan, now: u64) {
-    entry.last_seen_ns = now;
-    entry.state = State::Opening as u8;
-    entry.ack = 0;
-    entry.window = 0;
-    entry.owner_slot = plan.owner_slot;
-    entry.publish = plan.publish;
-}
-
-/// Takes an entry of the other direction's key away if its flow's time is over; says whether the key is free now.
-#[inline(always)]
-pub fn reap<F: FamilyMaps>(key: &FlowKey<F::Addr>, now: u64) -> bool {
-    match FlowRef::<F>::find(key) {
-        Some(flow) if is_over(flow, key.proto, now) => {
-            flow.remove_both(key);
-            true
-        }
-        Some(_) => false,
-        None => true,
-    }
-}
-
-const _: () = assert!(TimeoutClass::Icmp as usize == 3);

@@ -13,14 +13,11 @@ use netns_ebpf_common::fragment::{
     WAYS, units_in_word,
 };
 use netns_ebpf_common::parse::{Fragment, Parsed};
-use netns_ebpf_common::verdict::{DropReason, Verdict};
+use netns_ebpf_common::verdict::{DropReason, Next, Verdict};
 
 use crate::maps::{self, AreaRef, DatagramRef, FamilyMaps};
 use crate::packet::{Packet, Steps, now_ns, random};
-use crate::path::settle;
-
-/// The verdict that is none: the piece has its ports, the packet goes on. No device has the index 0.
-pub const GO_ON: Verdict = Verdict::out(0);
+use crate::path::may_go_on;
 
 /// What a piece is to its datagram.
 pub enum Piece {
@@ -32,13 +29,13 @@ pub enum Piece {
     Early,
 }
 
-/// The verdict on a piece from a pod, or [`GO_ON`] with the ports filled in.
+/// What becomes of a piece from a pod: it waits, or goes on with the ports filled in.
 #[inline(never)]
-pub fn from_pod<F: FamilyMaps>(pkt: &Packet, area: u32, zone: u16, p: &mut Parsed<<F as Family>::Addr>) -> Verdict {
-    settle(|| match track::<F>(pkt, area, zone, p)? {
-        Piece::Known => Ok(GO_ON),
-        Piece::Awaited => replay::<F>(pkt, area).map(|()| Verdict::HELD),
-        Piece::Early => hold::<F>(pkt, area).map(|()| Verdict::HELD),
+pub fn from_pod<F: FamilyMaps>(pkt: &Packet, area: u32, zone: u16, p: &mut Parsed<<F as Family>::Addr>) -> Next {
+    may_go_on(|| match track::<F>(pkt, area, zone, p)? {
+        Piece::Known => Ok(Next::GO_ON),
+        Piece::Awaited => replay::<F>(pkt, area).map(|()| Next::end(Verdict::HELD)),
+        Piece::Early => hold::<F>(pkt, area).map(|()| Next::end(Verdict::HELD)),
     })
 }
 

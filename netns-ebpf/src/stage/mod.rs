@@ -1,6 +1,5 @@
 //! The steps of the packet's way, one file each; the hooks in [`crate::path`] put them in order.
 
-pub mod account;
 pub mod arp_reply;
 pub mod deliver;
 pub mod echo_reply;
@@ -9,8 +8,8 @@ pub mod fragment;
 pub mod icmp_error;
 pub mod mapping;
 pub mod ndp_reply;
+pub mod opening;
 pub mod parse;
-pub mod port;
 pub mod publish;
 pub mod related;
 pub mod route;

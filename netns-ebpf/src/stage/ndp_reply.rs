@@ -12,7 +12,7 @@ use netns_ebpf_common::parse::{IcmpKind, Parsed};
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 
 use crate::packet::Packet;
-use crate::path::settle;
+use crate::path::out_of_line;
 use crate::rewrite::{self, L3_OFF};
 
 const MSG_OFF: usize = L3_OFF + IPV6_LEN;
@@ -25,7 +25,7 @@ const FLAGS: u8 = 0x60;
 /// What a neighbour-discovery message of a pod becomes.
 #[inline(never)]
 pub fn run(pkt: &mut Packet, endpoint: &Endpoint, network: &Network, p: &Parsed<Addr6>) -> Verdict {
-    settle(|| {
+    out_of_line(|| {
         match p.icmp {
             IcmpKind::NeighbourSolicit => solicitation(pkt, endpoint, network, p),
             // An answer to the host's solicitation would be the only honest one, and the host never asks.

@@ -1,9 +1,9 @@
 //! ICMP errors about a flow: the quoted packet becomes the one its sender sent.
 
-use netns_ebpf_common::family::Family;
+use netns_ebpf_common::family::{Address, Family};
 use netns_ebpf_common::flow::{FlowTuple, proto};
 use netns_ebpf_common::hdr::{Frame, icmp, tcp, udp};
-use netns_ebpf_common::parse::{IcmpKind, Parsed, Quote};
+use netns_ebpf_common::parse::{IcmpKind, Parsed, Quote, Quoted};
 use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, FamilyMaps, FlowRef};
@@ -26,15 +26,19 @@ impl<F: FamilyMaps> Related<F> {
     }
 }
 
-/// Working memory of the step.
-#[repr(C)]
-pub struct Quoted<A> {
-    /// The quoted packet.
-    quote: Quote<A>,
-    /// What its tuple becomes.
-    inner: FlowTuple<A>,
-    /// What the error's own becomes.
-    outer: FlowTuple<A>,
+/// The packet an ICMP error quotes, if its receiver sent that.
+#[inline(always)]
+fn quoted<F: FamilyMaps>(
+    pkt: &mut Packet,
+    p: &Parsed<<F as Family>::Addr>,
+) -> Result<&'static mut Quoted<<F as Family>::Addr>, DropReason> {
+    pkt.pull(ALL_HEADERS_BYTES)?;
+    let quoted = maps::quoted::<F>()?;
+    if F::parse_quote(pkt, p.l4_off() + icmp::ICMP_LEN, &mut quoted.quote) && quoted.quote.tuple.src == p.tuple.dst {
+        Ok(quoted)
+    } else {
+        Err(DropReason::IcmpUnrelated)
+    }
 }
 
 /// The flow an ICMP error of `zone` is about.
@@ -46,21 +50,19 @@ pub fn find<F: FamilyMaps>(
     zone: u16,
     p: &Parsed<<F as Family>::Addr>,
 ) -> Result<Related<F>, DropReason> {
-    pkt.pull(ALL_HEADERS_BYTES)?;
-    let quoted = maps::quoted::<F>()?;
-    if !F::parse_quote(pkt, p.l4_off() + icmp::ICMP_LEN, &mut quoted.quote) {
-        return Err(DropReason::IcmpUnrelated);
-    }
-    let quote = &quoted.quote;
-    // A packet that was sent to the error's receiver by somebody else is no business of this flow.
-    if quote.tuple.src != p.tuple.dst {
-        return Err(DropReason::IcmpUnrelated);
-    }
-    let flow = flow::find_quoted::<F>(zone, quote.proto, &quote.tuple).ok_or(DropReason::IcmpUnrelated)?;
-    Ok(Related { flow, quoted })
+    let quoted = quoted::<F>(pkt, p)?;
+    let flow = flow::find_quoted::<F>(zone, quoted.quote.proto, &quoted.quote.tuple);
+    Ok(Related { flow: flow.ok_or(DropReason::IcmpUnrelated)?, quoted })
 }
 
-/// As [`find`], for an error of an end host: one about a packet that was sent to somebody else is forged.
+/// Whether an error of an end host is about a packet that was sent to it, as it must be: a pod is no router, so one about a packet to
+/// somebody else is forged.
+#[inline(always)]
+fn is_senders<A: PartialEq>(quoted: &Quoted<A>, p: &Parsed<A>) -> bool {
+    quoted.quote.tuple.dst == p.tuple.src
+}
+
+/// As [`find`], for an error of an end host.
 #[inline(always)]
 pub fn find_received<F: FamilyMaps>(
     pkt: &mut Packet,
@@ -68,7 +70,13 @@ pub fn find_received<F: FamilyMaps>(
     p: &Parsed<<F as Family>::Addr>,
 ) -> Result<Related<F>, DropReason> {
     let related = find::<F>(pkt, zone, p)?;
-    if related.quoted.quote.tuple.dst == p.tuple.src { Ok(related) } else { Err(DropReason::IcmpUnrelated) }
+    if is_senders(related.quoted, p) { Ok(related) } else { Err(DropReason::IcmpUnrelated) }
+}
+
+/// Lets an error of an end host pass to the end host whose packet to this very sender it quotes, where there is no flow.
+#[inline(never)]
+pub fn check_direct<F: FamilyMaps>(pkt: &mut Packet, p: &Parsed<<F as Family>::Addr>) -> Result<(), DropReason> {
+    if is_senders(quoted::<F>(pkt, p)?, p) { Ok(()) } else { Err(DropReason::IcmpUnrelated) }
 }
 
 /// Rewrites quoted and outer headers (RFC 5508 sections 4.2 and 4.3); type and code stay.
@@ -83,12 +91,9 @@ pub fn translate<F: FamilyMaps>(
 ) -> Result<(), DropReason> {
     let Quoted { quote, inner, outer } = &mut *related.quoted;
     let to = related.flow.to();
-    inner.src = to.dst;
-    inner.dst = to.src;
-    inner.sport = to.dport;
-    inner.dport = to.sport;
-    outer.src = *outer_src;
-    outer.dst = to.dst;
+    inner.set_reverse(to);
+    outer.src.set(outer_src);
+    outer.dst.set(&to.dst);
     outer.sport = p.tuple.sport;
     outer.dport = p.tuple.dport;
     let addrs = rewrite::addrs_diff(&quote.tuple, inner);

@@ -1,6 +1,8 @@
-//! The way out: the kernel's own routes decide, asked once per flow.
+//! The way out: the kernel's own routes decide, asked when a flow is opened.
 
-use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS};
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS,
+};
 use netns_ebpf_common::family::{Address, Family};
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::parse::Parsed;
@@ -9,26 +11,45 @@ use crate::maps;
 use crate::packet::Packet;
 
 /// The device the host's routes send a packet of a network out of; 0 if there is none.
-///
-/// The look-up is made as for a packet that came in by the gateway device, the only one with forwarding on
-/// (`bpf_fib_lookup` asks for it, whatever the global `ip_forward` says).
 #[inline(never)]
 pub fn ifindex<F: Family>(pkt: &Packet, network: &Network, p: &Parsed<F::Addr>) -> u32 {
-    let Some(params) = maps::fib_params() else { return 0 };
+    match look_up::<F>(pkt, network, p.proto, &p.tuple.src, &p.tuple.dst) {
+        Way::Out(ifindex) => ifindex,
+        Way::Host | Way::Nowhere => 0,
+    }
+}
+
+/// Where the host's routes lead.
+pub enum Way {
+    /// Out of a device.
+    Out(u32),
+    /// To the host itself; or nowhere, as the kernel does not tell the two apart.
+    Host,
+    /// Nowhere, as a route says.
+    Nowhere,
+}
+
+/// Asks the host's routes as for a packet that came in by the network's gateway device, the only one with forwarding on
+/// (`bpf_fib_lookup` asks for it, whatever the global `ip_forward` says).
+#[inline(always)]
+pub fn look_up<F: Family>(pkt: &Packet, network: &Network, proto: u8, src: &F::Addr, dst: &F::Addr) -> Way {
+    let Some(params) = maps::fib_params() else { return Way::Nowhere };
     params.family = F::AF;
-    params.l4_protocol = p.proto;
+    params.l4_protocol = proto;
     params.sport = 0;
     params.dport = 0;
     params.ifindex = network.gateway_ifindex;
     params.__bindgen_anon_1.tot_len = 0;
     params.__bindgen_anon_2.flowinfo = 0;
-    params.__bindgen_anon_3.ipv6_src = words(&p.tuple.src);
-    params.__bindgen_anon_4.ipv6_dst = words(&p.tuple.dst);
+    params.__bindgen_anon_3.ipv6_src = words(src);
+    params.__bindgen_anon_4.ipv6_dst = words(dst);
     params.__bindgen_anon_5.tbid = 0;
-    // A missing neighbour is found later, by the redirect itself; too big is judged against the uplink's MTU.
-    let usable = [BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_FRAG_NEEDED];
-    let ret = pkt.fib_lookup(params, 0) as u32;
-    if usable.contains(&ret) { params.ifindex } else { 0 }
+    match pkt.fib_lookup(params, 0) as u32 {
+        // A missing neighbour is found later, by the redirect itself; too big is judged against the uplink's MTU.
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => Way::Out(params.ifindex),
+        BPF_FIB_LKUP_RET_NOT_FWDED => Way::Host,
+        _ => Way::Nowhere,
+    }
 }
 
 #[inline(always)]

@@ -1,11 +1,12 @@
 //! Accounts of flows: how many each pod has, and where ports are wanting.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use aya::Pod;
 use aya::maps::{HashMap, Map};
-use netns_ebpf_common::abi::map;
-use netns_ebpf_common::account::{Admission, Destination, Exhausted, FlowCount};
+use netns_ebpf_common::abi::{MAX_ENDPOINTS, map};
+use netns_ebpf_common::account::{Admission, Destination, PodAccounts, PortSearch};
 use netns_ebpf_common::{Addr4, Addr6};
 
 use super::{Datapath, DatapathError, map_error};
@@ -25,14 +26,24 @@ pub struct ExhaustedPorts {
     pub refused: u64,
 }
 
+/// A pod's flows of a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct FlowCount {
+    /// Those it opened.
+    pub opened: u64,
+    /// Those opened to it.
+    pub incoming: u64,
+}
+
 impl Datapath {
     /// A slot's flows, of IPv4 and of IPv6.
     pub fn flow_counts(&self, slot: u32) -> Result<[FlowCount; 2], DatapathError> {
         let of = |name| {
-            let found = self.array::<FlowCount>(name)?.get(&slot, 0);
-            found.map_err(|e| map_error(name, format!("read account {slot}"), e))
+            let found = self.array::<PodAccounts>(name)?.get(&slot, 0);
+            let found = found.map_err(|e| map_error(name, format!("read account {slot}"), e))?;
+            Ok(FlowCount { opened: found.opened.flows, incoming: found.incoming.flows })
         };
-        Ok([of(map::FLOW_COUNTS4)?, of(map::FLOW_COUNTS6)?])
+        Ok([of(map::ACCOUNTS4)?, of(map::ACCOUNTS6)?])
     }
 
     /// All flows there are, of IPv4 and of IPv6.
@@ -44,10 +55,10 @@ impl Datapath {
         Ok([of(map::ADMISSION4)?, of(map::ADMISSION6)?])
     }
 
-    /// Where flows were refused for want of a port, the most refusals first.
+    /// Where flows of pods were refused for want of a port, the most refusals first.
     pub fn exhausted_ports(&self) -> Result<Vec<ExhaustedPorts>, DatapathError> {
-        let mut found = self.exhausted_ports_of::<Addr4>(map::EXHAUSTED4)?;
-        found.extend(self.exhausted_ports_of::<Addr6>(map::EXHAUSTED6)?);
+        let mut found = self.exhausted_ports_of::<Addr4>(map::PORT_SEARCHES4)?;
+        found.extend(self.exhausted_ports_of::<Addr6>(map::PORT_SEARCHES6)?);
         found.sort_by_key(|e| std::cmp::Reverse(e.refused));
         Ok(found)
     }
@@ -60,13 +71,18 @@ impl Datapath {
         Destination<A>: Pod,
     {
         let data = self.map_data(name)?;
-        let counts = HashMap::<_, Destination<A>, Exhausted>::try_from(Map::LruHashMap(data))
+        let searches = HashMap::<_, Destination<A>, PortSearch>::try_from(Map::LruHashMap(data))
             .map_err(|e| map_error(name, "open it as a hash", e))?;
-        let listed = counts.iter().map(|pair| {
-            let (to, Exhausted { refused, .. }) = pair.map_err(|e| map_error(name, "list destinations", e))?;
-            let Destination { addr, network, port, proto, .. } = to;
-            Ok(ExhaustedPorts { network, proto, addr: addr.into(), port: port.get(), refused })
-        });
-        listed.collect()
+        // Each pod searches for itself.
+        let mut refused = BTreeMap::new();
+        for pair in searches.iter() {
+            let (to, search) = pair.map_err(|e| map_error(name, "list searches", e))?;
+            let Destination { addr, network, port, proto, searcher, .. } = to;
+            if searcher < MAX_ENDPOINTS && search.refused > 0 {
+                *refused.entry((network, proto, addr.into(), port.get())).or_default() += search.refused;
+            }
+        }
+        let listed = refused.into_iter();
+        Ok(listed.map(|((network, proto, addr, port), refused)| ExhaustedPorts { network, proto, addr, port, refused }).collect())
     }
 }

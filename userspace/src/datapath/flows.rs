@@ -7,7 +7,9 @@ use std::os::fd::AsFd;
 
 use aya::Pod;
 use netns_ebpf_common::abi::map;
-use netns_ebpf_common::flow::{FlowEntry, FlowKey, State, proto};
+use netns_ebpf_common::flow::{FlowEntry, FlowFlags, FlowKey};
+use netns_ebpf_common::proto;
+use netns_ebpf_common::state::State;
 use netns_ebpf_common::{Addr4, Addr6};
 
 use super::{Datapath, DatapathError, call, io_error};
@@ -46,7 +48,7 @@ pub struct FlowRecord {
     /// An entry of a mapping (see `netns_ebpf_common::mapping`): how many flows it counts, always 0 in the outside one.
     pub mapping: Option<u32>,
     /// Packets come back in by the uplink: hairpin.
-    pub turns_back: bool,
+    pub hairpin: bool,
     /// Connection state.
     pub state: State,
     /// `CLOCK_MONOTONIC` of the last packet in this direction.
@@ -77,7 +79,8 @@ impl FlowFamily for Addr6 {
 impl FlowRecord {
     pub(super) fn new<A: FlowFamily>(key: &FlowKey<A>, entry: &FlowEntry<A>) -> Self {
         let present = |v: u32| (v != FlowEntry::<A>::NO_OWNER).then_some(v);
-        let uplink = entry.flags & FlowEntry::<A>::TO_UPLINK != 0;
+        let target = entry.target();
+        let uplink = target.is_uplink();
         Self {
             zone: key.zone,
             proto: key.proto,
@@ -90,11 +93,11 @@ impl FlowRecord {
             to_dst: entry.to.dst.into(),
             to_dport: entry.to.dport.get(),
             peer_zone: entry.peer_zone,
-            target_slot: (!uplink).then_some(entry.target),
-            target_uplink: uplink.then_some(entry.target),
+            target_slot: (!uplink).then_some(target.id),
+            target_uplink: uplink.then_some(target.id),
             original: entry.is_original(),
-            mapping: (entry.flags & FlowEntry::<A>::MAPPING != 0).then_some(entry.ack),
-            turns_back: entry.flags & FlowEntry::<A>::TURNS_BACK != 0,
+            mapping: entry.flags.has(FlowFlags::MAPPING).then_some(entry.ack),
+            hairpin: entry.flags.has(FlowFlags::HAIRPIN),
             state: State::from_u8(entry.state),
             last_seen_ns: entry.last_seen_ns,
             owner_slot: present(entry.owner_slot),

@@ -1,6 +1,7 @@
 //! Loading once per instance, and unloading.
 
 use std::fs::{self, DirBuilder};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use aya::{Ebpf, EbpfLoader};
 use netns_ebpf_common::abi;
 use netns_ebpf_common::counters::Hook;
 
-use super::{Datapath, DatapathError};
+use super::{Datapath, DatapathError, map_error};
 
 pub(super) const MAPS: &str = "maps";
 pub(super) const PROGS: &str = "progs";
@@ -123,8 +124,18 @@ impl Datapath {
                 map.pin(&path).map_err(|source| DatapathError::Pin { path, source })?;
             }
         }
+        self.seed()?;
         let path = self.pins.join(ABI);
         symlink(abi::ABI_VERSION.to_string(), &path).map_err(|source| DatapathError::Io { what: "mark", path, source })
+    }
+
+    /// Gives the programs' hashes a start nobody can foresee, who would make others' flows count as his.
+    fn seed(&self) -> Result<(), DatapathError> {
+        // The standard library's own hash keys come from the system's random numbers.
+        let random = RandomState::new().hash_one(abi::map::SEED);
+        let [a, b, c, d, ..] = random.to_ne_bytes();
+        let set = self.array::<u32>(abi::map::SEED)?.set(0, u32::from_ne_bytes([a, b, c, d]), 0);
+        set.map_err(|e| map_error(abi::map::SEED, "write it", e))
     }
 
     fn load_program(&self, ebpf: &mut Ebpf, name: &'static str) -> Result<(), DatapathError> {

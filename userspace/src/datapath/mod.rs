@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 use aya::Pod;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray};
 
-pub use accounts::ExhaustedPorts;
+pub use accounts::{ExhaustedPorts, FlowCount};
 pub use bpffs::{BPFFS, ensure_bpffs, unmount_bpffs};
 pub use counters::{DropCount, VerdictCount};
 pub use flows::FlowRecord;

@@ -11,9 +11,10 @@ use std::slice;
 use aya::programs::{ProgramError, SchedClassifier, TestRunOptions};
 use aya::{Pod, TestRun};
 use netns_ebpf_common::abi::program;
-use netns_ebpf_common::account::{SWEEP_KEYS_BYTES, SweepHeader, SweepMode};
-use netns_ebpf_common::flow::{FlowEntry, FlowKey, State, is_expired};
+use netns_ebpf_common::flow::{FlowEntry, FlowKey, is_expired};
 use netns_ebpf_common::hdr::eth::ETH_LEN;
+use netns_ebpf_common::state::State;
+use netns_ebpf_common::sweep::{SWEEP_KEYS_BYTES, SweepHeader, SweepMode};
 use netns_ebpf_common::{Addr4, Addr6};
 use nix::time::{ClockId, clock_gettime};
 

@@ -16,7 +16,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use netns_ebpf_common::abi;
-use netns_ebpf_common::flow::TimeoutClass;
+use netns_ebpf_common::state::TimeoutClass;
 use serde::{Serialize, Serializer};
 
 use super::Problem;

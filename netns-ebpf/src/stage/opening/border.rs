@@ -1,0 +1,46 @@
+//! The border to the host's stack: what the kernel would have asked of a packet that a program takes away from it, or gives it.
+//!
+//! Asked when a flow is opened, of the kernel and not of a copy that may be old; packets of a flow pay nothing for it.
+
+use netns_ebpf_common::abi::{IFINDEX_GATEWAY, MAX_NETWORKS, ZONE_HOST};
+use netns_ebpf_common::family::Family;
+use netns_ebpf_common::network::Network;
+use netns_ebpf_common::parse::Parsed;
+use netns_ebpf_common::verdict::DropReason;
+
+use crate::maps::{self, FamilyMaps};
+use crate::packet::{MARK_HAIRPIN, Packet};
+use crate::stage::route::{self, Way};
+
+/// Whether the packet's destination is the host's own at this moment: an address may have moved to another machine, and what is
+/// given to the stack all the same would be forwarded there with a pod's source.
+#[inline(never)]
+pub fn is_hosts<F: FamilyMaps>(pkt: &Packet, network: &Network, p: &Parsed<<F as Family>::Addr>) -> bool {
+    matches!(route::look_up::<F>(pkt, network, p.proto, &p.tuple.src, &p.tuple.dst), Way::Host)
+}
+
+/// Whether a packet from an uplink may open a flow to a pod of `network`, as far as its source goes: none comes from a wire with an
+/// address of the host, of a pod or a gateway, with a broadcast address, or from where no answer reaches (what `fib_validate_source`
+/// refuses whatever `rp_filter` says, and more). A pod's own packet may that has been sent back here.
+#[inline(never)]
+pub fn check_source<F: FamilyMaps>(
+    pkt: &Packet,
+    network: &Network,
+    p: &Parsed<<F as Family>::Addr>,
+) -> Result<(), DropReason> {
+    if pkt.has_mark(MARK_HAIRPIN) {
+        return Ok(());
+    }
+    let src = p.tuple.src;
+    if maps::is_host_addr::<F>(src) || maps::slot_by_addr::<F>(ZONE_HOST as u32, src).is_some() {
+        return Err(DropReason::Martian);
+    }
+    match route::look_up::<F>(pkt, network, p.proto, &p.tuple.dst, &src) {
+        // Into a network of pods.
+        Way::Out(ifindex) if ifindex.wrapping_sub(IFINDEX_GATEWAY) < MAX_NETWORKS => Err(DropReason::Martian),
+        Way::Out(_) => Ok(()),
+        Way::Host => Err(DropReason::Martian),
+        // A route that forbids the answer, or a gateway device whose forwarding is off.
+        Way::Nowhere => Err(DropReason::NoRoute),
+    }
+}

@@ -1,0 +1,274 @@
+//! Chooses the source port of a flow or mapping and claims it, in one step, by inserting the reply's entry.
+//!
+//! The flow's own port first. If that is not to be had, at most [`MOST_TRIED`](netns_ebpf_common::port::MOST_TRIED) others, whatever the range, the pool or anybody's
+//! flows: the next packet goes on where this one stopped, so the last free port is found by one of [`Range::searches`], for each
+//! address of a pool. Where none is free, the one goes that has rested longest of those that yield.
+
+use netns_ebpf_common::Port;
+use netns_ebpf_common::family::{Address, Family};
+use netns_ebpf_common::flow::{FlowFlags, FlowKey};
+use netns_ebpf_common::opening::{Opening, Pair, Ports, may_keep_port};
+use netns_ebpf_common::port::{ASKING_COSTS, MOST_STEPS, Range, Search, UseIndex, may_have};
+use netns_ebpf_common::proto;
+use netns_ebpf_common::verdict::DropReason;
+
+use super::mapping::is_taken_towards_destination;
+use crate::maps::{self, FamilyMaps, FlowRef, InsertError};
+use crate::packet::{Packet, Steps, now_ns};
+use crate::stage::{flow, mapping, publish};
+
+/// What became of a candidate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Outcome {
+    /// It is another's.
+    Taken,
+    /// It is claimed.
+    Claimed,
+    /// The table has no room.
+    Full,
+}
+
+/// Claims the port in the replies' key of the flow, or of the mapping that is made for it; both are filled but for that.
+///
+/// # Errors
+///
+/// [`DropReason::PortsExhausted`], also for a while after a search in vain; [`DropReason::FlowTableFull`].
+#[inline(never)]
+pub fn claim<F: FamilyMaps>(
+    pkt: &Packet,
+    o: &mut Opening<<F as Family>::Addr>,
+    for_mapping: bool,
+) -> Result<(), DropReason> {
+    let config = maps::host_config()?;
+    let all = Range { min: config.snat_port_min, max: config.snat_port_max };
+    let range = if for_mapping { all.of_mappings() } else { all };
+    let ports = o.plan.ports;
+    let key = &pair(o, for_mapping).peer_key;
+    let (own, proto) = (key.tuple.dport.get(), key.proto);
+    let translates = !matches!(ports, Ports::Keep | Ports::Prefer);
+    // A mapping's port is everybody's to send to: it is one of the range in any case.
+    let try_own = if for_mapping && proto != proto::SCTP { range.has(own) } else { may_keep_port(proto, own, ports, range) };
+    // A mapping's port was asked for when the mapping was made.
+    o.search = Search::new(range, own, try_own, translates, translates && !matches!(ports, Ports::Mapped));
+    o.search.counts = all;
+    o.set_destination(for_mapping);
+    if translates {
+        share::<F>(o);
+    }
+    // 1. Its own, and if that is another's, others.
+    let mut candidates = Candidates::<F> { o, for_mapping, outcome: Outcome::Taken };
+    pkt.repeat(MOST_STEPS, &mut candidates);
+    let mut outcome = candidates.outcome;
+    // 2. The one that has rested longest.
+    if outcome == Outcome::Taken && o.search.take_best() {
+        outcome = take_best::<F>(o, for_mapping);
+    }
+    if o.search.searches() {
+        let found = (outcome == Outcome::Claimed).then_some(o.search.last());
+        maps::end_search::<F>(&o.destination, &o.search, found, now_ns());
+    }
+    match outcome {
+        Outcome::Claimed => Ok(()),
+        Outcome::Full => Err(DropReason::FlowTableFull),
+        Outcome::Taken => {
+            maps::count_exhausted::<F>(&o.destination);
+            Err(DropReason::PortsExhausted)
+        }
+    }
+}
+
+/// Takes the port that its flow yields.
+#[inline(always)]
+fn take_best<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) -> Outcome {
+    set_address::<F>(o, for_mapping);
+    let port = Port::new(o.search.best_port);
+    let pair = pair(o, for_mapping);
+    pair.peer_key.tuple.dport = port;
+    if let Some(there) = FlowRef::<F>::find(&pair.peer_key) {
+        there.remove_both(&pair.peer_key);
+    }
+    insert::<F>(pair)
+}
+
+/// The search, a candidate a step.
+///
+/// What one part finds out for the next it leaves in `o`, not in registers: the verifier then looks at each part once, and not once for
+/// every way through those before.
+struct Candidates<'a, F: FamilyMaps> {
+    o: &'a mut Opening<F::Addr>,
+    for_mapping: bool,
+    outcome: Outcome,
+}
+
+impl<F: FamilyMaps> Steps for Candidates<'_, F> {
+    #[inline(always)]
+    fn step(&mut self, pkt: &Packet) -> bool {
+        let (o, for_mapping) = (&mut *self.o, self.for_mapping);
+        // 1. The next candidate, if there is another.
+        if !choose::<F>(o, for_mapping) {
+            return true;
+        }
+        if !o.search.has_port() {
+            return false;
+        }
+        // 2. Whether a flow is in its way.
+        if !look::<F>(o, for_mapping) {
+            return false;
+        }
+        // 3. Whether it is somebody else's all the same.
+        if o.search.asks() && is_somebodys::<F>(pkt, o, for_mapping) {
+            let _spent = o.search.pay(ASKING_COSTS - 1);
+            return false;
+        }
+        // 4. It is claimed, or noted as one that could be.
+        if o.search.note_yielding() {
+            return o.search.has_rested(now_ns());
+        }
+        self.outcome = insert::<F>(pair(o, for_mapping));
+        self.outcome != Outcome::Taken
+    }
+}
+
+/// Leaves the next candidate in the key, of the next address if this one has no more; `false`: there are no more in this packet.
+#[inline(never)]
+fn choose<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) -> bool {
+    if !o.search.tries_own() {
+        // Without translation there is nothing to tell two flows with one tuple apart by. SCTP's checksum covers its ports.
+        if matches!(o.plan.ports, Ports::Keep) || o.destination.proto == proto::SCTP {
+            return false;
+        }
+        if !o.search.searches() && !begin::<F>(o) {
+            return false;
+        }
+        if !o.search.choose_next() || o.search.has_port() && !o.search.pay(1) {
+            return false;
+        }
+    }
+    if o.search.take_address() {
+        set_address::<F>(o, for_mapping);
+    }
+    pair(o, for_mapping).peer_key.tuple.dport = Port::new(o.search.port());
+    true
+}
+
+/// Begins to search where the last one has stopped; `false`: one has just been in vain.
+#[inline(always)]
+fn begin<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) -> bool {
+    let Some((cursor, vain)) = maps::begin_search::<F>(&o.destination, now_ns()) else { return false };
+    let addrs = match o.plan.ports {
+        Ports::Pool => maps::snat_pool::<F>(u32::from(o.plan.zone)).map_or(1, |pool| pool.count),
+        _ => 1,
+    };
+    o.search.begin(cursor, addrs, vain);
+    true
+}
+
+/// Goes on with the pool's address the search is at.
+#[inline(always)]
+fn set_address<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) {
+    let at = o.plan.owner_slot.wrapping_add(o.search.addr());
+    if matches!(o.plan.ports, Ports::Pool)
+        && let Some(pool) = maps::snat_pool::<F>(u32::from(o.plan.zone))
+        && let Some(addr) = pool.addr(at)
+    {
+        pair(o, for_mapping).peer_key.tuple.dst.set(&addr);
+    }
+}
+
+/// Asks what the pod has of the ports towards the destination, and whether it may have another.
+#[inline(always)]
+fn share<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) {
+    let pool = if o.plan.flags.has(FlowFlags::POOLED) { o.plan.zone } else { 0 };
+    let addrs = match maps::snat_pool::<F>(u32::from(o.plan.zone)) {
+        Some(pool) if o.plan.flags.has(FlowFlags::POOLED) => pool.count,
+        _ => 1,
+    };
+    let d = &o.destination;
+    o.search.counted_in = UseIndex::new(maps::seed(), pool, &d.addr, d.port, d.proto, o.plan.owner_slot);
+    let (own, used) = maps::ports_in_use(&o.search.counted_in);
+    o.search.may_have_more = may_have(own, used, o.search.range.len().wrapping_mul(addrs));
+}
+
+/// Counts the port that was claimed.
+#[inline(always)]
+pub fn count<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) {
+    let index = o.search.counted_in;
+    let key = &pair(o, for_mapping).peer_key;
+    maps::count_port(&index, key.proto, key.tuple.dport, 1);
+}
+
+/// Whether no flow is in the candidate's way, or one that would yield to a new one; which of them is left in the search.
+#[inline(never)]
+fn look<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) -> bool {
+    let slot = o.plan.owner_slot;
+    let key = &pair(o, for_mapping).peer_key;
+    let Some(there) = FlowRef::<F>::find(key) else {
+        o.search.set_free();
+        return o.search.may_take();
+    };
+    if !o.search.may_take() && there.owner_slot() != slot {
+        return false;
+    }
+    let key = &pair(o, for_mapping).peer_key;
+    let now = now_ns();
+    let flags = there.flags();
+    let seen_ns = there.last_seen_ns();
+    if flow::is_over(there, key.proto, now) {
+        o.search.set_yielding(0);
+        return true;
+    }
+    let yields = !flags.has(FlowFlags::ORIGINAL)
+        && !flags.has(FlowFlags::MAPPING)
+        && there.state().yields_port(key.proto, key.tuple.sport.get(), now.saturating_sub(seen_ns));
+    o.search.set_yielding(seen_ns);
+    yields
+}
+
+#[inline(always)]
+fn insert<F: FamilyMaps>(pair: &Pair<<F as Family>::Addr>) -> Outcome {
+    match FlowRef::<F>::insert(&pair.peer_key, &pair.peer_entry) {
+        Ok(()) => Outcome::Claimed,
+        Err(InsertError::Exists) => Outcome::Taken,
+        Err(InsertError::Full) => Outcome::Full,
+    }
+}
+
+/// Whether a key is free, but for a flow whose time is over.
+#[inline(always)]
+pub fn is_free<F: FamilyMaps>(key: &FlowKey<<F as Family>::Addr>, now: u64) -> bool {
+    FlowRef::<F>::find(key).is_none_or(|there| flow::is_over(there, key.proto, now))
+}
+
+/// Whether a candidate is to be left to somebody else.
+#[inline(never)]
+fn is_somebodys<F: FamilyMaps>(pkt: &Packet, o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) -> bool {
+    if for_mapping {
+        let (m, f) = (&o.mapping, &mut o.flow);
+        return is_taken_towards_destination::<F>(&m.peer_key, &mut f.peer_key) || host_has::<F>(pkt, &m.peer_key);
+    }
+    let key = &o.flow.peer_key;
+    maps::has_mappings() && mapping::at::<F>(key.proto, &key.tuple).is_some() || host_has::<F>(pkt, key)
+}
+
+/// Whether the replies would be somebody's already: of a published port, or of a socket of the host that listens on the port or
+/// is connected from it to that peer.
+///
+/// This is what keeps a pod from taking a port from others ("port shadow").
+#[inline(always)]
+fn host_has<F: FamilyMaps>(pkt: &Packet, reply: &FlowKey<<F as Family>::Addr>) -> bool {
+    if publish::port::<F>(reply.proto, reply.tuple.dst, reply.tuple.dport).is_some() {
+        return true;
+    }
+    match reply.proto {
+        proto::TCP => pkt.host_socket(true, &reply.tuple),
+        proto::UDP => pkt.host_socket(false, &reply.tuple),
+        // The kernel has no look-up for SCTP's.
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn pair<A>(o: &mut Opening<A>, for_mapping: bool) -> &mut Pair<A> {
+    if for_mapping { &mut o.mapping } else { &mut o.flow }
+}
