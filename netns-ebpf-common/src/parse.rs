@@ -4,6 +4,7 @@
 
 mod ipv4;
 mod ipv6;
+mod neighbour;
 mod quote;
 mod tcp;
 mod transport;
@@ -14,6 +15,7 @@ use crate::verdict::DropReason;
 
 pub use self::ipv4::ipv4;
 pub use self::ipv6::ipv6;
+pub use self::neighbour::solicitation_options;
 pub use self::quote::{Quote, quote4, quote6};
 pub use self::tcp::TcpFields;
 
