@@ -141,6 +141,17 @@ impl Packet {
         if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }
     }
 
+    /// Takes off what the host has noted on the packet: mark and priority are its own business, and the redirect into a pod carries
+    /// the mark along.
+    #[inline(always)]
+    pub fn clear_notes(&mut self) {
+        // SAFETY: as in `ifindex`; both fields may be written by a classifier.
+        unsafe {
+            (*self.skb()).mark = 0;
+            (*self.skb()).priority = 0;
+        }
+    }
+
     /// The EtherType the device's driver gave the packet, whether the frame has one or not.
     #[inline(always)]
     pub fn ethertype(&self) -> u16 {
