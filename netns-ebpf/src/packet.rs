@@ -218,6 +218,15 @@ impl Packet {
         Ok(())
     }
 
+    /// Writes a value at an offset that may vary, anywhere in the packet.
+    #[inline(always)]
+    pub fn store<T: Wire>(&mut self, off: usize, value: &T) -> Result<(), DropReason> {
+        let value = core::ptr::from_ref(value).cast_mut().cast();
+        // SAFETY: `value` is a `T`, of which all bytes are defined, and the helper checks the offset itself.
+        let ret = unsafe { helpers::bpf_skb_store_bytes(self.skb(), off as u32, value, mem::size_of::<T>() as u32, 0) };
+        if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }
+    }
+
     /// Applies a change of addresses (`pseudo`) or of other covered bytes to the transport checksum at `off`.
     ///
     /// Right for packets whose checksum is still to be computed by the device (partial), known good (complete) or plain.
@@ -253,9 +262,9 @@ impl Packet {
         unsafe { helpers::bpf_csum_update(self.skb(), diff.0) };
     }
 
-    /// Cuts the packet to `len_bytes`.
+    /// Cuts the packet to `len_bytes`, or fills it up with zeros.
     #[inline(always)]
-    pub fn truncate(&mut self, len_bytes: usize) -> Result<(), DropReason> {
+    pub fn resize(&mut self, len_bytes: usize) -> Result<(), DropReason> {
         // SAFETY: plain numbers; later accesses are checked against the new end.
         let ret = unsafe { helpers::bpf_skb_change_tail(self.skb(), len_bytes as u32, 0) };
         if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }

@@ -73,7 +73,7 @@ fn advertise(
     to: &Addr6,
     target: &Addr6,
 ) -> Result<Verdict, DropReason> {
-    pkt.truncate(OPTION_OFF + size_of::<LinkLayerOption>())?;
+    pkt.resize(OPTION_OFF + size_of::<LinkLayerOption>())?;
     pkt.write(L3_OFF, [0x60, 0, 0, 0, 0, ADVERT_BYTES as u8, proto::ICMPV6, 255])?;
     pkt.write(L3_OFF + V6::SRC_OFF, *target)?;
     pkt.write(L3_OFF + V6::SRC_OFF + size_of::<Addr6>(), *to)?;
