@@ -359,7 +359,9 @@ impl Fabric for KernelFabric {
         self.host.datapath().set_mappings(some).map_err(|e| FabricError::step("write the settings", e))?;
         let pools: Vec<_> = networks.iter().map(|n| (id16(n.id), n.network.snat_address.as_slice())).collect();
         let done = self.host.sync_snat_pools(&pools).await;
-        done.map_err(|e| FabricError::step("read the host's SNAT addresses", e))
+        done.map_err(|e| FabricError::step("read the host's SNAT addresses", e))?;
+        let ids: Vec<_> = networks.iter().map(|n| id16(n.id)).collect();
+        self.host.keep_forwarding(&ids).map_err(|e| FabricError::step("switch gateway devices to forwarding", e))
     }
 
     fn expire_flows(&self, limit: usize) -> Result<usize, FabricError> {
