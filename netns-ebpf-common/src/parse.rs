@@ -107,6 +107,7 @@ impl Off {
 }
 
 /// A packet taken apart.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parsed<A> {
     /// Addresses; ports for TCP, UDP, SCTP and ICMP queries, else 0.

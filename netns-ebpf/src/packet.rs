@@ -48,6 +48,17 @@ impl Frame for Packet {
     }
 
     #[inline(always)]
+    fn copy<T: Wire>(&self, off: usize) -> Option<T> {
+        let mut to = mem::MaybeUninit::<T>::uninit();
+        let size_bytes = mem::size_of::<T>() as u32;
+        // SAFETY: `to` has room for a `T`, and the helper checks the offset itself.
+        let ret =
+            unsafe { helpers::bpf_skb_load_bytes(self.skb().cast(), off as u32, to.as_mut_ptr().cast(), size_bytes) };
+        // SAFETY: then the helper has written all of it, and any bytes are a `T`.
+        if ret == 0 { Some(unsafe { to.assume_init() }) } else { None }
+    }
+
+    #[inline(always)]
     fn walk<W: Walk>(&self, n: u32, walk: &mut W) {
         self.repeat(n, &mut WalkSteps(walk));
     }

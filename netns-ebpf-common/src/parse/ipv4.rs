@@ -71,14 +71,11 @@ impl Walk for Options {
         const NOP: u8 = 1;
         const LSRR: u8 = 131;
         const SSRR: u8 = 137;
-        let at = (self.at & 0x3f) as usize;
-        if self.at >= self.end || at >= 60 {
+        if self.at >= self.end {
             return true;
         }
-        let off = (self.l3_off & 0xff) as usize + at;
-        // Kind and length together: the verifier gains nothing from a check of a single byte at a variable offset. Behind
-        // the last option there is at least the transport header, and no length that reaches into it is believed.
-        let Some([kind, len]) = frame.read::<[u8; 2]>(off) else {
+        // Behind the last option there is at least the transport header, and no length that reaches into it is believed.
+        let Some([kind, len]) = frame.copy::<[u8; 2]>((self.l3_off + self.at) as usize) else {
             self.bad = Some(DropReason::Malformed);
             return true;
         };

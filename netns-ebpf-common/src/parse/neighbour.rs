@@ -51,7 +51,7 @@ impl Walk for Options {
             return true;
         }
         // Read as the option it may be: all are at least as long.
-        let option = frame.read::<LinkLayerOption>((self.at & Off::MASK) as usize);
+        let option = frame.copy::<LinkLayerOption>(self.at as usize);
         let Some(LinkLayerOption { kind, len, mac }) = option else {
             self.bad = Some(DropReason::Malformed);
             return true;

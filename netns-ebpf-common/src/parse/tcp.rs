@@ -57,14 +57,14 @@ impl TcpFields {
     }
 }
 
-/// The window scale a SYN with options announces, its header being `header_len` bytes at `l4_off`; `None` when the frame ends
-/// before the header does.
+/// The window scale a SYN with options announces, its header being `header_len` bytes at `l4_off`.
 #[inline(always)]
-pub(super) fn scale<T: Frame + ?Sized>(frame: &T, l4_off: Off, header_len: usize) -> Option<u8> {
-    frame.read::<[u8; 2]>(l4_off.get() + (header_len & 0x3f) - 2)?;
-    let mut options = Options { at: TCP_LEN as u16, end: header_len as u16, l4_off, scale: TcpFields::NO_SCALE };
+pub(super) fn scale<T: Frame + ?Sized>(frame: &T, l4_off: Off, header_len: usize) -> u8 {
+    let end = l4_off.get() + header_len;
+    let at = l4_off.get() + TCP_LEN;
+    let mut options = Options { at: at as u16, end: end as u16, scale: TcpFields::NO_SCALE };
     frame.walk(MAX_OPTIONS, &mut options);
-    Some(options.scale)
+    options.scale
 }
 
 /// One byte each, at most.
@@ -74,7 +74,6 @@ const MAX_OPTIONS: u32 = 40;
 struct Options {
     at: u16,
     end: u16,
-    l4_off: Off,
     scale: u8,
 }
 
@@ -85,13 +84,12 @@ impl Walk for Options {
         const NOP: u8 = 1;
         const WINDOW_SCALE: u8 = 3;
         const WINDOW_SCALE_LEN: u8 = 3;
-        let at = (self.at & 0x3f) as usize;
         // One byte alone says nothing: it ends the options, or fills them up.
-        if self.at + 1 >= self.end || at >= 60 {
+        if self.at + 1 >= self.end {
             return true;
         }
-        let off = self.l4_off.get() + at;
-        let Some([kind, len]) = frame.read::<[u8; 2]>(off) else { return true };
+        let off = self.at as usize;
+        let Some([kind, len]) = frame.copy::<[u8; 2]>(off) else { return true };
         if kind == NOP {
             self.at += 1;
             return false;
@@ -100,7 +98,7 @@ impl Walk for Options {
             return true;
         }
         if kind == WINDOW_SCALE && len == WINDOW_SCALE_LEN {
-            let Some([_, shift]) = frame.read::<[u8; 2]>(off + 1) else { return true };
+            let Some([shift]) = frame.copy::<[u8; 1]>(off + 2) else { return true };
             self.scale = if shift > TcpFields::MAX_SCALE { TcpFields::MAX_SCALE } else { shift };
         }
         self.at += len as u16;

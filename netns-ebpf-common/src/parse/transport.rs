@@ -51,7 +51,7 @@ pub(super) fn transport<F: Family, T: Frame + ?Sized>(
             };
             p.tcp = TcpFields::new(&tcp, payload_bytes);
             if tcp.flags & tcp_flag::SYN != 0 && tcp.header_len() > TCP_LEN {
-                p.tcp.scale = tcp::scale(frame, p.l4_off, tcp.header_len()).ok_or(DropReason::Malformed)?;
+                p.tcp.scale = tcp::scale(frame, p.l4_off, tcp.header_len());
             }
             p.l4 = L4::Tcp;
         }
@@ -62,7 +62,7 @@ pub(super) fn transport<F: Family, T: Frame + ?Sized>(
                 Fragment::First => MAX_SEGMENT_BYTES as usize,
                 _ => len_bytes,
             };
-            if UDP_LEN > len_bytes || !is_udp_length(udp.len() as usize, most_bytes) {
+            if UDP_LEN > len_bytes || !is_udp_length(udp.len_bytes() as usize, most_bytes) {
                 return Err(DropReason::Malformed);
             }
             p.tuple.set_ports(udp.ports);

@@ -7,6 +7,7 @@ use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::hdr::eth::{ETH_LEN, EthHdr};
 use netns_ebpf_common::hdr::icmp::{ICMP_LEN, IcmpHdr, v4, v6};
 use netns_ebpf_common::hdr::ipv4::{IPV4_LEN, Ipv4Hdr};
+use netns_ebpf_common::hdr::{tcp, udp};
 use netns_ebpf_common::parse::{IcmpKind, L4, Parsed};
 use netns_ebpf_common::verdict::DropReason;
 
@@ -216,19 +217,14 @@ pub fn replace<F: ErrorFormat>(
     if !matches!(problem.kind, ProblemKind::TooBig) && !maps::area(area)?.may_report(now_ns()) {
         return Err(reason);
     }
-    let csum_at = balanced(p, quote_len);
-    let body_len = quote_len + if csum_at.is_some() { BALANCE_BYTES } else { 0 };
+    let body_len = quote_len + BALANCE_BYTES;
     pkt.resize(L3_OFF + body_len).map_err(|_| reason)?;
     pkt.grow_l3(F::HDR_LEN + ICMP_LEN).map_err(|_| reason)?;
 
     let icmp_off = ETH_LEN + F::HDR_LEN;
-    let quote_off = icmp_off + ICMP_LEN;
     let message = F::message(problem);
     let start = F::write_header(pkt, src, &p.tuple.src, ICMP_LEN + body_len)?;
-    let mut body = pkt.sum_at(quote_off, quote_len, maps::quote_scratch()?)?;
-    if let Some(csum_at) = csum_at {
-        body = body.add(balance(pkt, quote_off, p.l4_off() - L3_OFF, csum_at, quote_len)?);
-    }
+    let body = balance(pkt, p, icmp_off + ICMP_LEN, quote_len).ok_or(DropReason::Internal)?;
     let csum = start.plus(body).add([message.kind, message.code]).add(message.rest).checksum();
     pkt.write(icmp_off, IcmpHdr { kind: message.kind, code: message.code, csum, rest: message.rest })?;
     pkt.write(0, EthHdr::new(dst_mac, src_mac, F::ETHERTYPE))
@@ -238,36 +234,25 @@ pub fn replace<F: ErrorFormat>(
 /// balance.
 const BALANCE_BYTES: usize = 4;
 
-/// Where in the quote the checksum is that a device may still have to finish; `None` if there is none.
+/// Writes behind the quote what makes the transport's checksum in it the right one for all that follows the quoted IP header, as
+/// it is. Returns the sum of quote and balance.
 ///
-/// A local sender leaves it to the device (`CHECKSUM_PARTIAL`), and no helper takes that back: after the packet has become an
-/// error, a device without the offload, or the kernel for it, still sums up from the quoted transport header to the end of
-/// the frame and writes the result into the quote, where the ICMP checksum has counted something else.
-#[inline(always)]
-fn balanced<A>(p: &Parsed<A>, quote_len: usize) -> Option<usize> {
-    if !matches!(p.l4, L4::Tcp | L4::Udp) {
-        return None;
-    }
-    let at = p.csum_off()? - L3_OFF;
-    if at + 2 <= quote_len { Some(at) } else { None }
-}
-
-/// Writes what makes the field at `csum_at` of the quote the checksum of all from `l4_at` on, as it is: it may be computed by
-/// whom it likes, or never. Returns what was written, without the zeros.
-#[inline(always)]
-fn balance(
-    pkt: &mut Packet,
-    quote_off: usize,
-    l4_at: usize,
-    csum_at: usize,
-    quote_len: usize,
-) -> Result<[u8; 2], DropReason> {
-    let mut field = [0; 2];
-    if !pkt.load(quote_off + csum_at, &mut field) {
-        return Err(DropReason::Internal);
-    }
-    let transport = pkt.sum_at(quote_off + l4_at, quote_len - l4_at, maps::quote_scratch()?)?;
-    let [high, low] = transport.balance(field);
-    pkt.store(quote_off + quote_len, &[0, 0, high, low])?;
-    Ok([high, low])
+/// A local sender leaves its checksum to the device (`CHECKSUM_PARTIAL`), and no helper takes that back: after the packet has
+/// become an error, a device without the offload, or the kernel for it, still sums up from the quoted transport header to the
+/// end of the frame and writes the result into the quote, where the ICMP checksum has counted something else. So the result is
+/// to be what is there. Of transports without such a checksum any word will do.
+#[inline(never)]
+fn balance<A>(pkt: &mut Packet, p: &Parsed<A>, quote_off: usize, quote_len: usize) -> Option<Sum> {
+    let csum_at = match p.l4 {
+        L4::Tcp => tcp::CSUM_OFF,
+        _ => udp::CSUM_OFF,
+    };
+    // Before the quote's end, behind whatever extension headers.
+    let l4_at = (p.l4_off() - L3_OFF).min(quote_len - 8);
+    let mut csum = [0; 2];
+    pkt.load(quote_off + l4_at + csum_at, &mut csum);
+    let scratch = maps::quote_scratch().ok()?;
+    let balance = pkt.sum_at(quote_off + l4_at, quote_len - l4_at, scratch).ok()?.balance(csum);
+    pkt.store(quote_off + quote_len, &[0, 0, balance[0], balance[1]]).ok()?;
+    Some(pkt.sum_at(quote_off, quote_len, scratch).ok()?.add(balance))
 }

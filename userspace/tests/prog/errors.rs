@@ -62,14 +62,10 @@ pub fn originated(problem: Problem, src: IpAddr, about: &Packet, macs: ([u8; 6],
     p
 }
 
-/// What stands behind a quote of TCP and UDP: whoever still has to finish the transport's checksum, over what is there of it, is to
-/// find that it is finished.
+/// What stands behind a quote: whoever still has to finish the transport's checksum, over what is there of it, is to find that it
+/// is finished. Of transports that have none there, something of the same make.
 fn balance(about: &Packet, quote: &[u8]) -> Vec<u8> {
-    let csum_at = match about.l4 {
-        L4::Tcp { .. } => 16,
-        L4::Udp { .. } => 6,
-        _ => return Vec::new(),
-    };
+    let csum_at = if about.proto() == 6 { 16 } else { 6 };
     let headers = about.ip_bytes().len() - about.l4.bytes(about.src, about.dst).len();
     let transport = &quote[headers..];
     let field = &transport[csum_at..csum_at + 2];
