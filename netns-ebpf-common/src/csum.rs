@@ -66,6 +66,13 @@ impl Sum {
         (!self.fold()).to_ne_bytes()
     }
 
+    /// The word to put behind data with this sum that makes one of its words, `field`, its checksum as it is: whoever computes
+    /// that and writes it there changes nothing. There is none for 0, which nobody writes.
+    #[inline(always)]
+    pub fn balance(self, field: [u8; 2]) -> [u8; 2] {
+        self.add(field).checksum()
+    }
+
     /// The checksum field `old` after the change this sum describes (RFC 1624 equation 3).
     #[inline(always)]
     pub const fn update(self, old: [u8; 2]) -> [u8; 2] {
@@ -135,6 +142,28 @@ mod tests {
             // 0x0000 and 0xffff are the same number; a sum of all-zero data is the only one that differs.
             let norm = |c: [u8; 2]| if c == [0xff, 0xff] { [0, 0] } else { c };
             prop_assert_eq!(norm(updated), norm(full));
+        }
+
+        /// As the kernel does for a device that cannot (`skb_checksum_help`): sums all, the field included, and writes the
+        /// result there, 0 as 0xffff.
+        #[test]
+        fn a_balanced_checksum_is_computed_as_what_it_is(
+            mut bytes in proptest::collection::vec(any::<u8>(), 2..120),
+            at in 0usize..118,
+            field in prop_oneof![any::<u16>(), Just(0xffff), Just(1)],
+        ) {
+            prop_assume!(field != 0);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            let at = at.min(bytes.len() - 2) & !1;
+            bytes[at..at + 2].copy_from_slice(&field.to_be_bytes());
+            let word = sum(&bytes).balance(field.to_be_bytes());
+            bytes.extend([0, 0]);
+            bytes.extend(word);
+            let computed = match checksum(&bytes) {
+                [0, 0] => [0xff, 0xff],
+                other => other,
+            };
+            prop_assert_eq!(computed, field.to_be_bytes());
         }
 
         #[test]

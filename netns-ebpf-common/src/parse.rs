@@ -4,6 +4,7 @@
 
 mod ipv4;
 mod ipv6;
+mod neighbour;
 mod quote;
 mod tcp;
 mod transport;
@@ -14,6 +15,7 @@ use crate::verdict::DropReason;
 
 pub use self::ipv4::ipv4;
 pub use self::ipv6::ipv6;
+pub use self::neighbour::solicitation_options;
 pub use self::quote::{Quote, Quoted, quote4, quote6};
 pub use crate::hdr::tcp::TcpFields;
 
@@ -105,6 +107,7 @@ impl Off {
 }
 
 /// A packet taken apart.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parsed<A> {
     /// Addresses; ports for TCP, UDP, SCTP and ICMP queries, else 0.

@@ -245,7 +245,7 @@ drop_reasons! {
     UnknownEtherType = 2, "unknown-ethertype";
     /// The frame's source MAC is not the pod's.
     SourceMac = 3, "source-mac";
-    /// The packet's source address is not one of the pod's.
+    /// The packet's source address is not one of the pod's; its link-local one is for neighbour discovery only.
     SourceAddress = 4, "source-address";
     /// ARP for an address that is not the sender's, a gratuitous announcement, or an ARP nobody of the network answers.
     ArpSpoof = 5, "arp-spoof";
@@ -257,7 +257,7 @@ drop_reasons! {
     RouterAdvertisement = 8, "router-advertisement";
     /// A router solicitation, or duplicate-address detection: nothing here answers it, and nothing needs to.
     NeighbourNoise = 9, "neighbour-noise";
-    /// Multicast or broadcast from a pod: networks have no flooding.
+    /// Multicast or broadcast from a pod, listener reports of its kernel included: networks have no flooding.
     Multicast = 10, "multicast";
     /// An address no packet may carry here: loopback, unspecified, or the link's own addresses from the LAN.
     Martian = 11, "martian";

@@ -54,6 +54,17 @@ impl Frame for Packet {
     }
 
     #[inline(always)]
+    fn copy<T: Wire>(&self, off: usize) -> Option<T> {
+        let mut to = mem::MaybeUninit::<T>::uninit();
+        let size_bytes = mem::size_of::<T>() as u32;
+        // SAFETY: `to` has room for a `T`, and the helper checks the offset itself.
+        let ret =
+            unsafe { helpers::bpf_skb_load_bytes(self.skb().cast(), off as u32, to.as_mut_ptr().cast(), size_bytes) };
+        // SAFETY: then the helper has written all of it, and any bytes are a `T`.
+        if ret == 0 { Some(unsafe { to.assume_init() }) } else { None }
+    }
+
+    #[inline(always)]
     fn walk<W: Walk>(&self, n: u32, walk: &mut W) {
         self.repeat(n, &mut WalkSteps(walk));
     }
@@ -162,6 +173,17 @@ impl Packet {
         unsafe { (*self.skb()).mark = mark };
     }
 
+    /// Takes off what the host has noted on the packet: mark and priority are its own business, and the redirect into a pod carries
+    /// the mark along.
+    #[inline(always)]
+    pub fn clear_notes(&mut self) {
+        // SAFETY: as in `ifindex`; both fields may be written by a classifier.
+        unsafe {
+            (*self.skb()).mark = 0;
+            (*self.skb()).priority = 0;
+        }
+    }
+
     /// The EtherType the device's driver gave the packet, whether the frame has one or not.
     #[inline(always)]
     pub fn ethertype(&self) -> u16 {
@@ -228,6 +250,15 @@ impl Packet {
         Ok(())
     }
 
+    /// Writes a value at an offset that may vary, anywhere in the packet.
+    #[inline(always)]
+    pub fn store<T: Wire>(&mut self, off: usize, value: &T) -> Result<(), DropReason> {
+        let value = core::ptr::from_ref(value).cast_mut().cast();
+        // SAFETY: `value` is a `T`, of which all bytes are defined, and the helper checks the offset itself.
+        let ret = unsafe { helpers::bpf_skb_store_bytes(self.skb(), off as u32, value, mem::size_of::<T>() as u32, 0) };
+        if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }
+    }
+
     /// Applies a change of addresses (`pseudo`) or of other covered bytes to the transport checksum at `off`.
     ///
     /// Right for packets whose checksum is still to be computed by the device (partial), known good (complete) or plain.
@@ -263,9 +294,9 @@ impl Packet {
         unsafe { helpers::bpf_csum_update(self.skb(), diff.0) };
     }
 
-    /// Cuts the packet to `len_bytes`.
+    /// Cuts the packet to `len_bytes`, or fills it up with zeros.
     #[inline(always)]
-    pub fn truncate(&mut self, len_bytes: usize) -> Result<(), DropReason> {
+    pub fn resize(&mut self, len_bytes: usize) -> Result<(), DropReason> {
         // SAFETY: plain numbers; later accesses are checked against the new end.
         let ret = unsafe { helpers::bpf_skb_change_tail(self.skb(), len_bytes as u32, 0) };
         if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }

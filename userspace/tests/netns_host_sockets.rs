@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::pods::{GREEN, RED, TOPOLOGY, uplink};
-use common::{Isolated, isolated};
+use common::{Isolated, isolated, open_files};
 use netns::check::{Family, Site};
 
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -245,6 +245,7 @@ fn the_kernel_gives_no_published_port_to_a_socket_that_asks_for_any() {
         here.netns(["publish", "add", "red", "40000-40049:1000-1049/udp", "40010:80/tcp"]).ok();
         assert_eq!(reserved(), "20000-32767,40000-40049");
         // All the others can be had, at once.
+        open_files(1500);
         let any: Vec<UdpSocket> = (0..1050).map(|_| UdpSocket::bind("0.0.0.0:0").expect("bind")).collect();
         for socket in &any {
             let port = socket.local_addr().expect("own address").port();

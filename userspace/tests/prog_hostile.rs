@@ -111,6 +111,10 @@ fn lies(v: Version) -> Vec<(&'static str, L4, Change)> {
         ("a TCP header of 16 bytes", t(), set(l4_at + 12, &[0x40])),
         ("a TCP header of 24 bytes in 20", t(), set(l4_at + 12, &[0x60])),
         ("a TCP header of 60 bytes in 20", t(), set(l4_at + 12, &[0xf0])),
+        ("a UDP length of 0", u(), set(l4_at + 4, &[0, 0])),
+        ("a UDP length of 7", u(), set(l4_at + 4, &[0, 7])),
+        ("a UDP length of a byte too much", u(), set(l4_at + 4, &[0, 19])),
+        ("the largest UDP length", u(), set(l4_at + 4, &[0xff, 0xff])),
         ("version 0", u(), set(14, &[0x05])),
         ("version 5", u(), set(14, &[0x55])),
         ("version 15", u(), set(14, &[0xf5])),
@@ -212,7 +216,9 @@ fn ipv4_options_pass_unless_they_route() {
             ("one inside another", fill(&[222, 8, 131, 7, 4, 1, 2, 3]), ok),
             ("an option of no length", fill(&[7, 0, 0, 0]), malformed),
             ("an option of length 1", fill(&[68, 1, 0, 0]), malformed),
-            ("an option longer than the header", fill(&[7, 255, 4, 0]), ok),
+            ("an option far longer than the header", fill(&[7, 255, 4, 0]), malformed),
+            ("an option a byte longer than the header", fill(&[1, 7, 4, 0]), malformed),
+            ("an option whose length is no more in the header", vec![1, 1, 1, 7], malformed),
         ];
         for (what, options, reason) in rows {
             println!("{what}");

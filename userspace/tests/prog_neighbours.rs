@@ -233,6 +233,14 @@ fn neighbour_discovery_that_lies_is_dropped() {
         let ra = L4::Icmp { kind: 134, code: 0, rest: [64, 0, 7, 8], body: vec![0; 8] };
         let rs = L4::Icmp { kind: 133, code: 0, rest: [0; 4], body: vec![1, 1, 2, 0, 0, 0, 0, 0x10] };
         let mld = L4::Icmp { kind: 143, code: 0, rest: [0; 4], body: vec![0; 20] };
+        let local_gateway: IpAddr = link_local(RED.gateway_mac()).into();
+        let asks_with = |options: &[&[u8]]| {
+            let mut p = ask();
+            let L4::Icmp { kind, code, rest, body } = message(135, 0, GATEWAY.v6, None) else { unreachable!() };
+            p.l4 = L4::Icmp { kind, code, rest, body: [&body[..], &options.concat()].concat() };
+            p
+        };
+        let names = |mac: [u8; 6]| [&[1, 1][..], &mac].concat();
         let local = |p: Packet| with(p, |p| p.src = link_local(RED.mac).into());
         let unspecified = |p: Packet| with(p, |p| p.src = Ipv6Addr::UNSPECIFIED.into());
         let rows = [
@@ -272,10 +280,36 @@ fn neighbour_discovery_that_lies_is_dropped() {
             ("a router solicitation", to_all(rs.clone()), DropReason::NeighbourNoise),
             ("one from the link-local address", local(to_all(rs.clone())), DropReason::NeighbourNoise),
             ("one from ::", unspecified(to_all(rs)), DropReason::NeighbourNoise),
-            ("a listener report", local(to_all(mld.clone())), DropReason::NeighbourNoise),
-            ("one from ::", unspecified(to_all(mld.clone())), DropReason::NeighbourNoise),
+            ("a listener report", local(to_all(mld.clone())), DropReason::Multicast),
+            ("one from ::", unspecified(to_all(mld.clone())), DropReason::Multicast),
+            (
+                "one from :: to blue",
+                unspecified(with(to_all(mld.clone()), |p| p.dst = BLUE.ip(V6))),
+                DropReason::SourceAddress,
+            ),
             ("one from red's address", to_all(mld), DropReason::Multicast),
-            ("anything else from the link-local address", local(to_all(udp(546, 547))), DropReason::NeighbourNoise),
+            ("multicast from the link-local address", local(to_all(udp(546, 547))), DropReason::Multicast),
+            ("a datagram from it to blue", local(from_pod(RED, BLUE.ip(V6), udp(1, 2))), DropReason::SourceAddress),
+            (
+                "an echo request from it to the gateway",
+                local(from_pod(RED, GATEWAY.ip(V6), echo(true, 7))),
+                DropReason::SourceAddress,
+            ),
+            (
+                "TCP from it to the LAN",
+                local(from_pod(RED, SERVER.ip(V6), tcp(1, 2, flag::SYN))),
+                DropReason::SourceAddress,
+            ),
+            (
+                "an echo request from it to the gateway's",
+                local(from_pod(RED, local_gateway, echo(true, 7))),
+                DropReason::SourceAddress,
+            ),
+            ("multicast from ::", unspecified(to_all(udp(546, 547))), DropReason::SourceAddress),
+            ("an option of no length", asks_with(&[&[14, 0, 0, 0, 0, 0, 0, 0]]), DropReason::Malformed),
+            ("one behind a true one", asks_with(&[&names(RED.mac), &[14, 0, 0, 0, 0, 0, 0, 0]]), DropReason::Malformed),
+            ("an option past the end", asks_with(&[&[14, 2, 0, 0, 0, 0, 0, 0]]), DropReason::Malformed),
+            ("blue's MAC second", asks_with(&[&[14, 1, 0, 0, 0, 0, 0, 0], &names(BLUE.mac)]), DropReason::NdpSpoof),
         ];
         for (what, sent, reason) in rows {
             println!("{what}");
@@ -292,11 +326,11 @@ fn a_solicitation_cut_short_is_dropped() {
         for length in 0..body.len() {
             let mut cut = whole.clone();
             cut.l4 = L4::Icmp { kind: 135, code: 0, rest: [0; 4], body: body[..length].to_vec() };
-            // From 16 on the target is whole, and only the option is missing.
-            let want = if length < 16 {
-                Want::drop(DropReason::Malformed)
-            } else {
+            // At 16 the target is whole, and only the option is missing.
+            let want = if length == 16 {
                 Want::out(gateway_advertises(GATEWAY.v6, RED.ip(V6)).bytes())
+            } else {
+                Want::drop(DropReason::Malformed)
             };
             println!("{length}");
             b.pod_sends(RED, &cut, &want);

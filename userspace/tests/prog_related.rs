@@ -4,6 +4,8 @@ mod common;
 #[macro_use]
 mod prog;
 
+use std::time::Duration;
+
 use netns_ebpf_common::flow::State;
 use netns_ebpf_common::verdict::DropReason;
 use prog::*;
@@ -81,6 +83,34 @@ both!(
                     b.lan_sends(&error, &Want::peer(RED, &got.delivered(RED)));
                 }
             }
+        }
+    }
+);
+
+both!(
+    fn an_error_about_a_flow_whose_time_is_over_is_nobodys(b, v) {
+        let timeout = Duration::from_millis(50);
+        let shorter = |b: &Bench| b.configure(|c| c.timeout_ns = [timeout.as_nanos() as u64; 4]);
+        for l4 in transports() {
+            let (sent, left, _) = masqueraded(b, v, l4);
+            b.configure(|c| c.timeout_ns = [60_000_000_000; 4]);
+            let about = |p: &Packet| quoting(Problem::TimeExceeded, v, p, usize::MAX);
+            let error = from_lan(ROUTER.ip(v), HOST.ip(v), about(&left));
+            let mut got = error.clone();
+            (got.dst, got.l4) = (RED.ip(v), about(&sent.sent_on()));
+            b.lan_sends(&error, &Want::peer(RED, &got.delivered(RED)));
+            shorter(b);
+            b.wait(timeout);
+            // The host's, which knows nothing of it either; nobody has swept the flow away yet.
+            b.lan_sends(&error, &Want::pass(&error));
+        }
+        for l4 in [tcp(40_000, 8080, flag::SYN), udp(40_000, 5353)] {
+            b.configure(|c| c.timeout_ns = [60_000_000_000; 4]);
+            let (_, got) = published(b, v, l4);
+            let error = from_pod(BLUE, CLIENT.ip(v), quoting(Problem::PortUnreachable, v, &got, usize::MAX));
+            shorter(b);
+            b.wait(timeout);
+            b.pod_sends(BLUE, &error, &Want::drop(DropReason::IcmpUnrelated));
         }
     }
 );

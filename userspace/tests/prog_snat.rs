@@ -88,6 +88,32 @@ both!(
 );
 
 both!(
+    fn a_syn_from_the_side_that_did_not_open_restarts_nothing(b, v) {
+        let (open, left) = masqueraded(v, SERVER, tcp(21_000, 80, flag::SYN), 21_000);
+        let flow = pair(b, &open, &left);
+        b.pod_sends(RED, &open, &Want::neigh(&left).flows([&flow]));
+        let from_server = |flags: u8, state: State| {
+            let wire = from_lan(SERVER.ip(v), HOST.ip(v), tcp(80, 21_000, flags));
+            let mut got = wire.clone();
+            got.dst = RED.ip(v);
+            b.lan_sends(&wire, &Want::peer(RED, &got.delivered(RED)).flows([&flow.state(state)]));
+        };
+        let from_red = |flags: u8, state: State| {
+            let (sent, left) = masqueraded(v, SERVER, tcp(21_000, 80, flags), 21_000);
+            b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&flow.state(state)]));
+        };
+        from_server(flag::SYN | flag::ACK, State::Answered);
+        from_red(flag::ACK, State::Established);
+        from_red(flag::ACK | flag::FIN, State::OriginalFin);
+        // The server's is red's to judge, in whatever state the connection is: the flow stays what it is.
+        from_server(flag::SYN, State::OriginalFin);
+        from_server(flag::ACK | flag::FIN, State::Closed);
+        from_server(flag::SYN, State::Closed);
+        from_red(flag::ACK, State::Closed);
+    }
+);
+
+both!(
     fn a_reset_counts_only_inside_the_window(b, v) {
         let segment = |seq: u32, ack: u32, flags: u8, ports: (u16, u16)| L4::Tcp {
             sport: ports.0,

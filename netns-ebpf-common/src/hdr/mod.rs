@@ -26,6 +26,14 @@ pub trait Frame {
     /// The value at `off` bytes from the start of the frame, or `None` when it does not lie wholly inside.
     fn read<T: Wire>(&self, off: usize) -> Option<T>;
 
+    /// The same, for a walk's steps: at an offset that varies from step to step, and wherever in memory the bytes lie.
+    ///
+    /// The kernel checks such an offset when the program runs. If its verifier had to, it would follow every step.
+    #[inline(always)]
+    fn copy<T: Wire>(&self, off: usize) -> Option<T> {
+        self.read(off)
+    }
+
     /// Takes steps over the frame until one says it is done, at most `n`.
     ///
     /// The kernel verifies the step once instead of `n` times.

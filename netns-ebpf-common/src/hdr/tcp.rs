@@ -82,10 +82,6 @@ pub struct TcpFields {
     /// By how many bits the sender of a SYN shifts its later windows, at most [`Self::MAX_SCALE`]; [`Self::NO_SCALE`] if it
     /// does not say, and of other segments.
     pub scale: u8,
-    /// Header length with options, in bytes, 20 to 60.
-    pub header_len: u8,
-    /// How far a SYN's options have been read.
-    pub option_off: u8,
 }
 
 impl TcpFields {
@@ -105,8 +101,6 @@ impl TcpFields {
             window: tcp.window(),
             flags: tcp.flags,
             scale: Self::NO_SCALE,
-            header_len: tcp.header_len() as u8,
-            option_off: 0,
         }
     }
 

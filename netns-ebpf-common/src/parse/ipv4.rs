@@ -56,7 +56,7 @@ pub fn ipv4<T: Frame + ?Sized>(
 /// One byte each, at most.
 const MAX_OPTIONS: u32 = 40;
 
-/// Refuses loose and strict source routing (RFC 7126 sections 4.3 and 4.4).
+/// Refuses loose and strict source routing (RFC 7126 sections 4.3 and 4.4), and options that do not end in the header.
 struct Options {
     at: u16,
     end: u16,
@@ -71,14 +71,11 @@ impl Walk for Options {
         const NOP: u8 = 1;
         const LSRR: u8 = 131;
         const SSRR: u8 = 137;
-        let at = (self.at & 0x3f) as usize;
-        if self.at >= self.end || at >= 60 {
+        if self.at >= self.end {
             return true;
         }
-        let off = (self.l3_off & 0xff) as usize + at;
-        // Kind and length together: the verifier gains nothing from a check of a single byte at a variable offset. Behind
-        // the last option there is at least the transport header.
-        let Some([kind, len]) = frame.read::<[u8; 2]>(off) else {
+        // Behind the last option there is at least the transport header, and no length that reaches into it is believed.
+        let Some([kind, len]) = frame.copy::<[u8; 2]>((self.l3_off + self.at) as usize) else {
             self.bad = Some(DropReason::Malformed);
             return true;
         };
@@ -89,7 +86,7 @@ impl Walk for Options {
                 self.bad = Some(DropReason::SourceRoute);
                 return true;
             }
-            _ if len >= 2 => self.at += len as u16,
+            _ if len >= 2 && self.at + len as u16 <= self.end => self.at += len as u16,
             _ => {
                 self.bad = Some(DropReason::Malformed);
                 return true;

@@ -135,6 +135,66 @@ fn ipv4_lies() {
 }
 
 #[test]
+fn ipv4_options_end_in_the_header() {
+    let parse = |options: &[u8]| parse4(&frame4(options, [0, 0], 17, &UDP)).map(|p| p.l4);
+    for (what, options) in [
+        ("nothing but no operation", &[1; 40][..]),
+        ("record route to the last byte", &[1, 7, 7, 4, 0, 0, 0, 0]),
+        ("end, and what it hides", &[0, 7, 40, 131]),
+        ("two of the least length", &[222, 2, 222, 2]),
+    ] {
+        assert_eq!(parse(options), Ok(L4::Udp), "{what}");
+    }
+    for (what, options) in [
+        ("a length of 0", &[7, 0, 0, 0][..]),
+        ("a length of 1", &[7, 1, 0, 0]),
+        ("one byte past the header", &[1, 7, 4, 0]),
+        ("far past it", &[7, 255, 4, 0]),
+        ("its length is the transport's first byte", &[1, 1, 1, 7]),
+    ] {
+        assert_eq!(parse(options), Err(DropReason::Malformed), "{what}");
+    }
+}
+
+/// A UDP header with this length field, and a payload.
+fn udp(length: u16, payload_bytes: usize) -> Vec<u8> {
+    let [high, low] = length.to_be_bytes();
+    [&[0x03, 0xe8, 0, 53, high, low, 0, 0][..], &vec![0x5a; payload_bytes]].concat()
+}
+
+#[test]
+fn udp_lengths() {
+    let of = |length, payload_bytes| {
+        let udp = udp(length, payload_bytes);
+        let both = [parse4(&frame4(&[], [0, 0], 17, &udp)).map(|p| p.l4), parse6(&frame6(17, &udp)).map(|p| p.l4)];
+        assert_eq!(both[0], both[1], "{length} of {payload_bytes}");
+        both[0]
+    };
+    // Shorter than the packet is no lie: the rest is no part of the datagram (RFC 768), and Linux cuts it off.
+    for (length, payload_bytes) in [(8, 0), (18, 10), (8, 10), (17, 10), (60_008, 60_000)] {
+        assert_eq!(of(length, payload_bytes), Ok(L4::Udp), "{length} of {payload_bytes}");
+    }
+    for (length, payload_bytes) in [(0, 0), (0, 10), (7, 10), (1, 10), (9, 0), (19, 10), (0xffff, 10), (0, 60_000)] {
+        assert_eq!(of(length, payload_bytes), Err(DropReason::Malformed), "{length} of {payload_bytes}");
+    }
+    // Of a datagram in pieces the first one has the length of all of them.
+    for (length, ok) in [(2008, true), (0xffff, true), (8, true), (7, false), (0, false)] {
+        let first = udp(length, 8);
+        let want = if ok { Ok(L4::Udp) } else { Err(DropReason::Malformed) };
+        assert_eq!(parse4(&frame4(&[], [0x20, 0], 17, &first)).map(|p| p.l4), want, "{length}");
+        let first = [&[17, 0, 0, 1, 0, 0, 0, 1][..], &first].concat();
+        assert_eq!(parse6(&frame6(44, &first)).map(|p| p.l4), want, "{length}");
+    }
+    // The field of one longer than it can say is 0 (RFC 2675 section 4).
+    for (length, ok) in [(0, true), (7, false), (8, true)] {
+        let want = if ok { Ok(L4::Udp) } else { Err(DropReason::Malformed) };
+        let mut frame = frame6(17, &udp(length, 70_000));
+        frame[18..20].copy_from_slice(&[0; 2]);
+        assert_eq!(parse6(&frame).map(|p| p.l4), want, "{length}");
+    }
+}
+
+#[test]
 fn ipv6_golden() {
     let p = parse6(&frame6(6, &tcp())).expect("TCP");
     assert_eq!((p.l4, p.l4_off(), p.headers_len_bytes(), ports(&p)), (L4::Tcp, 54, 60, (1000, 80)));
@@ -289,6 +349,17 @@ fn check_all(frame: &[u8]) {
 }
 
 proptest! {
+    #[test]
+    fn a_udp_length_is_true_within_the_packet(length: u16, payload_bytes in 0usize..100, padding_bytes in 0usize..20) {
+        let datagram = udp(length, payload_bytes);
+        let ok = usize::from(length) >= UDP_LEN && usize::from(length) <= datagram.len();
+        let padding = vec![0; padding_bytes];
+        let v4 = parse4(&[frame4(&[1; 4], [0, 0], 17, &datagram), padding.clone()].concat()).map(|p| p.l4);
+        let v6 = parse6(&[frame6(17, &datagram), padding].concat()).map(|p| p.l4);
+        let want = if ok { Ok(L4::Udp) } else { Err(DropReason::Malformed) };
+        prop_assert_eq!((v4, v6), (want, want));
+    }
+
     #[test]
     fn any_bytes_are_parsed_or_refused(frame in proptest::collection::vec(any::<u8>(), 0..300)) {
         check_all(&frame);

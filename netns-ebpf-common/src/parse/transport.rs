@@ -1,8 +1,9 @@
 //! The transport header.
 
-use super::{Fragment, IcmpKind, L4, Off, Parsed, TcpFields};
+use super::{Fragment, IcmpKind, L4, Off, Parsed, TcpFields, tcp};
 use crate::family::Family;
-use crate::flow::proto;
+use crate::hdr::tcp::flag;
+use crate::proto;
 use crate::hdr::Frame;
 use crate::hdr::icmp::{self, IcmpHdr};
 use crate::hdr::sctp::{SCTP_LEN, SctpHdr};
@@ -10,7 +11,7 @@ use crate::hdr::tcp::{TCP_LEN, TcpHdr};
 use crate::hdr::udp::{UDP_LEN, UdpHdr};
 use crate::verdict::DropReason;
 
-/// More than a segment in pieces can hold.
+/// More than any datagram in pieces can hold.
 const MAX_SEGMENT_BYTES: u32 = 0xffff;
 
 /// Reads the transport header behind `headers_len` bytes of IP headers; `len_bytes` is what they leave for it.
@@ -50,11 +51,19 @@ pub(super) fn transport<F: Family, T: Frame + ?Sized>(
                 _ => (len_bytes - tcp.header_len()) as u32,
             };
             p.tcp = TcpFields::new(&tcp, payload_bytes);
+            if tcp.flags & flag::SYN != 0 && tcp.header_len() > TCP_LEN {
+                p.tcp.scale = tcp::scale(frame, p.l4_off, tcp.header_len());
+            }
             p.l4 = L4::Tcp;
         }
         proto::UDP => {
             let udp: UdpHdr = frame.read(off).ok_or(DropReason::Malformed)?;
-            if UDP_LEN > len_bytes {
+            let most_bytes = match p.fragment {
+                // The length is the whole datagram's, of which more is to come.
+                Fragment::First => MAX_SEGMENT_BYTES as usize,
+                _ => len_bytes,
+            };
+            if UDP_LEN > len_bytes || !is_udp_length(udp.len_bytes() as usize, most_bytes) {
                 return Err(DropReason::Malformed);
             }
             p.tuple.set_ports(udp.ports);
@@ -86,4 +95,11 @@ pub(super) fn transport<F: Family, T: Frame + ?Sized>(
         _ => {}
     }
     Ok(())
+}
+
+/// Whether UDP's length field can be true with `most_bytes` for header and payload. Less is: what follows is no part of the
+/// datagram. A GSO packet has the length of all its segments; one too long for the field says 0 (RFC 2675 section 4).
+#[inline(always)]
+const fn is_udp_length(len_bytes: usize, most_bytes: usize) -> bool {
+    (len_bytes >= UDP_LEN && len_bytes <= most_bytes) || (len_bytes == 0 && most_bytes > 0xffff)
 }

@@ -304,7 +304,6 @@ fn along_flow<F: FamilyMaps + ErrorFormat>(
         }
         if pkt.has_mark(MARK_HAIRPIN) {
             pkt.adopt()?;
-            pkt.set_mark(0);
         }
         if published != FlowEntry::<F::Addr>::NO_OWNER {
             let len_bytes = pkt.len_bytes();
@@ -337,7 +336,6 @@ fn error_of_flow<F: FamilyMaps, const L3_OFF: usize>(pkt: &mut Packet, p: &mut P
         related.shift(rewrite::L3_OFF - L3_OFF);
         if pkt.has_mark(MARK_HAIRPIN) {
             pkt.adopt()?;
-            pkt.set_mark(0);
         }
         // The error's own source stays: it is the router that made it.
         related::translate::<F>(pkt, p, &mut related, &p.tuple.src)?;

@@ -51,6 +51,7 @@ pub fn to_endpoint<F: Family>(
 ) -> Result<Verdict, DropReason> {
     rewrite::decrement_hop_limit::<F>(pkt, p.hop_limit)?;
     rewrite::link_layer(pkt, endpoint.mac, network.mac)?;
+    pkt.clear_notes();
     report::count_endpoint_rx(slot, pkt.len_bytes());
     Ok(Verdict::peer(endpoint.ifindex))
 }

@@ -7,6 +7,7 @@ use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::hdr::eth::{ETH_LEN, EthHdr};
 use netns_ebpf_common::hdr::icmp::{ICMP_LEN, IcmpHdr, v4, v6};
 use netns_ebpf_common::hdr::ipv4::{IPV4_LEN, Ipv4Hdr};
+use netns_ebpf_common::hdr::{tcp, udp};
 use netns_ebpf_common::parse::{IcmpKind, L4, Parsed};
 use netns_ebpf_common::verdict::DropReason;
 
@@ -216,14 +217,42 @@ pub fn replace<F: ErrorFormat>(
     if !matches!(problem.kind, ProblemKind::TooBig) && !maps::area(area)?.may_report(now_ns()) {
         return Err(reason);
     }
-    pkt.truncate(L3_OFF + quote_len).map_err(|_| reason)?;
+    let body_len = quote_len + BALANCE_BYTES;
+    pkt.resize(L3_OFF + body_len).map_err(|_| reason)?;
     pkt.grow_l3(F::HDR_LEN + ICMP_LEN).map_err(|_| reason)?;
 
     let icmp_off = ETH_LEN + F::HDR_LEN;
     let message = F::message(problem);
-    let start = F::write_header(pkt, src, &p.tuple.src, ICMP_LEN + quote_len)?;
-    let quote = pkt.sum_at(icmp_off + ICMP_LEN, quote_len, maps::quote_scratch()?)?;
-    let csum = start.plus(quote).add([message.kind, message.code]).add(message.rest).checksum();
+    let start = F::write_header(pkt, src, &p.tuple.src, ICMP_LEN + body_len)?;
+    let body = balance(pkt, p, icmp_off + ICMP_LEN, quote_len).ok_or(DropReason::Internal)?;
+    let csum = start.plus(body).add([message.kind, message.code]).add(message.rest).checksum();
     pkt.write(icmp_off, IcmpHdr { kind: message.kind, code: message.code, csum, rest: message.rest })?;
     pkt.write(0, EthHdr::new(dst_mac, src_mac, F::ETHERTYPE))
+}
+
+/// Behind the quote, where they are nobody's: 2 of zeros, so that nothing takes them for an extension (RFC 4884 section 7), and the
+/// balance.
+const BALANCE_BYTES: usize = 4;
+
+/// Writes behind the quote what makes the transport's checksum in it the right one for all that follows the quoted IP header, as
+/// it is. Returns the sum of quote and balance.
+///
+/// A local sender leaves its checksum to the device (`CHECKSUM_PARTIAL`), and no helper takes that back: after the packet has
+/// become an error, a device without the offload, or the kernel for it, still sums up from the quoted transport header to the
+/// end of the frame and writes the result into the quote, where the ICMP checksum has counted something else. So the result is
+/// to be what is there. Of transports without such a checksum any word will do.
+#[inline(never)]
+fn balance<A>(pkt: &mut Packet, p: &Parsed<A>, quote_off: usize, quote_len: usize) -> Option<Sum> {
+    let csum_at = match p.l4 {
+        L4::Tcp => tcp::CSUM_OFF,
+        _ => udp::CSUM_OFF,
+    };
+    // Before the quote's end, behind whatever extension headers.
+    let l4_at = (p.l4_off() - L3_OFF).min(quote_len - 8);
+    let mut csum = [0; 2];
+    pkt.load(quote_off + l4_at + csum_at, &mut csum);
+    let scratch = maps::quote_scratch().ok()?;
+    let balance = pkt.sum_at(quote_off + l4_at, quote_len - l4_at, scratch).ok()?.balance(csum);
+    pkt.store(quote_off + quote_len, &[0, 0, balance[0], balance[1]]).ok()?;
+    Some(pkt.sum_at(quote_off, quote_len, scratch).ok()?.add(balance))
 }

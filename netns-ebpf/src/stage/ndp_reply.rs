@@ -8,10 +8,10 @@ use netns_ebpf_common::hdr::Frame;
 use netns_ebpf_common::hdr::icmp::{ICMP_LEN, IcmpHdr, LinkLayerOption, NeighbourMsg, v6};
 use netns_ebpf_common::hdr::ipv6::IPV6_LEN;
 use netns_ebpf_common::network::Network;
-use netns_ebpf_common::parse::{IcmpKind, Parsed};
+use netns_ebpf_common::parse::{self, IcmpKind, Parsed};
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 
-use crate::packet::Packet;
+use crate::packet::{ALL_HEADERS_BYTES, Packet};
 use crate::path::out_of_line;
 use crate::rewrite::{self, L3_OFF};
 
@@ -43,19 +43,18 @@ fn solicitation(
     network: &Network,
     p: &Parsed<Addr6>,
 ) -> Result<Verdict, DropReason> {
-    // RFC 4861 section 7.1.1: a hop limit of 255 proves the sender is on the link.
+    // RFC 4861 section 7.1.1: a hop limit of 255 proves the sender is on the link. In pieces it may not come (RFC 6980).
     if p.hop_limit != 255 || p.l4_off() != MSG_OFF {
         return Err(DropReason::Malformed);
     }
+    pkt.pull(ALL_HEADERS_BYTES)?;
     let msg: NeighbourMsg = pkt.read(MSG_OFF).ok_or(DropReason::Malformed)?;
+    if msg.icmp.code != 0 {
+        return Err(DropReason::Malformed);
+    }
     let target = Addr6(msg.target);
     // The sender's kernel learns nothing wrong from us, but a lie is a lie: the option must name the pod.
-    if let Some(option) = pkt.read::<LinkLayerOption>(OPTION_OFF)
-        && option.kind == LinkLayerOption::SOURCE
-        && option.mac != endpoint.mac
-    {
-        return Err(DropReason::NdpSpoof);
-    }
+    parse::solicitation_options(pkt, MSG_OFF, p.piece_len_bytes as usize, endpoint.mac)?;
     if !V6::in_subnet(network, &target) && target != Addr6::link_local(network.mac) {
         return Err(DropReason::UnknownNeighbour);
     }
@@ -74,7 +73,7 @@ fn advertise(
     to: &Addr6,
     target: &Addr6,
 ) -> Result<Verdict, DropReason> {
-    pkt.truncate(OPTION_OFF + size_of::<LinkLayerOption>())?;
+    pkt.resize(OPTION_OFF + size_of::<LinkLayerOption>())?;
     pkt.write(L3_OFF, [0x60, 0, 0, 0, 0, ADVERT_BYTES as u8, proto::ICMPV6, 255])?;
     pkt.write(L3_OFF + V6::SRC_OFF, *target)?;
     pkt.write(L3_OFF + V6::SRC_OFF + size_of::<Addr6>(), *to)?;

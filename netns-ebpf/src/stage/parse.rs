@@ -28,17 +28,7 @@ pub fn at<F: FamilyMaps, const L3: usize>(
         }
         result => result?,
     }
-    if p.has_syn_options() {
-        pkt.pull(ALL_HEADERS_BYTES)?;
-        syn_options::<F>(pkt, p)?;
-    }
     Ok(p)
-}
-
-/// Out of line, as [`headers`].
-#[inline(never)]
-fn syn_options<F: FamilyMaps>(pkt: &Packet, p: &mut Parsed<<F as Family>::Addr>) -> Result<(), DropReason> {
-    p.read_tcp_options(pkt)
 }
 
 /// Out of line: what follows is then verified once, not once for every way through the headers.

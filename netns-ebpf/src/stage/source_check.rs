@@ -2,7 +2,7 @@
 
 use netns_ebpf_common::Mac;
 use netns_ebpf_common::endpoint::Endpoint;
-use netns_ebpf_common::family::{Address, Family};
+use netns_ebpf_common::family::{Address, Family, Scope};
 use netns_ebpf_common::parse::{IcmpKind, L4, Parsed};
 use netns_ebpf_common::verdict::DropReason;
 
@@ -19,21 +19,20 @@ pub fn address<F: Family>(endpoint: &Endpoint, p: &Parsed<F::Addr>) -> Result<()
     if src == *F::endpoint_addr(endpoint) && !src.is_unspecified() {
         return Ok(());
     }
-    if F::is_own_link_local(endpoint, src) {
-        return match p.icmp {
-            IcmpKind::NeighbourSolicit | IcmpKind::NeighbourAdvert => Ok(()),
-            IcmpKind::RouterAdvert | IcmpKind::Redirect => Err(DropReason::RouterAdvertisement),
-            // Multicast listener reports and router solicitations of every kernel that brings an interface up.
-            _ => Err(DropReason::NeighbourNoise),
-        };
+    let own_link_local = F::is_own_link_local(endpoint, src);
+    if !own_link_local && !src.is_unspecified() {
+        return Err(DropReason::SourceAddress);
     }
-    match p.icmp {
-        // Duplicate address detection and first listener reports (RFC 4862 section 5.4, RFC 3590).
-        IcmpKind::NeighbourSolicit | IcmpKind::RouterSolicit | IcmpKind::Other
-            if src.is_unspecified() && matches!(p.l4, L4::Icmp) =>
-        {
-            Err(DropReason::NeighbourNoise)
+    match (p.l4, p.icmp) {
+        (L4::Icmp, IcmpKind::NeighbourSolicit | IcmpKind::NeighbourAdvert) if own_link_local => Ok(()),
+        (L4::Icmp, IcmpKind::RouterAdvert | IcmpKind::Redirect) if own_link_local => {
+            Err(DropReason::RouterAdvertisement)
         }
+        // Of every kernel that brings an interface up; from `::` duplicate address detection (RFC 4862 section 5.4).
+        (L4::Icmp, IcmpKind::NeighbourSolicit | IcmpKind::RouterSolicit) => Err(DropReason::NeighbourNoise),
+        // So are multicast listener reports, from `::` at first (RFC 3590).
+        (L4::Icmp, IcmpKind::Other) if matches!(F::scope(&p.tuple.dst), Scope::Multicast) => Err(DropReason::Multicast),
+        _ if own_link_local && matches!(F::scope(&p.tuple.dst), Scope::Multicast) => Err(DropReason::Multicast),
         _ => Err(DropReason::SourceAddress),
     }
 }

@@ -19,7 +19,8 @@ pub(super) fn run(global: &Global, _: &StatusArgs) -> Result<u8, CliError> {
     let status = open(choose(global.instance.as_deref())?)?.status()?;
     global.print(&status, |s| {
         let mut out = head(s);
-        let sections = [networks(s), pods(s), publishes(s), verdicts(s), drops(s), refused(s), exhausted(s)];
+        let sections =
+            [networks(s), forwarding(s), pods(s), publishes(s), verdicts(s), drops(s), refused(s), exhausted(s)];
         for section in sections.iter().filter(|t| !t.is_empty()) {
             out.push('\n');
             out.push_str(section);
@@ -75,6 +76,20 @@ fn networks(s: &Status) -> String {
         })
         .collect();
     section(["NETWORK", "SUBNETS", "GATEWAYS", "MTU", "MASQUERADE", "HOST", "PODS"], &rows)
+}
+
+/// Networks that have lost the LAN with the host's forwarding, one a line.
+fn forwarding(s: &Status) -> String {
+    let lost = s.networks.iter().filter(|n| !n.not_forwarding.is_empty());
+    let line = |n: &NetworkStatus| {
+        let families = n.not_forwarding.join(" and ");
+        format!(
+            "network {}: its gateway device does not forward {families} any more (the host's forwarding was switched off); its pods \
+             reach nothing of the LAN until the next verb, such as `netns up` with the same file\n",
+            n.network.name
+        )
+    };
+    lost.map(line).collect()
 }
 
 /// Whether a network masquerades, with which addresses, and where it does not.

@@ -18,6 +18,7 @@ use aya::{Ebpf, Pod};
 use netns_ebpf_common::abi::map;
 use netns_ebpf_common::host_socket::{HostPeer, HostPeerKey, SocketHook};
 use netns_ebpf_common::{Addr4, Addr6};
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use super::load::{LINKS, PROGS, remove};
 use super::{Datapath, DatapathError, call, io_error, map_error, or_absent};
@@ -153,16 +154,17 @@ impl Datapath {
     }
 }
 
-/// Where the cgroup v2 hierarchy is mounted.
+/// Where the cgroup v2 hierarchy is mounted, and not hidden by what was mounted over it later.
 pub fn cgroup_root() -> Result<PathBuf, DatapathError> {
     let mounts = fs::read_to_string(MOUNTS);
     let mounts = mounts.map_err(|source| DatapathError::Io { what: "read", path: MOUNTS.into(), source })?;
-    find_cgroup2(&mounts).ok_or(DatapathError::NoCgroup)
+    let is_there = |at: &PathBuf| statfs(at).is_ok_and(|s| s.filesystem_type() == CGROUP2_SUPER_MAGIC);
+    cgroup2_mounts(&mounts).find(is_there).ok_or(DatapathError::NoCgroup)
 }
 
-/// The first cgroup v2 mount of a list as in `/proc/PID/mounts`.
-fn find_cgroup2(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
+/// The cgroup v2 mounts of a list as in `/proc/PID/mounts`.
+fn cgroup2_mounts(mounts: &str) -> impl Iterator<Item = PathBuf> {
+    mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(1);
         let (at, kind) = (fields.next()?, fields.next()?);
         // A blank in a path comes as \040.
@@ -203,9 +205,11 @@ mod tests {
     fn finds_cgroup_v2_beside_v1() {
         let mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
                       cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
-                      cgroup2 /sys/fs/cgroup/uni\\040fied cgroup2 rw,relatime 0 0\n";
-        assert_eq!(find_cgroup2(mounts), Some(PathBuf::from("/sys/fs/cgroup/uni fied")));
-        assert_eq!(find_cgroup2("cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n"), None);
-        assert_eq!(find_cgroup2(""), None);
+                      cgroup2 /sys/fs/cgroup/uni\\040fied cgroup2 rw,relatime 0 0\n\
+                      x /run/cg2 cgroup2 rw,relatime 0 0\n";
+        let found = |mounts| cgroup2_mounts(mounts).collect::<Vec<_>>();
+        assert_eq!(found(mounts), [PathBuf::from("/sys/fs/cgroup/uni fied"), PathBuf::from("/run/cg2")]);
+        assert!(found("cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n").is_empty());
+        assert!(found("").is_empty());
     }
 }

@@ -67,7 +67,7 @@ pub trait Fabric: PortProbe {
     async fn refresh(&mut self, instance: &InstanceRow) -> Result<Vec<UplinkRow>, FabricError>;
 
     /// Brings what the data path knows of all networks' source NAT up to date: the addresses the host has at present, and whether
-    /// there are mappings.
+    /// there are mappings. Their gateway devices forward, whatever somebody did to the host's own setting.
     async fn refresh_networks(&mut self, networks: &[NetworkRow]) -> Result<(), FabricError>;
 
     /// Removes flows whose time is over, about `limit` entries of each family at most; says how many went.

@@ -22,9 +22,7 @@ use crate::probe::{self, Listener, PortProto};
 use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
 use crate::sysctl::{self, PortSet};
 use crate::topology::{Behaviour, Flows, HostFacts, HostRoute, Interface, Nat, PortProbe, Proto};
-use crate::wiring::{
-    Host, PodSpec, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname, host_mac,
-};
+use crate::wiring::{Host, PodSpec, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname};
 
 /// The main routing table.
 const MAIN_TABLE: u32 = 254;
@@ -361,7 +359,9 @@ impl Fabric for KernelFabric {
         self.host.datapath().set_mappings(some).map_err(|e| FabricError::step("write the settings", e))?;
         let pools: Vec<_> = networks.iter().map(|n| (id16(n.id), n.network.snat_address.as_slice())).collect();
         let done = self.host.sync_snat_pools(&pools).await;
-        done.map_err(|e| FabricError::step("read the host's SNAT addresses", e))
+        done.map_err(|e| FabricError::step("read the host's SNAT addresses", e))?;
+        let ids: Vec<_> = networks.iter().map(|n| id16(n.id)).collect();
+        self.host.keep_forwarding(&ids).map_err(|e| FabricError::step("switch gateway devices to forwarding", e))
     }
 
     fn expire_flows(&self, limit: usize) -> Result<usize, FabricError> {
@@ -407,9 +407,9 @@ impl Fabric for KernelFabric {
         done.map_err(|e| FabricError::step(format!("connect pod {:?}", pod.name), e))
     }
 
-    async fn remove_pod(&mut self, pod: &PodRow, _: &NetworkRow) -> Result<(), FabricError> {
+    async fn remove_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError> {
         if !self.is_loaded() {
-            let mac = host_mac(self.dirs.name(), pod.slot);
+            let mac = gateway_mac(self.dirs.name(), id16(network.id));
             return self.delete_device(endpoint_ifindex(pod.slot), &host_ifname(pod.slot), mac).await;
         }
         let done = self.host.unwire_pod(pod.slot, pod.id).await;

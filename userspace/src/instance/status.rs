@@ -133,6 +133,9 @@ pub struct NetworkStatus {
     pub network: NetworkView,
     /// Those of its SNAT addresses the host has at present.
     pub snat_address_live: Vec<IpAddr>,
+    /// Families its gateway device does not forward, because somebody switched the host's forwarding off: its pods reach nothing
+    /// of the LAN by them until the next verb.
+    pub not_forwarding: Vec<&'static str>,
 }
 
 /// A pod with its counters.
@@ -279,10 +282,13 @@ impl Instance<KernelFabric> {
             Ok(PublishStatus { publish, flows, packets, bytes })
         });
         let networks = state.network_views().into_iter().map(|network| {
-            let snat_address_live = datapath.snat_addresses(u16::try_from(network.id).unwrap_or(0))?;
-            Ok(NetworkStatus { network, snat_address_live })
+            let id = u16::try_from(network.id).unwrap_or(0);
+            let snat_address_live = datapath.snat_addresses(id).map_err(read)?;
+            let forwarding = self.fabric().host().not_forwarding(id);
+            let not_forwarding = forwarding.map_err(|e| FabricError::step("read the gateway device's settings", e))?;
+            Ok(NetworkStatus { network, snat_address_live, not_forwarding })
         });
-        let networks = networks.collect::<Result<_, _>>();
+        let networks = networks.collect::<Result<_, FabricError>>()?;
         let (pods, publishes) = (pods.collect::<Result<_, _>>(), publishes.collect::<Result<_, _>>());
         let drops = datapath.drops().map_err(read)?.into_iter().filter(|d| d.packets > 0).map(|d| DropStatus {
             number: d.reason as u8,
@@ -298,7 +304,7 @@ impl Instance<KernelFabric> {
             nat: row.nat,
             flows: FlowTotals { ipv4, ipv6 },
             host_sockets: datapath.has_socket_hooks(),
-            networks: networks.map_err(read)?,
+            networks,
             pods: pods.map_err(read)?,
             publishes: publishes.map_err(read)?,
             drops: drops.collect(),

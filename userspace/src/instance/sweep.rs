@@ -7,7 +7,7 @@ use crate::netlink::{Netlink, NetlinkError};
 use crate::netns::{Netns, NetnsName, delete_named, list_named};
 use crate::store::StoreError;
 use crate::sysctl::PortSet;
-use crate::wiring::{POD_IFNAME, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname, host_mac, pod_mac};
+use crate::wiring::{POD_IFNAME, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname, is_gateway_mac, pod_mac};
 
 /// Devices of an instance in its host namespace.
 #[derive(Debug, Default)]
@@ -75,7 +75,7 @@ impl Instance<KernelFabric> {
             let network = u16::try_from(link.index.wrapping_sub(abi::IFINDEX_GATEWAY)).unwrap_or(0);
             let is_pods = slot < abi::MAX_ENDPOINTS
                 && link.name == host_ifname(slot)
-                && link.mac == Some(host_mac(instance, slot));
+                && link.mac.is_some_and(|mac| is_gateway_mac(instance, mac));
             let is_gateway = link.index == gateway_ifindex(network)
                 && link.name == gateway_ifname(network)
                 && link.mac == Some(gateway_mac(instance, network));

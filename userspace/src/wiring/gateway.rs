@@ -14,6 +14,7 @@ use netns_ebpf_common::network::Network;
 use super::names::{gateway_ifindex, gateway_ifname, gateway_mac, gateway_peer_ifname, gateway_peer_mac};
 use super::{FirstError, Host, WiringError, local_route, write_settings};
 use crate::netlink::{AddressOptions, Idempotent, VethEnd, VethPair};
+use crate::sysctl::{self, SysctlError};
 
 /// A network, as the data path is to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +86,31 @@ impl Host {
         done
     }
 
+    /// Switches networks' gateway devices to forwarding, which clearing the host's own (`net.ipv4.ip_forward`) cleared: without, the
+    /// kernel names no route to the LAN.
+    pub fn keep_forwarding(&self, ids: &[u16]) -> Result<(), WiringError> {
+        let settings: Vec<_> = ids.iter().flat_map(|id| forwarding(*id).map(|(_, key)| (key, "1"))).collect();
+        Ok(self.netns.run(|| write_settings(&settings))??)
+    }
+
+    /// Families of which a network's gateway device does not forward. One that is switched off for it has nothing to forward.
+    pub fn not_forwarding(&self, id: u16) -> Result<Vec<&'static str>, WiringError> {
+        let is = |key: &str, wanted: &str| match sysctl::read(key) {
+            Err(e) if e.is_absent() => Ok(false),
+            value => value.map(|found| found == wanted),
+        };
+        let no_ipv6 = format!("ipv6/conf/{}/disable_ipv6", gateway_ifname(id));
+        Ok(self.netns.run(|| {
+            let mut found = Vec::new();
+            for (family, key) in forwarding(id) {
+                if is(&key, "0")? && (family == "IPv4" || is(&no_ipv6, "0")?) {
+                    found.push(family);
+                }
+            }
+            Ok::<_, SysctlError>(found)
+        })??)
+    }
+
     /// Removes a network and its gateway device. Its pods are to be gone before.
     pub async fn unwire_gateway(&self, id: u16) -> Result<(), WiringError> {
         let mut errors = FirstError::default();
@@ -136,14 +162,13 @@ impl Host {
             (format!("ipv6/conf/{name}/accept_dad"), "0"),
             // No link-local address: nothing on this link would answer for it, and nothing needs it.
             (format!("ipv6/conf/{name}/addr_gen_mode"), "1"),
-            (format!("ipv6/conf/{name}/forwarding"), "1"),
-            (format!("ipv4/conf/{name}/forwarding"), "1"),
             // Sources are checked by `from_pod`, exactly; the host's global setting may be stricter and then holds.
             (format!("ipv4/conf/{name}/rp_filter"), "0"),
             (format!("ipv4/conf/{name}/accept_redirects"), "0"),
             (format!("ipv4/conf/{name}/send_redirects"), "0"),
         ];
         self.netns.run(|| write_settings(&settings))??;
+        self.keep_forwarding(&[spec.id])?;
         // Before the network: no packet leaves with the uplink's address that should have the pool's.
         self.sync_snat_pools(&[(spec.id, &spec.snat_addresses)]).await?;
         if spec.endpoint_independent {
@@ -175,4 +200,10 @@ impl Host {
         let addrs: Vec<IpAddr> = wanted.iter().map(IpNet::addr).collect();
         local_route::wait(&self.netns, &addrs).await
     }
+}
+
+/// The settings that make a network's gateway device forward, by family.
+fn forwarding(id: u16) -> [(&'static str, String); 2] {
+    let name = gateway_ifname(id);
+    [("IPv4", "ipv4"), ("IPv6", "ipv6")].map(|(family, key)| (family, format!("{key}/conf/{name}/forwarding")))
 }

@@ -22,9 +22,8 @@ use crate::netns::{Netns, NetnsError, NetnsName};
 use crate::sysctl::{self, PortSet, SysctlError};
 
 pub use gateway::NetworkSpec;
-pub use names::{
-    POD_IFNAME, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname, host_mac, pod_mac,
-};
+pub(crate) use names::is_gateway_mac;
+pub use names::{POD_IFNAME, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname, pod_mac};
 pub use pod::PodSpec;
 pub use publish::{BackendSpec, PublishSpec};
 pub use uplink::UplinkState;

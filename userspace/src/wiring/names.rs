@@ -36,14 +36,19 @@ pub fn pod_mac(instance: &str, slot: u32) -> Mac {
     mac(0x02, instance, slot)
 }
 
-/// MAC of the host end of the veth of a slot.
-pub fn host_mac(instance: &str, slot: u32) -> Mac {
-    mac(0x06, instance, slot)
-}
-
 /// MAC of a network's gateway: the one neighbour its pods see.
+///
+/// The host ends of their veths have it as well. With another, what a pod sends would be for somebody else
+/// (`PACKET_OTHERHOST`) there, and until kernel 6.15 a redirect into another pod left it so: that pod's stack dropped it unseen.
+/// Nothing takes two of them for one: they have no addresses, answer no ARP, and their index and name tell slots apart.
 pub fn gateway_mac(instance: &str, network: u16) -> Mac {
     mac(0x0a, instance, u32::from(network))
+}
+
+/// Whether a MAC is that of a network of the instance, whichever.
+pub(crate) fn is_gateway_mac(instance: &str, mac: Mac) -> bool {
+    let [.., high, low] = mac.0;
+    mac == gateway_mac(instance, u16::from_be_bytes([high, low]))
 }
 
 pub(super) fn gateway_peer_mac(instance: &str, network: u16) -> Mac {
@@ -76,11 +81,22 @@ mod tests {
         let mut seen = HashSet::new();
         for instance in ["default", "sandbox", "a", "b"] {
             for n in 0..abi::MAX_ENDPOINTS {
-                for mac in [pod_mac(instance, n), host_mac(instance, n)] {
+                let network = u16::try_from(n).expect("fits");
+                for mac in [pod_mac(instance, n), gateway_mac(instance, network)] {
                     assert!(!mac.is_multicast() && mac.0[0] & 2 == 2);
                     assert!(seen.insert(mac), "{mac}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_gateways_mac_is_known_for_its_instances() {
+        for network in [0, 1, 255, 256, u16::MAX] {
+            assert!(is_gateway_mac("default", gateway_mac("default", network)));
+            assert!(!is_gateway_mac("sandbox", gateway_mac("default", network)));
+            assert!(!is_gateway_mac("default", gateway_peer_mac("default", network)));
+            assert!(!is_gateway_mac("default", pod_mac("default", network.into())));
         }
     }
 

@@ -7,7 +7,7 @@ use netns_ebpf_common::counters::Hook;
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::{Addr4, Addr6};
 
-use super::names::{POD_IFNAME, endpoint_ifindex, host_ifname, host_mac, pod_mac};
+use super::names::{POD_IFNAME, endpoint_ifindex, gateway_mac, host_ifname, is_gateway_mac, pod_mac};
 use super::{FirstError, Host, NetworkSpec, WiringError, local_route, write_settings};
 use crate::netlink::{AddressOptions, Idempotent, Netlink, RouteSpec, VethEnd, VethPair};
 use crate::netns::{Netns, NetnsName};
@@ -51,7 +51,7 @@ impl Host {
         inside: &Netlink,
     ) -> Result<(), WiringError> {
         // Before the slot is touched: a device that is not ours must not lead to the removal of anything.
-        let there = self.is_wired(inside, pod).await?;
+        let there = self.is_wired(network, inside, pod).await?;
         let mut endpoint = self.endpoint_of(network, pod);
         if there {
             endpoint.flags = self.datapath.endpoint(pod.slot)?.map_or(0, |e| e.flags);
@@ -92,7 +92,7 @@ impl Host {
         let (index, name) = (endpoint_ifindex(slot), host_ifname(slot));
         if let Some(Some(link)) = errors.note(self.netlink.link_by_index(index).await)
             && link.name == name
-            && link.mac == Some(host_mac(&self.instance, slot))
+            && link.mac.is_some_and(|mac| is_gateway_mac(&self.instance, mac))
         {
             errors.note(self.netlink.delete_link(index, &name).await);
         }
@@ -122,10 +122,10 @@ impl Host {
     }
 
     /// Whether the pod's veth is there, both ends of it.
-    async fn is_wired(&self, inside: &Netlink, pod: &PodSpec) -> Result<bool, WiringError> {
+    async fn is_wired(&self, network: &NetworkSpec, inside: &Netlink, pod: &PodSpec) -> Result<bool, WiringError> {
         let index = endpoint_ifindex(pod.slot);
         let Some(link) = self.netlink.link_by_index(index).await? else { return Ok(false) };
-        let here = link.name == host_ifname(pod.slot) && link.mac == Some(host_mac(&self.instance, pod.slot));
+        let here = link.name == host_ifname(pod.slot) && link.mac == Some(gateway_mac(&self.instance, network.id));
         let peer = inside.link_by_name(POD_IFNAME).await?;
         let there = peer.is_some_and(|p| p.mac == Some(pod_mac(&self.instance, pod.slot)));
         if here && there { Ok(true) } else { Err(WiringError::Taken { name: link.name, index }) }
@@ -144,7 +144,7 @@ impl Host {
             let here = VethEnd {
                 name: name.clone(),
                 index: Some(index),
-                mac: host_mac(&self.instance, pod.slot),
+                mac: gateway_mac(&self.instance, network.id),
                 noarp: true,
             };
             let peer = VethEnd {

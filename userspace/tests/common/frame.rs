@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{LinkAddr, recvfrom};
 use std::os::fd::AsFd;
 
 /// A packet socket bound to one interface of the namespace it was opened in; sees every frame, both ways.
@@ -53,8 +54,32 @@ impl Tap {
         assert_eq!(sent, frame.len());
     }
 
+    /// As [`Self::find`], with what the kernel takes the frame for: `PACKET_HOST`, `PACKET_OTHERHOST`, ...
+    pub fn find_kind(&self, timeout: Duration, mut wanted: impl FnMut(&[u8]) -> bool) -> Option<(Vec<u8>, u8)> {
+        let mut kind = 0;
+        let receive = |block: &mut [u8]| {
+            let (n, from) = recvfrom::<LinkAddr>(self.socket.as_raw_fd(), block).expect("receive a frame");
+            (n, from.expect("a packet socket says where a frame is from").pkttype())
+        };
+        let frame = self.find_by(timeout, receive, |frame, of| {
+            kind = of;
+            wanted(frame)
+        })?;
+        Some((frame, kind))
+    }
+
     /// The first frame that `wanted` likes among those that have come and those that come within `timeout`.
     pub fn find(&self, timeout: Duration, mut wanted: impl FnMut(&[u8]) -> bool) -> Option<Vec<u8>> {
+        let receive = |block: &mut [u8]| (nix::unistd::read(&self.socket, block).expect("receive a frame"), ());
+        self.find_by(timeout, receive, |frame, ()| wanted(frame))
+    }
+
+    fn find_by<T>(
+        &self,
+        timeout: Duration,
+        receive: impl Fn(&mut [u8]) -> (usize, T),
+        mut wanted: impl FnMut(&[u8], T) -> bool,
+    ) -> Option<Vec<u8>> {
         let end = Instant::now() + timeout;
         let mut block = vec![0; 65_700];
         loop {
@@ -64,8 +89,8 @@ impl Tap {
             if poll(&mut wish, wait).expect("poll a packet socket") == 0 {
                 return None;
             }
-            let n = nix::unistd::read(&self.socket, &mut block).expect("receive a frame");
-            if wanted(&block[..n]) {
+            let (n, of) = receive(&mut block);
+            if wanted(&block[..n], of) {
                 return Some(block[..n].to_vec());
             }
         }

@@ -20,6 +20,7 @@ pub mod command;
 pub mod frame;
 pub mod lan;
 pub mod observer;
+pub mod offload;
 pub mod packet;
 pub mod pods;
 pub mod snapshot;
@@ -36,6 +37,7 @@ use std::thread;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use command::{Background, Finished};
 pub use snapshot::Snapshot;
@@ -93,6 +95,16 @@ fn enter_new_namespaces(bpffs: bool) {
     if bpffs {
         mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700")).expect("mount bpffs");
     }
+}
+
+/// Lets this process open as many files as the system lets it (`ulimit -n` gives a shell 1024 of them, as a rule).
+///
+/// # Panics
+/// When these are fewer than `wanted`.
+pub fn open_files(wanted: u64) {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("read the limit of open files");
+    assert!(most >= wanted, "this test opens {wanted} files, and `ulimit -Hn` is {most}");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("raise the limit of open files");
 }
 
 impl Isolated {

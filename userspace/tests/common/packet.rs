@@ -100,7 +100,7 @@ pub fn link_local(mac: [u8; 6]) -> Ipv6Addr {
     netns_ebpf_common::Addr6::link_local(netns_ebpf_common::Mac(mac)).into()
 }
 
-fn checksum6(src: Ipv6Addr, dst: Ipv6Addr, next_header: u8, message: &[u8]) -> u16 {
+pub fn checksum6(src: Ipv6Addr, dst: Ipv6Addr, next_header: u8, message: &[u8]) -> u16 {
     let length = message.len() as u32;
     checksum(&[&src.octets()[..], &dst.octets(), &length.to_be_bytes(), &[0, 0, 0, next_header], message].concat())
 }

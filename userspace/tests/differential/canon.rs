@@ -153,12 +153,23 @@ pub fn canonical(
         }
         if error {
             bytes.truncate((h.l4_at + 8 + QUOTED).min(bytes.len()));
+            // Behind the quoted packet ours has a word that keeps the message right while a device finishes the packet's checksum.
+            let quoted = quoted_bytes(&bytes[h.l4_at + 8..]);
+            bytes.truncate((h.l4_at + 8 + quoted).min(bytes.len()));
             // Ours quotes whole words.
             let quote = bytes.len() - h.l4_at - 8;
             bytes.truncate(h.l4_at + 8 + (quote & !3));
         }
     }
     Ok(Canonical { end, in_pieces, originated, bytes })
+}
+
+/// The length of a quoted packet, by its header.
+fn quoted_bytes(quote: &[u8]) -> usize {
+    match quote.first().map(|b| b >> 4) {
+        Some(4) => word(quote, 2).into(),
+        _ => 40 + usize::from(word(quote, 4)),
+    }
 }
 
 fn is_error(proto: u8, kind: u8) -> bool {

@@ -35,6 +35,8 @@ pub(super) const PINS: &str = "/sys/fs/bpf/prog";
 const OUTPUT_BYTES: usize = 8192;
 /// Size of the kernel's `struct __sk_buff`, and where in it is what a test sets.
 const SK_BUFF_BYTES: usize = 192;
+const MARK: usize = 8;
+const PRIORITY: usize = 32;
 const INGRESS_IFINDEX: usize = 36;
 const IFINDEX: usize = 40;
 const GSO_SIZE: usize = 176;
@@ -48,6 +50,34 @@ pub struct Meta {
     pub ingress_ifindex: u32,
     /// Payload bytes of a segment of a GSO packet, or 0.
     pub gso_size: u32,
+    /// What the host has noted on it.
+    pub notes: Notes,
+}
+
+impl Meta {
+    /// As the kernel's `struct __sk_buff`.
+    pub(super) fn context(&self) -> [u8; SK_BUFF_BYTES] {
+        let mut context = [0; SK_BUFF_BYTES];
+        for (at, value) in [
+            (MARK, self.notes.mark),
+            (PRIORITY, self.notes.priority),
+            (INGRESS_IFINDEX, self.ingress_ifindex),
+            (IFINDEX, self.ifindex),
+            (GSO_SIZE, self.gso_size),
+        ] {
+            context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        }
+        context
+    }
+}
+
+/// What a host notes on a packet for itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// Mark.
+    pub mark: u32,
+    /// Priority.
+    pub priority: u32,
 }
 
 /// What a program made of a frame.
@@ -57,6 +87,8 @@ pub struct Output {
     pub action: i32,
     /// The frame.
     pub frame: Vec<u8>,
+    /// What is noted on it.
+    pub notes: Notes,
 }
 
 /// The loaded programs and their maps.
@@ -219,21 +251,26 @@ impl Bench {
 
     /// As [`Self::run`]; an error where the kernel does not take the frame (it looks at the IP header's presence).
     pub fn try_run(&self, hook: Hook, meta: Meta, frame: &[u8]) -> Result<Output, aya::programs::ProgramError> {
-        let mut context = [0; SK_BUFF_BYTES];
-        for (at, value) in [(INGRESS_IFINDEX, meta.ingress_ifindex), (IFINDEX, meta.ifindex), (GSO_SIZE, meta.gso_size)]
-        {
-            context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
-        }
+        let context = meta.context();
+        let mut context_out = [0; SK_BUFF_BYTES];
         let mut out = vec![0; OUTPUT_BYTES];
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
             ctx_in: Some(&context),
+            ctx_out: Some(&mut context_out),
             ..TestRunOptions::default()
         };
         let done = self.programs[hook as usize].test_run(options)?;
         out.truncate(done.data_size_out as usize);
-        Ok(Output { action: done.return_value.cast_signed(), frame: out })
+        let word = |at: usize| u32::from_ne_bytes(context_out[at..at + 4].try_into().expect("four bytes"));
+        let notes = Notes { mark: word(MARK), priority: word(PRIORITY) };
+        Ok(Output { action: done.return_value.cast_signed(), frame: out, notes })
+    }
+
+    /// The program of a hook.
+    pub(super) fn program(&self, hook: Hook) -> &SchedClassifier {
+        &self.programs[hook as usize]
     }
 
     /// Changes the host's settings.

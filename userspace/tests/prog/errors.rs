@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::packet::{L4, Packet, V4, V6, Version};
+use super::packet::{L4, Packet, V4, V6, Version, checksum};
 
 /// What an error says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,7 @@ pub fn originated(problem: Problem, src: IpAddr, about: &Packet, macs: ([u8; 6],
     let v = about.version();
     let mut quote = about.ip_bytes();
     quote.truncate(quote.len().min(QUOTE_BYTES) & !3);
+    quote.extend(balance(about, &quote));
     let mut p = Packet::new(src, about.src, problem.quoting(v, &quote));
     (p.eth_dst, p.eth_src) = macs;
     if v == V4 {
@@ -59,4 +60,21 @@ pub fn originated(problem: Problem, src: IpAddr, about: &Packet, macs: ([u8; 6],
         p.id = 0;
     }
     p
+}
+
+/// What stands behind a quote: whoever still has to finish the transport's checksum, over what is there of it, is to find that it
+/// is finished. Of transports that have none there, something of the same make.
+fn balance(about: &Packet, quote: &[u8]) -> Vec<u8> {
+    let csum_at = if about.proto() == 6 { 16 } else { 6 };
+    let headers = about.ip_bytes().len() - about.l4.bytes(about.src, about.dst).len();
+    let transport = &quote[headers..];
+    let field = &transport[csum_at..csum_at + 2];
+    let word = checksum(&[transport, field].concat());
+    let balance = [[0; 2], word.to_be_bytes()].concat();
+    if field != [0; 2] {
+        let mangled = |sum: u16| if sum == 0 { 0xffff } else { sum };
+        let finished = mangled(checksum(&[transport, &balance].concat()));
+        assert_eq!(finished.to_be_bytes(), field, "the test's own reckoning");
+    }
+    balance
 }

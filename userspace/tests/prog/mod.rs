@@ -12,6 +12,7 @@
 #![allow(dead_code, unused_imports, unused_macros, reason = "each test binary uses its own part of these tools")]
 
 pub mod bench;
+pub mod complete;
 pub mod errors;
 pub mod flows;
 pub mod mapping;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::super::{Fragment, L4, Parsed, ipv4, ipv6};
 use super::*;
 use crate::hdr::eth::ETH_LEN;
-use crate::verdict::DropReason;
+use crate::hdr::tcp::flag::{ACK, FIN, RST, SYN};
 
 const SEQ: u32 = 0xffff_fff0;
 
@@ -23,7 +23,7 @@ fn segment(flags: u8, options: &[u8], payload_bytes: usize) -> Vec<u8> {
 }
 
 /// Of the segment in IPv4 and in IPv6, whose frames end with `padding_bytes` that are not theirs; a BIG TCP packet has no length.
-fn fields(segment: &[u8], padding_bytes: usize, more_pieces: bool) -> Result<[TcpFields; 2], DropReason> {
+fn fields(segment: &[u8], padding_bytes: usize, more_pieces: bool) -> [TcpFields; 2] {
     let padding = vec![0; padding_bytes];
     let length = |bytes: usize| u16::try_from(bytes).unwrap_or(0).to_be_bytes();
     let [high, low] = length(20 + segment.len());
@@ -34,15 +34,15 @@ fn fields(segment: &[u8], padding_bytes: usize, more_pieces: bool) -> Result<[Tc
     let v6 = [0x60, 0, 0, 0, high, low, if more_pieces { 44 } else { 6 }, 64];
     let v6 = [&[0; ETH_LEN][..], &v6, &[0xfd; 32], piece, segment, &padding].concat();
     let (mut p4, mut p6) = (Parsed::default(), Parsed::default());
-    ipv4(v4.as_slice(), ETH_LEN, v4.len(), &mut p4)?;
-    ipv6(v6.as_slice(), ETH_LEN, v6.len(), &mut p6)?;
+    ipv4(v4.as_slice(), ETH_LEN, v4.len(), &mut p4).expect("IPv4");
+    ipv6(v6.as_slice(), ETH_LEN, v6.len(), &mut p6).expect("IPv6");
     assert_eq!((p4.l4, p6.l4), (L4::Tcp, L4::Tcp));
     assert_eq!(p4.fragment, if more_pieces { Fragment::First } else { Fragment::Whole });
-    Ok([p4.tcp, p6.tcp])
+    [p4.tcp, p6.tcp]
 }
 
 fn scales(options: &[u8]) -> u8 {
-    let [v4, v6] = fields(&segment(SYN, options, 0), 0, false).expect("a segment");
+    let [v4, v6] = fields(&segment(SYN, options, 0), 0, false);
     assert_eq!(v4, v6);
     v4.scale
 }
@@ -72,32 +72,22 @@ fn the_window_scale_is_that_of_the_syn() {
         assert_eq!(scales(options), scale, "{what}");
     }
     for flags in [ACK, FIN | ACK, RST, 0] {
-        let [v4, v6] = fields(&segment(flags, &linux, 0), 0, false).expect("a segment");
+        let [v4, v6] = fields(&segment(flags, &linux, 0), 0, false);
         assert_eq!((v4.scale, v6.scale), (NO, NO), "{flags:#x} is no SYN");
     }
     // An option's shift is not looked for in the payload.
-    let [v4, v6] = fields(&segment(SYN, &[1, 1, 3, 3], 9), 0, false).expect("a segment");
+    let [v4, v6] = fields(&segment(SYN, &[1, 1, 3, 3], 9), 0, false);
     assert_eq!((v4.scale, v6.scale), (NO, NO));
-}
-
-#[test]
-fn options_beyond_what_lies_in_memory_are_malformed_until_they_are_fetched() {
-    let whole =
-        [&[0; ETH_LEN][..], &[0x45, 0, 0, 44, 0, 0, 0, 0, 64, 6, 0, 0], &[10; 8], &segment(SYN, &[1, 3, 3, 7], 0)];
-    let whole = whole.concat();
-    let mut p = Parsed::default();
-    assert_eq!(ipv4(&whole[..whole.len() - 1], ETH_LEN, whole.len(), &mut p), Err(DropReason::Malformed));
-    assert_eq!((ipv4(whole.as_slice(), ETH_LEN, whole.len(), &mut p), p.tcp.scale), (Ok(()), 7));
 }
 
 #[test]
 fn the_end_of_a_large_packet_and_of_a_piece() {
     for bytes in [65_535 - 40, 65_536, 70_000, 400_000] {
-        let [v4, v6] = fields(&segment(ACK, &[1; 4], bytes), 0, false).expect("a segment");
+        let [v4, v6] = fields(&segment(ACK, &[1; 4], bytes), 0, false);
         let end = SEQ.wrapping_add(bytes as u32);
         assert_eq!((v4.end, v6.end), (end, end), "{bytes} bytes");
     }
-    let [v4, v6] = fields(&segment(ACK, &[], 20), 0, true).expect("a first piece");
+    let [v4, v6] = fields(&segment(ACK, &[], 20), 0, true);
     let end = SEQ.wrapping_add(0xffff);
     assert_eq!((v4.end, v6.end), (end, end));
 }
@@ -151,7 +141,7 @@ proptest! {
     ) {
         // What follows a packet without a length is its own.
         let padding_bytes = if payload_bytes > 60_000 { 0 } else { padding_bytes };
-        let [v4, v6] = fields(&segment(flags, &options, payload_bytes), padding_bytes, false).expect("a segment");
+        let [v4, v6] = fields(&segment(flags, &options, payload_bytes), padding_bytes, false);
         let syn_and_fin = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
         prop_assert_eq!(v4.end, SEQ.wrapping_add(payload_bytes as u32).wrapping_add(syn_and_fin));
         prop_assert_eq!(v4, v6);
