@@ -20,6 +20,7 @@ pub mod command;
 pub mod frame;
 pub mod lan;
 pub mod observer;
+pub mod offload;
 pub mod packet;
 pub mod pods;
 pub mod snapshot;
