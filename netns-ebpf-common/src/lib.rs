@@ -25,13 +25,15 @@
 //! Suffixes carry them: `_ns` nanoseconds of `CLOCK_MONOTONIC`, `_bytes`, `_off` bytes from the start of the frame.
 #![no_std]
 
-#[cfg(test)]
+#[cfg(any(test, feature = "user"))]
 extern crate std;
 
 pub mod abi;
 pub mod account;
 pub mod addr;
 pub mod area;
+#[cfg(any(test, feature = "user"))]
+pub mod btf;
 pub mod counters;
 pub mod csum;
 pub mod endpoint;
@@ -41,6 +43,7 @@ pub mod fragment;
 pub mod hdr;
 pub mod host;
 pub mod host_socket;
+pub mod kfunc;
 pub mod mapping;
 #[doc = include_str!("../docs/nat-rfcs.md")]
 pub mod nat_rfcs {}
@@ -52,6 +55,7 @@ pub mod port;
 pub mod prefix;
 pub mod proto;
 pub mod publish;
+pub mod skb;
 pub mod state;
 pub mod sweep;
 pub mod tcp;

@@ -309,6 +309,8 @@ drop_reasons! {
     FragmentOverlap = 34, "fragment-overlap";
     /// To the port of a pod's endpoint-independent mapping, from somebody the pod has not sent to, which the network's `filtering` forbids.
     Filtered = 35, "filtered";
+    /// A pod left a checksum to the device that is not the transport's own: the device would write it over something else, the source port for one.
+    ChecksumOffload = 36, "checksum-offload";
     /// A TCP segment of a flow, or that would open one, with flags no end sends together, such as SYN and FIN.
     TcpFlags = 37, "tcp-flags";
 }

@@ -11,6 +11,7 @@ mod packet;
 mod path;
 mod report;
 mod rewrite;
+mod skb;
 mod socket;
 mod stage;
 

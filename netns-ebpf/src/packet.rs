@@ -14,9 +14,12 @@ use netns_ebpf_common::csum::Sum;
 use netns_ebpf_common::family::Address;
 use netns_ebpf_common::flow::FlowTuple;
 use netns_ebpf_common::hdr::{Frame, Walk, Wire};
+use netns_ebpf_common::skb::PartialCsum;
 use netns_ebpf_common::verdict::DropReason;
 #[cfg(feature = "trace")]
 use netns_ebpf_common::{counters::Hook, verdict::Verdict};
+
+use crate::skb;
 
 /// Ethernet, IPv6 and TCP without options: what nearly every packet is judged by.
 pub const USUAL_HEADERS_BYTES: usize = 74;
@@ -197,6 +200,12 @@ impl Packet {
     pub fn gso_size_bytes(&self) -> usize {
         // SAFETY: as in `ifindex`.
         unsafe { (*self.skb()).gso_size as usize }
+    }
+
+    /// The checksum that is left to the device which sends the packet, if one is.
+    #[inline(always)]
+    pub fn partial_csum(&self) -> Option<PartialCsum> {
+        skb::partial_csum(self.skb())
     }
 
     /// Logs what became of the packet.

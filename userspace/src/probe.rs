@@ -4,10 +4,12 @@ mod ports;
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::programs::{ProgramError, ProgramType, SchedClassifier, TcAttachType};
 use aya::sys::{BpfHelper, is_helper_supported};
+
+use netns_ebpf_common::btf::KERNEL_TYPES;
 
 use crate::netns::NetnsError;
 
@@ -107,6 +109,9 @@ pub fn features() -> Result<Features, ProbeError> {
     }
     if !has_tcx()? {
         return Err(missing("tcx (BPF links for TC programs)", "6.6 and CONFIG_NET_XGRESS"));
+    }
+    if !Path::new(KERNEL_TYPES).exists() {
+        return Err(missing("type information (/sys/kernel/btf/vmlinux)", "CONFIG_DEBUG_INFO_BTF"));
     }
     Ok(Features { csum_ipv6: version(&kernel) >= (6, 16), kernel })
 }

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use common::frame::Tap;
-use common::offload::set_tx_checksum;
+use common::offload::set_tx_checksums;
 use common::packet::{checksum, checksum6};
 use common::pods::{RED, TOPOLOGY, client, uplink};
 use common::wait::wait_for;
@@ -112,7 +112,7 @@ fn with_narrow_pods(body: impl FnOnce(&Isolated) + Send + 'static) {
 /// Each in a set-up of its own: the client remembers what it has learnt of the path.
 fn errors_to_the_lan(offload: bool) {
     with_narrow_pods(move |here| {
-        set_tx_checksum("up0", offload);
+        set_tx_checksums("up0", offload);
         for f in Family::ALL {
             is_told(here, f, &format!("offload {offload}, {f:?}"));
         }
@@ -134,7 +134,7 @@ fn errors_to_the_lan_are_right_where_the_kernel_finishes_checksums() {
 fn errors_to_a_pod_are_right_whoever_finishes_checksums() {
     with_narrow_pods(|here| {
         for (on, what) in [(true, "with offload"), (false, "without")] {
-            set_tx_checksum("nn0", on);
+            set_tx_checksums("nn0", on);
             for f in Family::ALL {
                 let tap = here.tap("red");
                 let to = SocketAddr::new(client().ip(f), 9);

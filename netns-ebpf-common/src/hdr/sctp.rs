@@ -5,6 +5,8 @@ use super::{PortPair, wire};
 
 /// Length of the common header.
 pub const SCTP_LEN: usize = 12;
+/// Offset of the checksum.
+pub const CSUM_OFF: usize = 8;
 
 /// The common header.
 #[repr(C)]

@@ -68,8 +68,9 @@ fn internet<F: FromPod>(pkt: &mut Packet, sender: &Sender) -> Verdict {
         // 3. Take it apart; nothing is believed that does not lie inside the frame.
         let p = parse::run::<F>(pkt)?;
 
-        // 4. The source is the pod's.
+        // 4. The source is the pod's, and no device will write over it.
         source_check::address::<F>(sender.endpoint, p)?;
+        source_check::checksum(pkt, p)?;
 
         // 5. Neighbour discovery is answered here, as ARP is.
         if let L4::Icmp = p.l4

@@ -1,10 +1,12 @@
-//! Nothing leaves a pod with an address we did not assign.
+//! Nothing leaves a pod with an address we did not assign, nor gets one behind our back.
 
 use netns_ebpf_common::Mac;
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::family::{Address, Family, Scope};
 use netns_ebpf_common::parse::{IcmpKind, L4, Parsed};
 use netns_ebpf_common::verdict::DropReason;
+
+use crate::packet::Packet;
 
 /// The frame's source MAC is the pod's.
 #[inline(always)]
@@ -34,5 +36,14 @@ pub fn address<F: Family>(endpoint: &Endpoint, p: &Parsed<F::Addr>) -> Result<()
         (L4::Icmp, IcmpKind::Other) if matches!(F::scope(&p.tuple.dst), Scope::Multicast) => Err(DropReason::Multicast),
         _ if own_link_local && matches!(F::scope(&p.tuple.dst), Scope::Multicast) => Err(DropReason::Multicast),
         _ => Err(DropReason::SourceAddress),
+    }
+}
+
+/// A checksum the pod left to the device is the transport's own: the device would write any other over what was judged here.
+#[inline(always)]
+pub fn checksum<A>(pkt: &Packet, p: &Parsed<A>) -> Result<(), DropReason> {
+    match pkt.partial_csum() {
+        Some(csum) if !p.leaves_headers_alone(csum) => Err(DropReason::ChecksumOffload),
+        _ => Ok(()),
     }
 }

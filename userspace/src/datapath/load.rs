@@ -11,7 +11,9 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use netns_ebpf_common::abi;
 use netns_ebpf_common::counters::Hook;
+use netns_ebpf_common::skb::SKB_FIELDS;
 
+use super::link::link;
 use super::{Datapath, DatapathError, map_error};
 
 pub(super) const MAPS: &str = "maps";
@@ -106,12 +108,14 @@ impl Datapath {
         let cpus =
             nr_cpus().map_err(|(what, source)| DatapathError::Io { what: "count", path: what.into(), source })?;
         let datagrams = abi::MAX_DATAGRAMS.max(DATAGRAMS_PER_CPU * cpus as u32);
+        let linked = link(OBJECT)?;
         let mut ebpf = EbpfLoader::new()
+            .override_global(SKB_FIELDS, &linked.skb_fields, true)
             .map_max_entries(abi::map::FLOWS4, sizes.flow_entries)
             .map_max_entries(abi::map::FLOWS6, sizes.flow_entries)
             .map_max_entries(abi::map::DATAGRAMS4, datagrams)
             .map_max_entries(abi::map::DATAGRAMS6, datagrams)
-            .load(OBJECT)
+            .load(&linked.object)
             .map_err(|e| DatapathError::Load(Box::new(e)))?;
         for name in Hook::ALL.map(Hook::as_str).into_iter().chain([abi::program::SWEEP]) {
             self.load_program(&mut ebpf, name)?;

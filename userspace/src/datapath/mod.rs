@@ -20,6 +20,7 @@ mod endpoints;
 mod flows;
 mod host;
 mod host_socket;
+mod link;
 mod load;
 mod prefixes;
 mod publishes;
@@ -40,6 +41,7 @@ pub use counters::{DropCount, VerdictCount};
 pub use flows::FlowRecord;
 pub use host_socket::{HostPeers, cgroup_root};
 pub use load::Sizes;
+use netns_ebpf_common::btf::KERNEL_TYPES;
 pub use netns_ebpf_common::counters::Hook;
 pub use publishes::PublishPorts;
 
@@ -81,6 +83,12 @@ pub enum DatapathError {
     /// The object in this binary lacks a program: a build that went wrong.
     #[error("the embedded object has no program {0}")]
     NoProgram(&'static str),
+    /// The kernel's type information lacks what the programs read by it.
+    #[error("the kernel's type information ({KERNEL_TYPES}) has not {what}")]
+    KernelTypes {
+        /// What is missing.
+        what: &'static str,
+    },
     /// A pin could not be made.
     #[error("cannot pin {}: {source}", path.display())]
     Pin {

@@ -48,6 +48,20 @@ impl Tap {
         Self { socket }
     }
 
+    /// From here on each frame has a header of [`super::offload`] before it, both ways.
+    #[expect(unsafe_code, reason = "as in `open`")]
+    pub fn with_offload_headers(self) -> Self {
+        const PACKET_VNET_HDR: libc::c_int = 15;
+        let on: libc::c_int = 1;
+        let length = size_of_val(&on) as libc::socklen_t;
+        // SAFETY: pointer and length describe `on`, which lives until the call returns.
+        let set = unsafe {
+            libc::setsockopt(self.socket.as_raw_fd(), libc::SOL_PACKET, PACKET_VNET_HDR, (&raw const on).cast(), length)
+        };
+        assert_eq!(set, 0, "offload headers: {}", io::Error::last_os_error());
+        self
+    }
+
     /// Sends one frame, link-layer header first.
     pub fn send(&self, frame: &[u8]) {
         let sent = nix::unistd::write(&self.socket, frame).expect("send a frame");

@@ -1,6 +1,6 @@
 //! Frames built by hand, right in everything their test does not want wrong.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// ff:ff:ff:ff:ff:ff.
 pub const BROADCAST: [u8; 6] = [0xff; 6];
@@ -98,6 +98,15 @@ pub fn router_advertisement(src: Ipv6Addr, dst: Ipv6Addr, mac: [u8; 6]) -> Vec<u
 /// The link-local address made from a MAC (modified EUI-64).
 pub fn link_local(mac: [u8; 6]) -> Ipv6Addr {
     netns_ebpf_common::Addr6::link_local(netns_ebpf_common::Mac(mac)).into()
+}
+
+/// The sum of the addresses, protocol and length alone, as is in the place of a checksum that is left to the device.
+pub fn pseudo_sum(src: IpAddr, dst: IpAddr, protocol: u8, length: usize) -> u16 {
+    let octets = |address| match address {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    };
+    !checksum(&[&octets(src)[..], &octets(dst), &[0, protocol], &(length as u16).to_be_bytes()].concat())
 }
 
 pub fn checksum6(src: Ipv6Addr, dst: Ipv6Addr, next_header: u8, message: &[u8]) -> u16 {

@@ -8,6 +8,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use aya::programs::{Program, ProgramInfo};
 use aya::{Ebpf, EbpfLoader};
+use netns_ebpf_common::btf::{Btf, KERNEL_TYPES};
+use netns_ebpf_common::kfunc::CAST_TO_KERN_CTX;
+use netns_ebpf_common::skb::{SKB_FIELDS, SkbFields};
 
 use crate::process::Run;
 use crate::toolchain::Toolchain;
@@ -92,7 +95,11 @@ fn baseline_path() -> PathBuf {
 fn measure(object: &Path) -> Result<Report> {
     let bytes = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
     let code = Code::parse(&bytes)?;
-    let mut ebpf = EbpfLoader::new().load(&bytes).context("the kernel refuses the object's maps")?;
+    let (linked, skb_fields) = link(bytes)?;
+    let mut ebpf = EbpfLoader::new()
+        .override_global(SKB_FIELDS, &skb_fields, true)
+        .load(&linked)
+        .context("the kernel refuses the object's maps")?;
     let names: BTreeSet<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
     if names.is_empty() {
         bail!("{} holds no program", object.display());
@@ -121,6 +128,15 @@ fn measure(object: &Path) -> Result<Report> {
         bail!("{}\n{}", refused.join("\n"), code.suspicion());
     }
     Ok(report)
+}
+
+/// Links the object to the running kernel, as `netns up` does.
+fn link(mut object: Vec<u8>) -> Result<(Vec<u8>, SkbFields)> {
+    let types = fs::read(KERNEL_TYPES).with_context(|| format!("cannot read {KERNEL_TYPES}"))?;
+    let btf = Btf::parse(&types).with_context(|| format!("{KERNEL_TYPES} is not type information"))?;
+    let cast = btf.function(CAST_TO_KERN_CTX.name).context("the kernel is too old (6.2 or later will do)")?;
+    CAST_TO_KERN_CTX.link(&mut object, cast);
+    Ok((object, SkbFields::find(&btf).context("the kernel's sk_buff has other fields")?))
 }
 
 /// The end of a verifier's complaint, which is the part that tells; all of it goes to a file beside the object.
