@@ -3,8 +3,7 @@
 //! A flow is accounted to one pod: among the flows the pod opened, or apart from them among those opened to it by a
 //! published port. Each family has accounts and a table of its own.
 
-use crate::flow::FlowKey;
-use crate::pod::pod;
+use crate::plain;
 use crate::verdict::DropReason;
 use crate::{Addr4, Addr6, Port};
 
@@ -125,15 +124,11 @@ pub struct SweepHeader {
 /// Most bytes of keys in such a packet: with all headers it stays below the one page every kernel takes.
 pub const SWEEP_KEYS_BYTES: usize = 3200;
 
-crate::hdr::wire!(SweepHeader, 16);
-crate::hdr::wire!(FlowKey<Addr4>, 16);
-crate::hdr::wire!(FlowKey<Addr6>, 40);
-pod!(SweepHeader: size 16, align 4);
-pod!(FlowCount: size 16, align 8);
-pod!(Admission: size 40, align 8);
-pod!(Exhausted: size 16, align 8);
-pod!(Destination<Addr4>: size 12, align 4);
-pod!(Destination<Addr6>: size 24, align 4);
+plain!(SweepHeader { mode, family, keys, publish }: size 16, align 4);
+plain!(FlowCount { opened, incoming }: size 16, align 8);
+plain!(Admission { total, ring_in, ring_out, again_ns }: size 40, align 8);
+plain!(Exhausted { refused, again_ns }: size 16, align 8);
+plain!(Destination<Addr4 | Addr6> { addr, network, port, proto, _pad }: size 12 | 24, align 4);
 
 #[cfg(test)]
 mod tests {

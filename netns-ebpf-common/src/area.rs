@@ -5,7 +5,7 @@
 
 use crate::abi;
 use crate::family::{Address, addr_hash};
-use crate::pod::pod;
+use crate::plain;
 
 /// ICMP errors of an area that may follow each other at once, after a while without any.
 pub const ERROR_BURST: u64 = 1_000;
@@ -44,7 +44,7 @@ pub const fn pay_error(paid_ns: u64, now_ns: u64) -> Option<u64> {
     if paid_ns > now_ns { None } else { Some(paid_ns) }
 }
 
-pod!(Area: size 24, align 8);
+plain!(Area { held_so_far, is_entered, errors_paid_ns }: size 24, align 8);
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! Per-CPU counters; user space adds the CPUs up.
 
-use crate::pod::pod;
+use crate::plain;
 use crate::verdict::Kind;
 
 /// A pod's packets, from the pod's side.
@@ -82,5 +82,7 @@ pub const fn verdict_index(hook: Hook, kind: Kind) -> u32 {
     hook as u32 * KINDS + kind as u32
 }
 
-pod!(EndpointCounters: size 72, align 8);
-pod!(PublishCounters: size 24, align 8);
+plain!(EndpointCounters {
+    tx_packets, tx_bytes, rx_packets, rx_bytes, tx_dropped, rx_dropped, refused_limit, refused_table, refused_ports
+}: size 72, align 8);
+plain!(PublishCounters { flows, packets, bytes }: size 24, align 8);

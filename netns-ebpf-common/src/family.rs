@@ -5,15 +5,16 @@ use core::fmt::Debug;
 use crate::endpoint::Endpoint;
 use crate::flow::proto;
 use crate::hdr::eth::ethertype;
-use crate::hdr::{Frame, Wire, icmp, ipv4, ipv6};
+use crate::hdr::{Frame, icmp, ipv4, ipv6};
 use crate::host::Uplink;
 use crate::network::Network;
 use crate::parse::{self, IcmpKind, Parsed, Quote};
+use crate::plain::Plain;
 use crate::verdict::DropReason;
 use crate::{Addr4, Addr6};
 
 /// An address of a family, as it lies in packets and map keys.
-pub trait Address: Wire + PartialEq + Default + Debug + 'static {
+pub trait Address: Plain + PartialEq + Default + Debug {
     /// How many 32-bit words it has; what the checksum and the comparison work on.
     const WORDS: usize;
 

@@ -8,7 +8,7 @@
 //! both, so the two never disagree for longer than one such packet.
 
 use crate::hdr::PortPair;
-use crate::pod::pod;
+use crate::plain;
 use crate::{Addr4, Addr6, Port};
 
 /// IP protocol numbers the data path translates.
@@ -107,6 +107,8 @@ pub struct FlowEntry<A> {
     pub owner_slot: u32,
     /// Publish id the flow came in by, or [`FlowEntry::NO_OWNER`]; set to that when the publish goes.
     pub publish: u32,
+    /// Padding, zero.
+    pub _pad: u32,
 }
 
 impl<A: Copy> FlowEntry<A> {
@@ -312,12 +314,11 @@ pub const fn rst_acceptable(seq: u32, peer_ack: u32, peer_window: u32) -> bool {
     seq.wrapping_sub(peer_ack) <= peer_window
 }
 
-pod!(FlowTuple<Addr4>: size 12, align 4);
-pod!(FlowTuple<Addr6>: size 36, align 4);
-pod!(FlowKey<Addr4>: size 16, align 4);
-pod!(FlowKey<Addr6>: size 40, align 4);
-pod!(FlowEntry<Addr4>: size 48, align 8);
-pod!(FlowEntry<Addr6>: size 72, align 8);
+plain!(FlowTuple<Addr4 | Addr6> { src, dst, sport, dport }: size 12 | 36, align 4);
+plain!(FlowKey<Addr4 | Addr6> { tuple, zone, proto, _pad }: size 16 | 40, align 4);
+plain!(FlowEntry<Addr4 | Addr6> {
+    last_seen_ns, to, target, peer_zone, flags, state, ack, window, owner_slot, publish, _pad
+}: size 48 | 72, align 8);
 
 #[cfg(test)]
 mod tests {

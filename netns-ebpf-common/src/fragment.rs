@@ -4,7 +4,7 @@
 
 use crate::abi;
 use crate::family::{Address, addr_hash};
-use crate::pod::pod;
+use crate::plain;
 use crate::{Addr4, Addr6, Port};
 
 /// How long pieces of a datagram may follow each other (RFC 4787 section 11 wants at least 2 s; RFC 8200 section 4.5 reassembles
@@ -152,11 +152,12 @@ pub const fn units_in_word(start: u32, end: u32, word: u32) -> u64 {
     below_end & (u64::MAX << low)
 }
 
-pod!(DatagramSlot: size 8, align 4);
-pod!(Datagram<Addr4>: size 1080, align 8);
-pod!(Datagram<Addr6>: size 1104, align 8);
-pod!(HeldKey: size 8, align 4);
-pod!(HeldPiece: size 9256, align 8);
+plain!(DatagramSlot { area, place }: size 8, align 4);
+plain!(Datagram<Addr4 | Addr6> {
+    seen_ns, serial, held, received, received_bytes, end_bytes, src, dst, id, zone, proto, progress, sport, dport
+}: size 1080 | 1104, align 8);
+plain!(HeldKey { area, place }: size 8, align 4);
+plain!(HeldPiece { serial, seen_ns, len_bytes, ifindex, frame }: size 9256, align 8);
 
 const _: () = assert!(abi::HELD_PER_AREA == 64, "as many as Datagram::held has bits");
 const _: () = assert!(RECEIVED_WORDS as u32 * 64 * UNIT_BYTES == 0x1_0000);

@@ -46,7 +46,7 @@ pub mod mapping;
 pub mod nat_rfcs {}
 pub mod network;
 pub mod parse;
-mod pod;
+pub mod plain;
 pub mod port;
 pub mod prefix;
 pub mod publish;

@@ -1,6 +1,7 @@
 //! TCP (RFC 9293).
 
-use super::{PortPair, wire};
+use super::PortPair;
+use crate::plain;
 
 /// Length without options.
 pub const TCP_LEN: usize = 20;
@@ -51,7 +52,7 @@ impl TcpHdr {
     }
 }
 
-wire!(TcpHdr, TCP_LEN);
+plain!(TcpHdr { ports, seq, ack, data_offset, flags, window, csum, urgent }: size TCP_LEN, align 2);
 
 #[cfg(test)]
 mod tests {
