@@ -1,6 +1,7 @@
 //! Per-CPU counters; user space adds the CPUs up.
 
 use crate::plain;
+use crate::shared::Shared;
 use crate::verdict::Kind;
 
 /// A pod's packets, from the pod's side.
@@ -33,8 +34,8 @@ pub struct EndpointCounters {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct PublishCounters {
-    /// New flows, those of the host's own processes included.
-    pub flows: u64,
+    /// New flows, those of the host's own processes included: those count in the middle of whatever their CPU does.
+    pub flows: Shared<u64>,
     /// Packets towards the pod.
     pub packets: u64,
     /// Bytes of those.

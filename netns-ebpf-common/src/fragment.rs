@@ -5,6 +5,7 @@
 use crate::abi;
 use crate::family::{Address, addr_hash};
 use crate::plain;
+use crate::shared::Shared;
 use crate::{Addr4, Addr6, Port};
 
 /// How long pieces of a datagram may follow each other (RFC 4787 section 11 wants at least 2 s; RFC 8200 section 4.5 reassembles
@@ -77,9 +78,8 @@ impl Progress {
 
 /// A datagram in pieces.
 ///
-/// Concurrency: who it is (addresses, identification, zone, serial) is constant from insertion to removal, ports and protocol are
-/// written before the progress says that they are known. [`Self::received`], [`Self::received_bytes`] and [`Self::held`]
-/// are changed by atomic operations only.
+/// What is not [`Shared`] is constant from insertion to removal. Ports and protocol are written before the progress says that they are
+/// known.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram<A> {
@@ -88,13 +88,13 @@ pub struct Datagram<A> {
     /// Tells its waiting pieces from those of others; random.
     pub serial: u64,
     /// Which of its area's waiting pieces are its own: a bit for each.
-    pub held: u64,
+    pub held: Shared<u64>,
     /// Which of its units have come, lowest bit first.
-    pub received: [u64; RECEIVED_WORDS],
+    pub received: [Shared<u64>; RECEIVED_WORDS],
     /// How many bytes have come.
-    pub received_bytes: u64,
+    pub received_bytes: Shared<u64>,
     /// Where it ends, if the last piece has come, else 0.
-    pub end_bytes: u32,
+    pub end_bytes: Shared<u32>,
     /// Source address.
     pub src: A,
     /// Destination address.
@@ -104,13 +104,13 @@ pub struct Datagram<A> {
     /// Network id, or [`crate::abi::ZONE_HOST`].
     pub zone: u16,
     /// IP protocol number, of the first piece.
-    pub proto: u8,
+    pub proto: Shared<u8>,
     /// A [`Progress`] as `u8`.
-    pub progress: u8,
+    pub progress: Shared<u8>,
     /// Source port, of the first piece.
-    pub sport: Port,
+    pub sport: Shared<Port>,
     /// Destination port, likewise.
-    pub dport: Port,
+    pub dport: Shared<Port>,
 }
 
 /// Key of a waiting piece.

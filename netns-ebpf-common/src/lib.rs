@@ -50,6 +50,7 @@ pub mod plain;
 pub mod port;
 pub mod prefix;
 pub mod publish;
+pub mod shared;
 pub mod verdict;
 
 pub use addr::{Addr4, Addr6, Mac, Port};

@@ -2,7 +2,7 @@
 
 /// A type whose values are their bytes: none of them is padding, and any bytes are a value.
 ///
-/// [`plain!`] implements it, with a proof.
+/// [`plain!`](crate::plain!) implements it, with a proof.
 ///
 /// # Safety
 ///

@@ -7,6 +7,7 @@ mod atomic;
 mod counters;
 mod datagram;
 mod flow;
+mod place;
 mod scratch;
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
@@ -33,7 +34,7 @@ pub use self::account::{
     search_again, was_in_vain,
 };
 pub use self::area::{AreaRef, area};
-pub use self::counters::{count_drop, count_host_flow, count_verdict, with_endpoint_stats, with_publish_stats};
+pub use self::counters::{count_drop, count_flow, count_published, count_verdict, with_endpoint_stats};
 pub use self::datagram::{DatagramRef, datagram_slot, held, held_scratch, hold, release};
 pub use self::flow::{FlowRef, InsertError, enter_mapping, mapping_at, mapping_of};
 pub use self::scratch::{

@@ -275,7 +275,7 @@ fn insert<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>) -> Resul
     }
     maps::push_opened::<F>(&s.key);
     if s.plan.publish != FlowEntry::<F::Addr>::NO_OWNER {
-        maps::with_publish_stats(s.plan.publish, |s| s.flows += 1);
+        maps::count_flow(s.plan.publish);
     }
     Ok(())
 }
