@@ -402,7 +402,7 @@ const fn is_extension(next_header: u8) -> bool {
 
 /// Reads the transport header behind `headers_len` bytes of IP headers; `len_bytes` is what they leave for it.
 #[inline(always)]
-fn transport<F: Family, T: Frame + ?Sized>(
+fn transport<F: Parse, T: Frame + ?Sized>(
     frame: &T,
     p: &mut Parsed<F::Addr>,
     l3_off: usize,
@@ -468,6 +468,85 @@ fn transport<F: Family, T: Frame + ?Sized>(
         _ => {}
     }
     Ok(())
+}
+
+/// What of taking a packet apart differs between the families.
+pub trait Parse: Family {
+    /// Takes the packet whose IP header starts at `l3_off` apart, into `p`.
+    fn parse<T: Frame + ?Sized>(
+        frame: &T,
+        l3_off: usize,
+        frame_len_bytes: usize,
+        p: &mut Parsed<Self::Addr>,
+    ) -> Result<(), DropReason>;
+
+    /// Takes the start of a packet quoted by an ICMP error at `off` apart, into `q`; `false` if it cannot be a flow's.
+    fn parse_quote<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Self::Addr>) -> bool;
+
+    /// What an ICMP type of this family is to us.
+    fn icmp_kind(kind: u8) -> IcmpKind;
+}
+
+impl Parse for V4 {
+    #[inline(always)]
+    fn parse<T: Frame + ?Sized>(
+        frame: &T,
+        l3_off: usize,
+        frame_len_bytes: usize,
+        p: &mut Parsed<Addr4>,
+    ) -> Result<(), DropReason> {
+        ipv4(frame, l3_off, frame_len_bytes, p)
+    }
+
+    #[inline(always)]
+    fn parse_quote<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Addr4>) -> bool {
+        quote4(frame, off, q)
+    }
+
+    #[inline(always)]
+    fn icmp_kind(kind: u8) -> IcmpKind {
+        use icmp::v4::*;
+        match kind {
+            ECHO_REQUEST => IcmpKind::EchoRequest,
+            ECHO_REPLY => IcmpKind::EchoReply,
+            UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM => IcmpKind::Error,
+            REDIRECT => IcmpKind::Redirect,
+            _ => IcmpKind::Other,
+        }
+    }
+}
+
+impl Parse for V6 {
+    #[inline(always)]
+    fn parse<T: Frame + ?Sized>(
+        frame: &T,
+        l3_off: usize,
+        frame_len_bytes: usize,
+        p: &mut Parsed<Addr6>,
+    ) -> Result<(), DropReason> {
+        ipv6(frame, l3_off, frame_len_bytes, p)
+    }
+
+    #[inline(always)]
+    fn parse_quote<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Addr6>) -> bool {
+        quote6(frame, off, q)
+    }
+
+    #[inline(always)]
+    fn icmp_kind(kind: u8) -> IcmpKind {
+        use icmp::v6::*;
+        match kind {
+            ECHO_REQUEST => IcmpKind::EchoRequest,
+            ECHO_REPLY => IcmpKind::EchoReply,
+            UNREACHABLE | PACKET_TOO_BIG | TIME_EXCEEDED | PARAMETER_PROBLEM => IcmpKind::Error,
+            NEIGHBOUR_SOLICIT => IcmpKind::NeighbourSolicit,
+            NEIGHBOUR_ADVERT => IcmpKind::NeighbourAdvert,
+            ROUTER_SOLICIT => IcmpKind::RouterSolicit,
+            ROUTER_ADVERT => IcmpKind::RouterAdvert,
+            REDIRECT => IcmpKind::Redirect,
+            _ => IcmpKind::Other,
+        }
+    }
 }
 
 #[cfg(test)]

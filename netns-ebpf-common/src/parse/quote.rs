@@ -1,7 +1,7 @@
 //! The start of a packet that an ICMP error quotes.
 
-use super::{Fragment, IcmpKind, MAX_EXTENSION_HEADERS, Off, Parsed, is_extension};
-use crate::family::{Family, V4, V6};
+use super::{Fragment, IcmpKind, MAX_EXTENSION_HEADERS, Off, Parse, Parsed, is_extension};
+use crate::family::{V4, V6};
 use crate::flow::{FlowTuple, proto};
 use crate::hdr::Frame;
 use crate::hdr::icmp::IcmpHdr;
@@ -86,7 +86,7 @@ pub fn quote6<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Addr6>) ->
 }
 
 #[inline(always)]
-fn quote_transport<F: Family, T: Frame + ?Sized>(
+fn quote_transport<F: Parse, T: Frame + ?Sized>(
     frame: &T,
     l3_off: usize,
     headers_len: usize,

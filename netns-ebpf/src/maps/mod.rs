@@ -24,6 +24,7 @@ use netns_ebpf_common::fragment::{Datagram, DatagramSlot};
 use netns_ebpf_common::host::{HostConfig, Uplink};
 use netns_ebpf_common::host_socket::{HostPeer, HostPeerKey};
 use netns_ebpf_common::network::{Network, SnatPool};
+use netns_ebpf_common::parse::Parse;
 use netns_ebpf_common::prefix::PrefixKey;
 use netns_ebpf_common::publish::{Backends, Publish, PublishKey, PublishedPort};
 use netns_ebpf_common::verdict::DropReason;
@@ -101,7 +102,7 @@ static HOST_PEERS6: LruHashMap<HostPeerKey<Addr6>, HostPeer<Addr6>> =
     LruHashMap::with_max_entries(abi::MAX_HOST_PEERS, 0);
 
 /// The maps of a family.
-pub trait FamilyMaps: Family + AccountMaps {
+pub trait FamilyMaps: Parse + AccountMaps {
     fn addrs() -> &'static HashMap<EndpointKey<Self::Addr>, u32>;
     fn host_addrs() -> &'static HashMap<Self::Addr, u32>;
     fn no_masquerade() -> &'static LpmTrie<PrefixKey<Self::Addr>, u32>;
