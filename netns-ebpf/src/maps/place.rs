@@ -56,15 +56,19 @@ macro_rules! field {
     ($place:expr, $field:ident) => {{
         let place = $place;
         // SAFETY: the place is that of a whole element, so the field is inside of what the look-up gave.
-        place.part(|whole| unsafe { &raw mut (*whole).$field })
+        unsafe { place.part(|whole| &raw mut (*whole).$field) }
     }};
 }
 pub(super) use field;
 
 impl<T> Place<T> {
-    /// What [`field!`] is made of: `part` gives a pointer into the element.
+    /// A part of the element.
+    ///
+    /// # Safety
+    ///
+    /// `part` gives a pointer into what it gets, aligned as an `F` is.
     #[inline(always)]
-    pub(super) fn part<F>(self, part: impl FnOnce(*mut T) -> *mut F) -> Place<F> {
+    pub(super) unsafe fn part<F>(self, part: impl FnOnce(*mut T) -> *mut F) -> Place<F> {
         // SAFETY: a pointer into an element is not null.
         Place(unsafe { NonNull::new_unchecked(part(self.0.as_ptr())) })
     }
@@ -85,7 +89,7 @@ impl<T, const N: usize> Place<[T; N]> {
     pub fn at(self, index: usize) -> Place<T> {
         const { assert!(N.is_power_of_two()) }
         // SAFETY: the index is below the length; the mask shows it to the verifier.
-        self.part(|array| unsafe { array.cast::<T>().add(index & (N - 1)) })
+        unsafe { self.part(|array| array.cast::<T>().add(index & (N - 1))) }
     }
 }
 
