@@ -3,8 +3,8 @@
 //! A flow is accounted to one pod: among the flows the pod opened, or apart from them among those opened to it by a
 //! published port. Each family has accounts and a table of its own.
 
+use crate::plain;
 use crate::flow::FlowKey;
-use crate::pod::pod;
 use crate::verdict::DropReason;
 use crate::{Addr4, Addr6, Port};
 
@@ -153,15 +153,13 @@ pub const fn may_open(own: u64, total: u64, flows: u32, flows_per_pod: u32) -> R
     Ok(())
 }
 
-pod!(AccountState: size 32, align 8);
-pod!(PodAccounts: size 64, align 8);
-pod!(QueueKey: size 8, align 4);
-pod!(QueuePart<Addr4>: size 256, align 4);
-pod!(QueuePart<Addr6>: size 640, align 4);
-pod!(Admission: size 32, align 8);
-pod!(PortSearch: size 24, align 8);
-pod!(Destination<Addr4>: size 16, align 4);
-pod!(Destination<Addr6>: size 28, align 4);
+plain!(AccountState { flows, queued, taken, retry_at_ns }: size 32, align 8);
+plain!(PodAccounts { opened, incoming }: size 64, align 8);
+plain!(QueueKey { account, part }: size 8, align 4);
+plain!(QueuePart<Addr4 | Addr6> { keys }: size 256 | 640, align 4);
+plain!(Admission { total, ring_in, ring_out, retry_at_ns }: size 32, align 8);
+plain!(PortSearch { refused, retry_at_ns, cursor, vain }: size 24, align 8);
+plain!(Destination<Addr4 | Addr6> { addr, searcher, network, port, proto, _pad }: size 16 | 28, align 4);
 
 #[cfg(test)]
 mod tests {

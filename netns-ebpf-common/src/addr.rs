@@ -3,7 +3,7 @@
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::pod::pod;
+use crate::plain;
 
 /// An IPv4 address, network order. Aligned so that the compiler compares and copies it as one word.
 #[repr(C, align(4))]
@@ -139,7 +139,7 @@ impl fmt::Debug for Mac {
     }
 }
 
-pod!(Addr4: size 4, align 4);
-pod!(Addr6: size 16, align 4);
-pod!(Mac: size 6, align 2);
-pod!(Port: size 2, align 2);
+plain!(Addr4 { 0 }: size 4, align 4);
+plain!(Addr6 { 0 }: size 16, align 4);
+plain!(Mac { 0 }: size 6, align 2);
+plain!(Port { 0 }: size 2, align 2);

@@ -5,7 +5,8 @@
 
 use crate::abi;
 use crate::family::{Address, addr_hash};
-use crate::pod::pod;
+use crate::plain;
+use crate::shared::Shared;
 
 /// ICMP errors of an area that may follow each other at once, after a while without any.
 pub const ERROR_BURST: u64 = 1_000;
@@ -21,17 +22,16 @@ pub fn lan_area<A: Address>(src: &A) -> u32 {
 
 /// What the programs know of an area.
 ///
-/// Concurrency: [`Self::held_so_far`] and [`Self::is_entered`] are changed by atomic operations only. Of two CPUs that pay for an
-/// error at once one may do so for both.
+/// Of two CPUs that pay for an error at once one may do so for both.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Area {
     /// Pieces that have been given a place to wait, since ever: the next one's place, modulo [`abi::HELD_PER_AREA`].
-    pub held_so_far: u64,
+    pub held_so_far: Shared<u64>,
     /// 1 while a CPU puts a datagram there, else 0.
-    pub is_entered: u64,
+    pub is_entered: Shared<u64>,
     /// Until when the errors sent so far take time to be paid for, `CLOCK_MONOTONIC`; 0 before the first.
-    pub errors_paid_ns: u64,
+    pub errors_paid_ns: Shared<u64>,
 }
 
 /// When the errors sent so far and another one are paid for; `None` if it has to wait (RFC 4443 section 2.4 (f), RFC 1812
@@ -44,7 +44,7 @@ pub const fn pay_error(paid_ns: u64, now_ns: u64) -> Option<u64> {
     if paid_ns > now_ns { None } else { Some(paid_ns) }
 }
 
-pod!(Area: size 24, align 8);
+plain!(Area { held_so_far, is_entered, errors_paid_ns }: size 24, align 8);
 
 #[cfg(test)]
 mod tests {

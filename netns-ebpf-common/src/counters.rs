@@ -1,6 +1,7 @@
 //! Per-CPU counters; user space adds the CPUs up.
 
-use crate::pod::pod;
+use crate::plain;
+use crate::shared::Shared;
 use crate::verdict::Kind;
 
 /// A pod's packets, from the pod's side.
@@ -33,8 +34,8 @@ pub struct EndpointCounters {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct PublishCounters {
-    /// New flows, those of the host's own processes included.
-    pub flows: u64,
+    /// New flows, those of the host's own processes included: those count in the middle of whatever their CPU does.
+    pub flows: Shared<u64>,
     /// Packets towards the pod.
     pub packets: u64,
     /// Bytes of those.
@@ -82,5 +83,7 @@ pub const fn verdict_index(hook: Hook, kind: Kind) -> u32 {
     hook as u32 * KINDS + kind as u32
 }
 
-pod!(EndpointCounters: size 72, align 8);
-pod!(PublishCounters: size 24, align 8);
+plain!(EndpointCounters {
+    tx_packets, tx_bytes, rx_packets, rx_bytes, tx_dropped, rx_dropped, refused_limit, refused_table, refused_ports
+}: size 72, align 8);
+plain!(PublishCounters { flows, packets, bytes }: size 24, align 8);

@@ -1,6 +1,6 @@
 //! Endpoints: what the data path knows of a pod.
 
-use crate::pod::pod;
+use crate::plain;
 use crate::{Addr4, Addr6, Mac};
 
 /// A pod's slot. All zero means the slot is free.
@@ -24,8 +24,6 @@ pub struct Endpoint {
     pub flags: u16,
     /// Largest IP packet the pod takes.
     pub mtu_bytes: u32,
-    /// Padding, zero.
-    pub _pad: u32,
     /// The store's id of the pod: a late delete of an older owner leaves the slot alone.
     pub owner: u64,
 }
@@ -45,6 +43,5 @@ pub struct EndpointKey<A> {
     pub addr: A,
 }
 
-pod!(Endpoint: size 56, align 8);
-pod!(EndpointKey<Addr4>: size 8, align 4);
-pod!(EndpointKey<Addr6>: size 20, align 4);
+plain!(Endpoint { ifindex, network, addr4, addr6, mac, flags, mtu_bytes, owner }: size 48, align 8);
+plain!(EndpointKey<Addr4 | Addr6> { network, addr }: size 8 | 20, align 4);

@@ -5,15 +5,14 @@ use core::fmt::Debug;
 use crate::endpoint::Endpoint;
 use crate::flow::proto;
 use crate::hdr::eth::ethertype;
-use crate::hdr::{Frame, Wire, icmp, ipv4, ipv6};
+use crate::hdr::{icmp, ipv4, ipv6};
 use crate::host::Uplink;
 use crate::network::Network;
-use crate::parse::{self, IcmpKind, Parsed, Quote};
-use crate::verdict::DropReason;
+use crate::plain::Plain;
 use crate::{Addr4, Addr6};
 
 /// An address of a family, as it lies in packets and map keys.
-pub trait Address: Wire + PartialEq + Default + Debug + 'static {
+pub trait Address: Plain + PartialEq + Default + Debug {
     /// How many 32-bit words it has; what the checksum and the comparison work on.
     const WORDS: usize;
 
@@ -162,20 +161,6 @@ pub trait Family: Copy {
     /// `AF_INET` or `AF_INET6`, for the route look-up.
     const AF: u8;
 
-    /// Takes the packet whose IP header starts at `l3_off` apart, into `p`.
-    fn parse<T: Frame + ?Sized>(
-        frame: &T,
-        l3_off: usize,
-        frame_len_bytes: usize,
-        p: &mut Parsed<Self::Addr>,
-    ) -> Result<(), DropReason>;
-
-    /// Takes the start of a packet quoted by an ICMP error at `off` apart, into `q`; `false` if it cannot be a flow's.
-    fn parse_quote<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Self::Addr>) -> bool;
-
-    /// What an ICMP type of this family is to us.
-    fn icmp_kind(kind: u8) -> IcmpKind;
-
     /// The scope of a destination.
     fn scope(addr: &Self::Addr) -> Scope;
 
@@ -224,33 +209,6 @@ impl Family for V4 {
     const ECHO_REQUEST: u8 = icmp::v4::ECHO_REQUEST;
     const ECHO_REPLY: u8 = icmp::v4::ECHO_REPLY;
     const AF: u8 = 2;
-
-    #[inline(always)]
-    fn parse<T: Frame + ?Sized>(
-        frame: &T,
-        l3_off: usize,
-        frame_len_bytes: usize,
-        p: &mut Parsed<Addr4>,
-    ) -> Result<(), DropReason> {
-        parse::ipv4(frame, l3_off, frame_len_bytes, p)
-    }
-
-    #[inline(always)]
-    fn parse_quote<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Addr4>) -> bool {
-        parse::quote4(frame, off, q)
-    }
-
-    #[inline(always)]
-    fn icmp_kind(kind: u8) -> IcmpKind {
-        use icmp::v4::*;
-        match kind {
-            ECHO_REQUEST => IcmpKind::EchoRequest,
-            ECHO_REPLY => IcmpKind::EchoReply,
-            UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM => IcmpKind::Error,
-            REDIRECT => IcmpKind::Redirect,
-            _ => IcmpKind::Other,
-        }
-    }
 
     #[inline(always)]
     fn scope(addr: &Addr4) -> Scope {
@@ -302,37 +260,6 @@ impl Family for V6 {
     const ECHO_REQUEST: u8 = icmp::v6::ECHO_REQUEST;
     const ECHO_REPLY: u8 = icmp::v6::ECHO_REPLY;
     const AF: u8 = 10;
-
-    #[inline(always)]
-    fn parse<T: Frame + ?Sized>(
-        frame: &T,
-        l3_off: usize,
-        frame_len_bytes: usize,
-        p: &mut Parsed<Addr6>,
-    ) -> Result<(), DropReason> {
-        parse::ipv6(frame, l3_off, frame_len_bytes, p)
-    }
-
-    #[inline(always)]
-    fn parse_quote<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Addr6>) -> bool {
-        parse::quote6(frame, off, q)
-    }
-
-    #[inline(always)]
-    fn icmp_kind(kind: u8) -> IcmpKind {
-        use icmp::v6::*;
-        match kind {
-            ECHO_REQUEST => IcmpKind::EchoRequest,
-            ECHO_REPLY => IcmpKind::EchoReply,
-            UNREACHABLE | PACKET_TOO_BIG | TIME_EXCEEDED | PARAMETER_PROBLEM => IcmpKind::Error,
-            NEIGHBOUR_SOLICIT => IcmpKind::NeighbourSolicit,
-            NEIGHBOUR_ADVERT => IcmpKind::NeighbourAdvert,
-            ROUTER_SOLICIT => IcmpKind::RouterSolicit,
-            ROUTER_ADVERT => IcmpKind::RouterAdvert,
-            REDIRECT => IcmpKind::Redirect,
-            _ => IcmpKind::Other,
-        }
-    }
 
     #[inline(always)]
     fn scope(addr: &Addr6) -> Scope {

@@ -7,9 +7,9 @@
 //! A data packet touches its own entry only. Packets that change the connection (SYN, FIN, RST, first reply) touch
 //! both, so the two never disagree for longer than one such packet.
 
+use crate::plain;
 use crate::family::Address;
 use crate::hdr::PortPair;
-use crate::pod::pod;
 use crate::tcp::Numbers;
 use crate::{Addr4, Addr6, Port};
 
@@ -330,12 +330,12 @@ pub(crate) const fn is_idle(last_seen_ns: u64, now_ns: u64, timeout_ns: u64) -> 
     now_ns > last_seen_ns && now_ns - last_seen_ns > timeout_ns
 }
 
-pod!(FlowTuple<Addr4>: size 12, align 4);
-pod!(FlowTuple<Addr6>: size 36, align 4);
-pod!(FlowKey<Addr4>: size 16, align 4);
-pod!(FlowKey<Addr6>: size 40, align 4);
-pod!(FlowEntry<Addr4>: size 56, align 8);
-pod!(FlowEntry<Addr6>: size 80, align 8);
+plain!(FlowTuple<Addr4 | Addr6> { src, dst, sport, dport }: size 12 | 36, align 4);
+plain!(FlowKey<Addr4 | Addr6> { tuple, zone, proto, _pad }: size 16 | 40, align 4);
+plain!(FlowFlags { 0 }: size 2, align 2);
+plain!(FlowEntry<Addr4 | Addr6> {
+    last_seen_ns, to, target_id, flags, peer_zone, target_kind, state, scale, seen, end, ack, edge, syn_end, owner_slot, publish
+}: size 56 | 80, align 8);
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,8 @@
 
 use crate::abi;
 use crate::family::{Address, addr_hash};
-use crate::pod::pod;
+use crate::plain;
+use crate::shared::Shared;
 use crate::{Addr4, Addr6, Port};
 
 /// How long pieces of a datagram may follow each other (RFC 4787 section 11 wants at least 2 s; RFC 8200 section 4.5 reassembles
@@ -77,9 +78,8 @@ impl Progress {
 
 /// A datagram in pieces.
 ///
-/// Concurrency: who it is (addresses, identification, zone, serial) is constant from insertion to removal, ports and protocol are
-/// written before the progress says that they are known. [`Self::received`], [`Self::received_bytes`] and [`Self::held`]
-/// are changed by atomic operations only.
+/// What is not [`Shared`] is constant from insertion to removal. Ports and protocol are written before the progress says that they are
+/// known.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Datagram<A> {
@@ -88,13 +88,13 @@ pub struct Datagram<A> {
     /// Tells its waiting pieces from those of others; random.
     pub serial: u64,
     /// Which of its area's waiting pieces are its own: a bit for each.
-    pub held: u64,
+    pub held: Shared<u64>,
     /// Which of its units have come, lowest bit first.
-    pub received: [u64; RECEIVED_WORDS],
+    pub received: [Shared<u64>; RECEIVED_WORDS],
     /// How many bytes have come.
-    pub received_bytes: u64,
+    pub received_bytes: Shared<u64>,
     /// Where it ends, if the last piece has come, else 0.
-    pub end_bytes: u32,
+    pub end_bytes: Shared<u32>,
     /// Source address.
     pub src: A,
     /// Destination address.
@@ -104,13 +104,13 @@ pub struct Datagram<A> {
     /// Network id, or [`crate::abi::ZONE_HOST`].
     pub zone: u16,
     /// IP protocol number, of the first piece.
-    pub proto: u8,
+    pub proto: Shared<u8>,
     /// A [`Progress`] as `u8`.
-    pub progress: u8,
+    pub progress: Shared<u8>,
     /// Source port, of the first piece.
-    pub sport: Port,
+    pub sport: Shared<Port>,
     /// Destination port, likewise.
-    pub dport: Port,
+    pub dport: Shared<Port>,
 }
 
 /// Key of a waiting piece.
@@ -152,11 +152,12 @@ pub const fn units_in_word(start: u32, end: u32, word: u32) -> u64 {
     below_end & (u64::MAX << low)
 }
 
-pod!(DatagramSlot: size 8, align 4);
-pod!(Datagram<Addr4>: size 1080, align 8);
-pod!(Datagram<Addr6>: size 1104, align 8);
-pod!(HeldKey: size 8, align 4);
-pod!(HeldPiece: size 9256, align 8);
+plain!(DatagramSlot { area, place }: size 8, align 4);
+plain!(Datagram<Addr4 | Addr6> {
+    seen_ns, serial, held, received, received_bytes, end_bytes, src, dst, id, zone, proto, progress, sport, dport
+}: size 1080 | 1104, align 8);
+plain!(HeldKey { area, place }: size 8, align 4);
+plain!(HeldPiece { serial, seen_ns, len_bytes, ifindex, frame }: size 9256, align 8);
 
 const _: () = assert!(abi::HELD_PER_AREA == 64, "as many as Datagram::held has bits");
 const _: () = assert!(RECEIVED_WORDS as u32 * 64 * UNIT_BYTES == 0x1_0000);

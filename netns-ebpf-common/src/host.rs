@@ -1,6 +1,6 @@
 //! What the data path knows of the host.
 
-use crate::pod::pod;
+use crate::plain;
 use crate::{Addr4, Addr6};
 
 /// Host-wide settings; one element.
@@ -43,5 +43,5 @@ pub struct Uplink {
     pub l2_len_bytes: u32,
 }
 
-pod!(HostConfig: size 48, align 8);
-pod!(Uplink: size 28, align 4);
+plain!(HostConfig { snat_port_min, snat_port_max, flags, timeout_ns, flows, flows_per_pod }: size 48, align 8);
+plain!(Uplink { addr4, addr6, mtu_bytes, l2_len_bytes }: size 28, align 4);

@@ -1,7 +1,7 @@
 //! Sockets of the host that reach published ports: the hooks, and what is remembered of a socket's peers.
 
 use crate::abi::{MAX_PUBLISHES, program};
-use crate::pod::pod;
+use crate::plain;
 use crate::{Addr4, Addr6, Port};
 
 /// The socket hooks, each a program of its own on the root of the cgroup v2 hierarchy.
@@ -95,7 +95,5 @@ impl<A> HostPeer<A> {
 
 const _: () = assert!(MAX_PUBLISHES <= HostPeer::<Addr4>::NO_PUBLISH as u32);
 
-pod!(HostPeerKey<Addr4>: size 16, align 4);
-pod!(HostPeerKey<Addr6>: size 28, align 4);
-pod!(HostPeer<Addr4>: size 8, align 4);
-pod!(HostPeer<Addr6>: size 20, align 4);
+plain!(HostPeerKey<Addr4 | Addr6> { socket, addr, port, _pad }: size 16 | 28, align 4);
+plain!(HostPeer<Addr4 | Addr6> { addr, port, publish }: size 8 | 20, align 4);

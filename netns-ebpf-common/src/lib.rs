@@ -50,11 +50,12 @@ pub mod nat_rfcs {}
 pub mod network;
 pub mod opening;
 pub mod parse;
-mod pod;
+pub mod plain;
 pub mod port;
 pub mod prefix;
 pub mod proto;
 pub mod publish;
+pub mod shared;
 pub mod skb;
 pub mod state;
 pub mod sweep;

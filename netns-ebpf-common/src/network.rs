@@ -1,6 +1,6 @@
 //! Networks: pods that share subnets and a gateway.
 
-use crate::pod::pod;
+use crate::plain;
 use crate::{Addr4, Addr6, Mac};
 
 /// A network. All zero means the id is free.
@@ -68,9 +68,8 @@ impl<A: Copy> SnatPool<A> {
     }
 }
 
-pod!(Network: size 60, align 4);
-pod!(SnatPool<Addr4>: size 36, align 4);
-pod!(SnatPool<Addr6>: size 132, align 4);
+plain!(Network { gateway_ifindex, flags, gateway4, mask4, gateway6, mask6, mac, _pad, mtu_bytes }: size 60, align 4);
+plain!(SnatPool<Addr4 | Addr6> { count, addrs }: size 36 | 132, align 4);
 
 #[cfg(test)]
 mod tests {

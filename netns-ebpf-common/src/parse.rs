@@ -9,9 +9,11 @@ mod quote;
 mod tcp;
 mod transport;
 
+use crate::family::{Family, V4, V6};
 use crate::flow::FlowTuple;
-use crate::hdr::{icmp, tcp as tcp_hdr, udp};
+use crate::hdr::{Frame, icmp, tcp as tcp_hdr, udp};
 use crate::verdict::DropReason;
+use crate::{Addr4, Addr6};
 
 pub use self::ipv4::ipv4;
 pub use self::ipv6::ipv6;
@@ -173,6 +175,85 @@ impl<A> Parsed<A> {
             L4::Udp => Some(self.l4_off() + udp::CSUM_OFF),
             L4::Icmp => Some(self.l4_off() + icmp::CSUM_OFF),
             L4::Sctp | L4::LaterFragment | L4::Other => None,
+        }
+    }
+}
+
+/// What of taking a packet apart differs between the families.
+pub trait Parse: Family {
+    /// Takes the packet whose IP header starts at `l3_off` apart, into `p`.
+    fn parse<T: Frame + ?Sized>(
+        frame: &T,
+        l3_off: usize,
+        frame_len_bytes: usize,
+        p: &mut Parsed<Self::Addr>,
+    ) -> Result<(), DropReason>;
+
+    /// Takes the start of a packet quoted by an ICMP error at `off` apart, into `q`; `false` if it cannot be a flow's.
+    fn parse_quote<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Self::Addr>) -> bool;
+
+    /// What an ICMP type of this family is to us.
+    fn icmp_kind(kind: u8) -> IcmpKind;
+}
+
+impl Parse for V4 {
+    #[inline(always)]
+    fn parse<T: Frame + ?Sized>(
+        frame: &T,
+        l3_off: usize,
+        frame_len_bytes: usize,
+        p: &mut Parsed<Addr4>,
+    ) -> Result<(), DropReason> {
+        ipv4(frame, l3_off, frame_len_bytes, p)
+    }
+
+    #[inline(always)]
+    fn parse_quote<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Addr4>) -> bool {
+        quote4(frame, off, q)
+    }
+
+    #[inline(always)]
+    fn icmp_kind(kind: u8) -> IcmpKind {
+        use icmp::v4::*;
+        match kind {
+            ECHO_REQUEST => IcmpKind::EchoRequest,
+            ECHO_REPLY => IcmpKind::EchoReply,
+            UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM => IcmpKind::Error,
+            REDIRECT => IcmpKind::Redirect,
+            _ => IcmpKind::Other,
+        }
+    }
+}
+
+impl Parse for V6 {
+    #[inline(always)]
+    fn parse<T: Frame + ?Sized>(
+        frame: &T,
+        l3_off: usize,
+        frame_len_bytes: usize,
+        p: &mut Parsed<Addr6>,
+    ) -> Result<(), DropReason> {
+        ipv6(frame, l3_off, frame_len_bytes, p)
+    }
+
+    #[inline(always)]
+    fn parse_quote<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Addr6>) -> bool {
+        quote6(frame, off, q)
+    }
+
+    #[inline(always)]
+    fn icmp_kind(kind: u8) -> IcmpKind {
+        use icmp::v6::*;
+        match kind {
+            ECHO_REQUEST => IcmpKind::EchoRequest,
+            ECHO_REPLY => IcmpKind::EchoReply,
+            UNREACHABLE | PACKET_TOO_BIG | TIME_EXCEEDED | PARAMETER_PROBLEM => IcmpKind::Error,
+            NEIGHBOUR_SOLICIT => IcmpKind::NeighbourSolicit,
+            NEIGHBOUR_ADVERT => IcmpKind::NeighbourAdvert,
+            ROUTER_SOLICIT => IcmpKind::RouterSolicit,
+            ROUTER_ADVERT => IcmpKind::RouterAdvert,
+            REDIRECT => IcmpKind::Redirect,
+            _ => IcmpKind::Other,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Prefixes of addresses that belong to something with a number.
 
-use crate::pod::pod;
+use crate::plain;
 use crate::{Addr4, Addr6};
 
 /// The data of an LPM key over `(number, prefix)`; the prefix length counts the number's 32 bits as well.
@@ -18,5 +18,4 @@ impl<A> PrefixKey<A> {
     pub const FULL_BITS: u32 = 8 * size_of::<Self>() as u32;
 }
 
-pod!(PrefixKey<Addr4>: size 8, align 4);
-pod!(PrefixKey<Addr6>: size 20, align 4);
+plain!(PrefixKey<Addr4 | Addr6> { id_be, addr }: size 8 | 20, align 4);

@@ -1,6 +1,6 @@
 //! Published ports.
 
-use crate::pod::pod;
+use crate::plain;
 use crate::{Addr4, Addr6, Port};
 
 /// Key of the published ports of one family.
@@ -73,11 +73,10 @@ impl Backends {
     }
 }
 
-pod!(PublishKey<Addr4>: size 8, align 4);
-pod!(PublishKey<Addr6>: size 20, align 4);
-pod!(PublishedPort: size 8, align 4);
-pod!(Publish: size 16, align 8);
-pod!(Backends: size 512, align 2);
+plain!(PublishKey<Addr4 | Addr6> { addr, port, proto, _pad }: size 8 | 20, align 4);
+plain!(PublishedPort { publish, pod_port, _pad }: size 8, align 4);
+plain!(Publish { slot, flags, owner }: size 16, align 8);
+plain!(Backends { slots }: size 512, align 2);
 const _: () = assert!(crate::abi::MAX_ENDPOINTS <= u16::MAX as u32 && BUCKETS.is_power_of_two());
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::btf::Btf;
 use crate::hdr::udp::UDP_LEN;
 use crate::hdr::{sctp, tcp, udp};
 use crate::parse::{Fragment, L4, Parsed};
-use crate::pod::pod;
+use crate::plain;
 
 /// Where fields of `struct sk_buff` lie in the running kernel. A constant of the programs: the verifier knows its value and
 /// holds each access against the kernel's own type.
@@ -28,7 +28,9 @@ pub struct SkbFields {
     pub partial: u8,
 }
 
-pod!(SkbFields: size 12, align 2);
+plain!(SkbFields {
+    head_off, data_off, csum_start_off, csum_offset_off, ip_summed_off, ip_summed_mask, partial
+}: size 12, align 2);
 
 impl SkbFields {
     /// Value of `ip_summed` (`CHECKSUM_PARTIAL`).
@@ -113,7 +115,8 @@ mod tests {
 
     use super::*;
     use crate::Addr4;
-    use crate::family::{Family, V4, V6};
+    use crate::family::{V4, V6};
+    use crate::parse::Parse;
     use crate::hdr::eth::ETH_LEN;
 
     const IP4: usize = 20;
@@ -139,8 +142,10 @@ mod tests {
 
     fn transport(proto: u8) -> [u8; 40] {
         let mut bytes = [0; 40];
-        if proto == 6 {
-            bytes[12] = 0x50;
+        match proto {
+            6 => bytes[12] = 0x50,
+            17 => bytes[5] = 40,
+            _ => {}
         }
         bytes
     }

@@ -1,8 +1,6 @@
 //! What user space hands to the program that ends flows for it.
 
-use crate::flow::FlowKey;
-use crate::pod::pod;
-use crate::{Addr4, Addr6};
+use crate::plain;
 
 /// Modes of the program that sweeps; the numbers are part of [`SweepHeader`].
 #[repr(u32)]
@@ -33,7 +31,4 @@ pub struct SweepHeader {
 /// Most bytes of keys in such a packet: with all headers it stays below the one page every kernel takes.
 pub const SWEEP_KEYS_BYTES: usize = 3200;
 
-crate::hdr::wire!(SweepHeader, 16);
-crate::hdr::wire!(FlowKey<Addr4>, 16);
-crate::hdr::wire!(FlowKey<Addr6>, 40);
-pod!(SweepHeader: size 16, align 4);
+plain!(SweepHeader { mode, family, keys, publish }: size 16, align 4);

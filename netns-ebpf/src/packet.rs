@@ -13,7 +13,8 @@ use aya_ebpf::programs::TcContext;
 use netns_ebpf_common::csum::Sum;
 use netns_ebpf_common::family::Address;
 use netns_ebpf_common::flow::FlowTuple;
-use netns_ebpf_common::hdr::{Frame, Walk, Wire};
+use netns_ebpf_common::hdr::{Frame, Walk};
+use netns_ebpf_common::plain::Plain;
 use netns_ebpf_common::skb::PartialCsum;
 use netns_ebpf_common::verdict::DropReason;
 #[cfg(feature = "trace")]
@@ -46,18 +47,18 @@ pub struct Packet {
 
 impl Frame for Packet {
     #[inline(always)]
-    fn read<T: Wire>(&self, off: usize) -> Option<T> {
+    fn read<T: Plain>(&self, off: usize) -> Option<T> {
         let at = self.ctx.data() + off;
         if at + mem::size_of::<T>() > self.ctx.data_end() {
             return None;
         }
-        // SAFETY: the bytes from `at` to `at + size_of::<T>()` end before `data_end`, as just checked, and `T: Wire` takes
+        // SAFETY: the bytes from `at` to `at + size_of::<T>()` end before `data_end`, as just checked, and `T: Plain` takes
         // any bytes at any alignment. The verifier refuses the program if the check does not cover the access.
         Some(unsafe { (at as *const T).read_unaligned() })
     }
 
     #[inline(always)]
-    fn copy<T: Wire>(&self, off: usize) -> Option<T> {
+    fn copy<T: Plain>(&self, off: usize) -> Option<T> {
         let mut to = mem::MaybeUninit::<T>::uninit();
         let size_bytes = mem::size_of::<T>() as u32;
         // SAFETY: `to` has room for a `T`, and the helper checks the offset itself.
@@ -239,7 +240,7 @@ impl Packet {
 
     /// Copies a value at an offset, which may vary, to a place in a map or on the stack; `false` when the packet ends before.
     #[inline(always)]
-    pub fn load<T: Wire>(&self, off: usize, to: &mut T) -> bool {
+    pub fn load<T: Plain>(&self, off: usize, to: &mut T) -> bool {
         let to: *mut T = to;
         // SAFETY: `to` has room for a `T`, any bytes are one, and the helper checks the offset itself.
         unsafe {
@@ -249,7 +250,7 @@ impl Packet {
 
     /// Writes a value at an offset of the linear part.
     #[inline(always)]
-    pub fn write<T: Wire>(&mut self, off: usize, value: T) -> Result<(), DropReason> {
+    pub fn write<T: Plain>(&mut self, off: usize, value: T) -> Result<(), DropReason> {
         let at = self.ctx.data() + off;
         if at + mem::size_of::<T>() > self.ctx.data_end() {
             return Err(DropReason::Malformed);
@@ -261,7 +262,7 @@ impl Packet {
 
     /// Writes a value at an offset that may vary, anywhere in the packet.
     #[inline(always)]
-    pub fn store<T: Wire>(&mut self, off: usize, value: &T) -> Result<(), DropReason> {
+    pub fn store<T: Plain>(&mut self, off: usize, value: &T) -> Result<(), DropReason> {
         let value = core::ptr::from_ref(value).cast_mut().cast();
         // SAFETY: `value` is a `T`, of which all bytes are defined, and the helper checks the offset itself.
         let ret = unsafe { helpers::bpf_skb_store_bytes(self.skb(), off as u32, value, mem::size_of::<T>() as u32, 0) };

@@ -1,7 +1,7 @@
 //! Ethernet II.
 
-use super::wire;
 use crate::Mac;
+use crate::plain;
 
 /// Length of the header without tags.
 pub const ETH_LEN: usize = 14;
@@ -45,8 +45,7 @@ impl EthHdr {
     }
 }
 
-wire!(EthHdr, ETH_LEN);
-wire!(Mac, 6);
+plain!(EthHdr { dst, src, ethertype }: size ETH_LEN, align 2);
 
 /// The two addresses, written together when a frame is sent on.
 #[repr(C)]
@@ -58,7 +57,7 @@ pub struct EthAddrs {
     pub src: Mac,
 }
 
-wire!(EthAddrs, 12);
+plain!(EthAddrs { dst, src }: size 12, align 2);
 
 #[cfg(test)]
 mod tests {

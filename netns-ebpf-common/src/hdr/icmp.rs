@@ -1,6 +1,6 @@
 //! ICMP (RFC 792), ICMPv6 (RFC 4443) and neighbour discovery (RFC 4861).
 
-use super::wire;
+use crate::plain;
 use crate::{Mac, Port};
 
 /// Length of the fixed part: type, code, checksum and four bytes the type defines.
@@ -88,7 +88,7 @@ impl IcmpHdr {
     }
 }
 
-wire!(IcmpHdr, ICMP_LEN);
+plain!(IcmpHdr { kind, code, csum, rest }: size ICMP_LEN, align 1);
 
 /// A neighbour solicitation or advertisement with its fixed part.
 #[repr(C)]
@@ -100,7 +100,7 @@ pub struct NeighbourMsg {
     pub target: [u8; 16],
 }
 
-wire!(NeighbourMsg, 24);
+plain!(NeighbourMsg { icmp, target }: size 24, align 1);
 
 /// A link-layer address option of 8 bytes.
 #[repr(C)]
@@ -121,7 +121,7 @@ impl LinkLayerOption {
     pub const TARGET: u8 = 2;
 }
 
-wire!(LinkLayerOption, 8);
+plain!(LinkLayerOption { kind, len, mac }: size 8, align 2);
 
 #[cfg(test)]
 mod tests {

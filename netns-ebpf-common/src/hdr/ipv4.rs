@@ -1,6 +1,6 @@
 //! IPv4 (RFC 791).
 
-use super::wire;
+use crate::plain;
 
 /// Length without options.
 pub const IPV4_LEN: usize = 20;
@@ -82,7 +82,7 @@ impl Ipv4Hdr {
     }
 }
 
-wire!(Ipv4Hdr, IPV4_LEN);
+plain!(Ipv4Hdr { version_ihl, tos, total_len, id, frag, ttl, proto, csum, src, dst }: size IPV4_LEN, align 1);
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! IPv6 and its extension headers (RFC 8200).
 
-use super::wire;
+use crate::plain;
 
 /// Length of the fixed header.
 pub const IPV6_LEN: usize = 40;
@@ -59,7 +59,7 @@ impl Ipv6Hdr {
     }
 }
 
-wire!(Ipv6Hdr, IPV6_LEN);
+plain!(Ipv6Hdr { version_class_flow, payload_len, next_header, hop_limit, src, dst }: size IPV6_LEN, align 1);
 
 /// The start of an extension header.
 #[repr(C)]
@@ -71,7 +71,7 @@ pub struct ExtHdr {
     pub len: u8,
 }
 
-wire!(ExtHdr, 2);
+plain!(ExtHdr { next_header, len }: size 2, align 1);
 
 /// The fragment header.
 #[repr(C)]
@@ -101,7 +101,7 @@ impl FragmentHdr {
     }
 }
 
-wire!(FragmentHdr, 8);
+plain!(FragmentHdr { next_header, reserved, frag, id }: size 8, align 1);
 
 #[cfg(test)]
 mod tests {

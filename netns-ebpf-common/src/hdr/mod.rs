@@ -12,25 +12,19 @@ pub mod sctp;
 pub mod tcp;
 pub mod udp;
 
-/// A type every bit pattern of which is a value: it can be read from any place of a packet.
-///
-/// # Safety
-///
-/// `repr(C)` (or an array of bytes), made of integers and byte arrays only, without padding. Its alignment does not matter: it
-/// is read and written unaligned. What lies in a packet of the network has no bare integers.
-#[expect(unsafe_code, reason = "the promise is what lets packet.rs read the type from packet memory")]
-pub unsafe trait Wire: Copy {}
+use crate::plain;
+use crate::plain::Plain;
 
 /// A frame that can be read at an offset: packet memory in the kernel, a slice on the host.
 pub trait Frame {
     /// The value at `off` bytes from the start of the frame, or `None` when it does not lie wholly inside.
-    fn read<T: Wire>(&self, off: usize) -> Option<T>;
+    fn read<T: Plain>(&self, off: usize) -> Option<T>;
 
     /// The same, for a walk's steps: at an offset that varies from step to step, and wherever in memory the bytes lie.
     ///
     /// The kernel checks such an offset when the program runs. If its verifier had to, it would follow every step.
     #[inline(always)]
-    fn copy<T: Wire>(&self, off: usize) -> Option<T> {
+    fn copy<T: Plain>(&self, off: usize) -> Option<T> {
         self.read(off)
     }
 
@@ -55,22 +49,12 @@ pub trait Walk {
 
 impl Frame for [u8] {
     #[expect(unsafe_code, reason = "reads plain bytes")]
-    fn read<T: Wire>(&self, off: usize) -> Option<T> {
+    fn read<T: Plain>(&self, off: usize) -> Option<T> {
         let bytes = self.get(off..off.checked_add(size_of::<T>())?)?;
-        // SAFETY: `bytes` is exactly `size_of::<T>()` long, and `T: Wire` takes any bytes at any alignment.
+        // SAFETY: `bytes` is exactly `size_of::<T>()` long, and `T: Plain` takes any bytes at any alignment.
         Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
     }
 }
-
-macro_rules! wire {
-    ($t:ty, $len:expr) => {
-        const _: () = assert!(core::mem::size_of::<$t>() == $len);
-        #[expect(unsafe_code, reason = "a promise about the layout")]
-        // SAFETY: `repr(C)` and only byte arrays inside, whose sizes add up to the one asserted above.
-        unsafe impl $crate::hdr::Wire for $t {}
-    };
-}
-pub(crate) use wire;
 
 /// What TCP's, UDP's and SCTP's headers begin with.
 #[repr(C)]
@@ -82,11 +66,4 @@ pub struct PortPair {
     pub dst: crate::Port,
 }
 
-wire!(PortPair, 4);
-wire!([u8; 1], 1);
-wire!([u8; 2], 2);
-wire!([u8; 4], 4);
-wire!([u8; 8], 8);
-wire!([u8; 16], 16);
-wire!(crate::Addr4, 4);
-wire!(crate::Addr6, 16);
+plain!(PortPair { src, dst }: size 4, align 2);

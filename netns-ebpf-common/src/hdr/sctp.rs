@@ -1,7 +1,8 @@
 //! SCTP (RFC 9260). Its checksum is a CRC32c over the packet behind the IP header: it knows nothing of addresses, and ports
 //! cannot be changed without reading all of it.
 
-use super::{PortPair, wire};
+use super::PortPair;
+use crate::plain;
 
 /// Length of the common header.
 pub const SCTP_LEN: usize = 12;
@@ -20,7 +21,7 @@ pub struct SctpHdr {
     pub csum: [u8; 4],
 }
 
-wire!(SctpHdr, SCTP_LEN);
+plain!(SctpHdr { ports, tag, csum }: size SCTP_LEN, align 2);
 
 #[cfg(test)]
 mod tests {

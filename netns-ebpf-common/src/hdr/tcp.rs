@@ -1,7 +1,8 @@
 //! TCP (RFC 9293).
 
 use self::flag::{ACK, FIN, RST, SYN};
-use super::{PortPair, wire};
+use super::PortPair;
+use crate::plain;
 
 /// Length without options.
 pub const TCP_LEN: usize = 20;
@@ -52,7 +53,7 @@ impl TcpHdr {
     }
 }
 
-wire!(TcpHdr, TCP_LEN);
+plain!(TcpHdr { ports, seq, ack, data_offset, flags, window, csum, urgent }: size TCP_LEN, align 2);
 
 /// TCP flag bits as in the 14th byte of the header.
 pub mod flag {

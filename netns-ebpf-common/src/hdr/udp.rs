@@ -1,6 +1,7 @@
 //! UDP (RFC 768).
 
-use super::{PortPair, wire};
+use super::PortPair;
+use crate::plain;
 
 /// Length of the header.
 pub const UDP_LEN: usize = 8;
@@ -26,7 +27,7 @@ impl UdpHdr {
     }
 }
 
-wire!(UdpHdr, UDP_LEN);
+plain!(UdpHdr { ports, len, csum }: size UDP_LEN, align 2);
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,8 @@
 //! The start of a packet that an ICMP error quotes.
 
 use super::ipv6::is_extension;
-use super::{Fragment, IcmpKind, MAX_EXTENSION_HEADERS, Off, Parsed};
-use crate::family::{Family, V4, V6};
+use super::{Fragment, IcmpKind, MAX_EXTENSION_HEADERS, Off, Parse, Parsed};
+use crate::family::{V4, V6};
 use crate::flow::{FlowTuple, proto};
 use crate::hdr::Frame;
 use crate::hdr::icmp::IcmpHdr;
@@ -98,7 +98,7 @@ pub fn quote6<T: Frame + ?Sized>(frame: &T, off: usize, q: &mut Quote<Addr6>) ->
 }
 
 #[inline(always)]
-fn quote_transport<F: Family, T: Frame + ?Sized>(
+fn quote_transport<F: Parse, T: Frame + ?Sized>(
     frame: &T,
     l3_off: usize,
     headers_len: usize,

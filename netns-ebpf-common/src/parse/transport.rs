@@ -1,7 +1,7 @@
 //! The transport header.
 
-use super::{Fragment, IcmpKind, L4, Off, Parsed, TcpFields, tcp};
-use crate::family::Family;
+use super::{Fragment, IcmpKind, L4, Off, Parse, Parsed, TcpFields, tcp};
+
 use crate::hdr::tcp::flag;
 use crate::proto;
 use crate::hdr::Frame;
@@ -16,7 +16,7 @@ const MAX_SEGMENT_BYTES: u32 = 0xffff;
 
 /// Reads the transport header behind `headers_len` bytes of IP headers; `len_bytes` is what they leave for it.
 #[inline(always)]
-pub(super) fn transport<F: Family, T: Frame + ?Sized>(
+pub(super) fn transport<F: Parse, T: Frame + ?Sized>(
     frame: &T,
     p: &mut Parsed<F::Addr>,
     l3_off: usize,

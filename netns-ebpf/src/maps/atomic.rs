@@ -37,12 +37,6 @@ fetch!(
     fetch_and,
     "{value} = atomic_fetch_and((u64 *)({word} + 0), {value})"
 );
-fetch!(
-    /// Replaces a word.
-    swap,
-    "{value} = xchg_64({word} + 0, {value})"
-);
-
 /// Adds to a word of half the width, modulo 2^32.
 ///
 /// # Safety

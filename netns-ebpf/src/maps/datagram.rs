@@ -1,15 +1,14 @@
 //! Datagrams in pieces, in place, and the pieces that wait.
 
-use core::ptr::{NonNull, addr_of, addr_of_mut};
-
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{LruHashMap, PerCpuArray};
 use netns_ebpf_common::abi;
-use netns_ebpf_common::fragment::{Datagram, DatagramSlot, HeldKey, HeldPiece, Progress, RECEIVED_WORDS};
+use netns_ebpf_common::fragment::{Datagram, DatagramSlot, HeldKey, HeldPiece, Progress};
 use netns_ebpf_common::parse::Parsed;
 use netns_ebpf_common::verdict::DropReason;
 
-use super::{FamilyMaps, atomic, scratch};
+use super::place::{Place, Places, field};
+use super::{FamilyMaps, scratch};
 
 #[map]
 static HELD: LruHashMap<HeldKey, HeldPiece> = LruHashMap::with_max_entries(abi::MAX_HELD, 0);
@@ -19,13 +18,13 @@ static HELD_SCRATCH: PerCpuArray<HeldPiece> = PerCpuArray::with_max_entries(1, 0
 
 /// A datagram of the table, in place. As with `FlowRef`, one that gave way to another meanwhile costs the fragments of this moment.
 #[derive(Clone, Copy)]
-pub struct DatagramRef<F: FamilyMaps>(NonNull<Datagram<F::Addr>>);
+pub struct DatagramRef<F: FamilyMaps>(Place<Datagram<F::Addr>>);
 
 impl<F: FamilyMaps> DatagramRef<F> {
     /// What is at a place.
     #[inline(always)]
     pub fn find(slot: &DatagramSlot) -> Option<Self> {
-        F::datagrams().get_ptr_mut(slot).and_then(NonNull::new).map(Self)
+        F::datagrams().place(slot).map(Self)
     }
 
     /// Puts a datagram of which nothing has come at a place, instead of what was there.
@@ -58,119 +57,95 @@ impl<F: FamilyMaps> DatagramRef<F> {
     /// Whether this is the datagram a piece belongs to.
     #[inline(always)]
     pub fn is_of(self, zone: u16, p: &Parsed<F::Addr>) -> bool {
-        // SAFETY: `self.0` came from a look-up of this run, which map memory outlives; these fields are constant.
-        unsafe {
-            let d = self.0.as_ptr();
-            (*d).id == p.fragment_id && (*d).zone == zone && (*d).src == p.tuple.src && (*d).dst == p.tuple.dst
-        }
+        field!(self.0, id).get() == p.fragment_id
+            && field!(self.0, zone).get() == zone
+            && field!(self.0, src).get() == p.tuple.src
+            && field!(self.0, dst).get() == p.tuple.dst
     }
 
     /// When the first of its pieces came.
     #[inline(always)]
     pub fn seen_ns(self) -> u64 {
-        // SAFETY: as in `is_of`.
-        unsafe { (*self.0.as_ptr()).seen_ns }
+        field!(self.0, seen_ns).get()
     }
 
     /// Tells its waiting pieces from those of others.
     #[inline(always)]
     pub fn serial(self) -> u64 {
-        // SAFETY: as in `is_of`.
-        unsafe { (*self.0.as_ptr()).serial }
+        field!(self.0, serial).get()
     }
 
     /// Where it stands.
     #[inline(always)]
     pub fn progress(self) -> Progress {
-        // SAFETY: a byte other CPUs may store; any value of it is a progress.
-        Progress::from_u8(unsafe { addr_of!((*self.0.as_ptr()).progress).read_volatile() })
+        Progress::from_u8(field!(self.0, progress).load())
     }
 
     /// Stores where it stands.
     #[inline(always)]
     pub fn set_progress(self, progress: Progress) {
-        // SAFETY: as in `progress`.
-        unsafe { addr_of_mut!((*self.0.as_ptr()).progress).write_volatile(progress as u8) };
+        field!(self.0, progress).store(progress as u8);
     }
 
     /// Notes what the first piece says.
     #[inline(always)]
     pub fn learn(self, p: &Parsed<F::Addr>) {
-        // SAFETY: aligned words; nobody reads them before the progress says that they are there.
-        unsafe {
-            let d = self.0.as_ptr();
-            addr_of_mut!((*d).sport).write_volatile(p.tuple.sport);
-            addr_of_mut!((*d).dport).write_volatile(p.tuple.dport);
-            addr_of_mut!((*d).proto).write_volatile(p.proto);
-        }
+        field!(self.0, sport).store(p.tuple.sport);
+        field!(self.0, dport).store(p.tuple.dport);
+        field!(self.0, proto).store(p.proto);
         self.set_progress(Progress::Known);
     }
 
     /// Tells a later piece what the first one said.
     #[inline(always)]
     pub fn tell(self, p: &mut Parsed<F::Addr>) {
-        // SAFETY: as in `learn`.
-        unsafe {
-            let d = self.0.as_ptr();
-            p.tuple.sport = addr_of!((*d).sport).read_volatile();
-            p.tuple.dport = addr_of!((*d).dport).read_volatile();
-            p.proto = addr_of!((*d).proto).read_volatile();
-        }
+        p.tuple.sport = field!(self.0, sport).load();
+        p.tuple.dport = field!(self.0, dport).load();
+        p.proto = field!(self.0, proto).load();
     }
 
     /// Marks units of a word as come; returns those that had come before.
     #[inline(always)]
     pub fn receive(self, word: u32, units: u64) -> u64 {
-        let at = word as usize & (RECEIVED_WORDS - 1);
-        // SAFETY: an aligned word of the value, changed by atomic operations only.
-        unsafe {
-            let word = addr_of_mut!((*self.0.as_ptr()).received).cast::<u64>().add(at);
-            atomic::fetch_or(word, units) & units
-        }
+        field!(self.0, received).at(word as usize).fetch_or(units) & units
     }
 
     /// Adds to the bytes that have come; returns how many there are.
     #[inline(always)]
     pub fn add_bytes(self, len_bytes: u32) -> u32 {
-        // SAFETY: as in `receive`.
-        let before = unsafe { atomic::fetch_add(addr_of_mut!((*self.0.as_ptr()).received_bytes), len_bytes.into()) };
-        (before as u32).wrapping_add(len_bytes)
+        (field!(self.0, received_bytes).fetch_add(len_bytes.into()) as u32).wrapping_add(len_bytes)
     }
 
     /// Where it ends; 0: not known.
     #[inline(always)]
     pub fn end_bytes(self) -> u32 {
-        // SAFETY: an aligned word other CPUs may store.
-        unsafe { addr_of!((*self.0.as_ptr()).end_bytes).read_volatile() }
+        field!(self.0, end_bytes).load()
     }
 
     /// Notes where it ends.
     #[inline(always)]
     pub fn set_end_bytes(self, end_bytes: u32) {
-        // SAFETY: as in `end_bytes`.
-        unsafe { addr_of_mut!((*self.0.as_ptr()).end_bytes).write_volatile(end_bytes) };
+        field!(self.0, end_bytes).store(end_bytes);
     }
 
     /// Which pieces of its area wait for it.
     #[inline(always)]
     pub fn held(self) -> u64 {
-        // SAFETY: as in `receive`. Not a mere read: one may be done before the progress stored ahead of it is seen elsewhere,
-        // and a piece that comes to wait on another CPU meanwhile would wait for ever.
-        unsafe { atomic::fetch_or(addr_of_mut!((*self.0.as_ptr()).held), 0) }
+        // Not a mere load: one may be done before the progress stored ahead of it is seen elsewhere, and a piece that comes to
+        // wait on another CPU meanwhile would wait for ever.
+        field!(self.0, held).fetch_or(0)
     }
 
     /// One more waits for it.
     #[inline(always)]
     pub fn add_held(self, bit: u64) {
-        // SAFETY: as in `receive`.
-        unsafe { atomic::fetch_or(addr_of_mut!((*self.0.as_ptr()).held), bit) };
+        field!(self.0, held).fetch_or(bit);
     }
 
     /// Takes those of `bits` that wait: each is taken once.
     #[inline(always)]
     pub fn take_held(self, bits: u64) -> u64 {
-        // SAFETY: as in `receive`.
-        unsafe { atomic::fetch_and(addr_of_mut!((*self.0.as_ptr()).held), !bits) & bits }
+        field!(self.0, held).fetch_and(!bits) & bits
     }
 }
 

@@ -7,6 +7,7 @@ mod atomic;
 mod counters;
 mod datagram;
 mod flow;
+mod place;
 mod port;
 mod scratch;
 
@@ -24,6 +25,7 @@ use netns_ebpf_common::fragment::{Datagram, DatagramSlot};
 use netns_ebpf_common::host::{HostConfig, Uplink};
 use netns_ebpf_common::host_socket::{HostPeer, HostPeerKey};
 use netns_ebpf_common::network::{Network, SnatPool};
+use netns_ebpf_common::parse::Parse;
 use netns_ebpf_common::prefix::PrefixKey;
 use netns_ebpf_common::publish::{Backends, Publish, PublishKey, PublishedPort};
 use netns_ebpf_common::state::TimeoutClass;
@@ -34,7 +36,7 @@ pub use self::account::{
     AccountMaps, AccountRef, Taken, enter, leave, pop_opened, push_opened, ring_back_off, ring_backs_off,
 };
 pub use self::area::{AreaRef, area};
-pub use self::counters::{count_drop, count_host_flow, count_verdict, with_endpoint_stats, with_publish_stats};
+pub use self::counters::{count_drop, count_flow, count_published, count_verdict, with_endpoint_stats};
 pub use self::datagram::{DatagramRef, datagram_slot, held, held_scratch, hold, release};
 pub use self::flow::{FlowRef, InsertError, enter_mapping, mapping_at, mapping_of};
 pub use self::port::{
@@ -99,8 +101,9 @@ static HOST_PEERS4: LruHashMap<HostPeerKey<Addr4>, HostPeer<Addr4>> =
 #[map]
 static HOST_PEERS6: LruHashMap<HostPeerKey<Addr6>, HostPeer<Addr6>> =
     LruHashMap::with_max_entries(abi::MAX_HOST_PEERS, 0);
+
 /// The maps of a family.
-pub trait FamilyMaps: Family + AccountMaps + PortMaps {
+pub trait FamilyMaps: Parse + AccountMaps + PortMaps {
     fn addrs() -> &'static HashMap<EndpointKey<Self::Addr>, u32>;
     fn host_addrs() -> &'static HashMap<Self::Addr, u32>;
     fn no_masquerade() -> &'static LpmTrie<PrefixKey<Self::Addr>, u32>;
@@ -113,80 +116,43 @@ pub trait FamilyMaps: Family + AccountMaps + PortMaps {
     fn allowed() -> &'static LpmTrie<PrefixKey<Self::Addr>, u32>;
 }
 
+/// Which static is which of a family's maps: by name, as two maps of one type could change places unseen.
 macro_rules! family_maps {
-    ($family:ty, $addr:ty, $addrs:ident, $host:ident, $no_masq:ident, $pools:ident, $published:ident, $flows:ident, $datagrams:ident, $scratch:ident, $peers:ident, $allow:ident) => {
+    ($family:ty { $($name:ident: $map:ty = $static:ident,)+ }) => {
         impl FamilyMaps for $family {
-            #[inline(always)]
-            fn addrs() -> &'static HashMap<EndpointKey<$addr>, u32> {
-                &$addrs
-            }
-            #[inline(always)]
-            fn host_addrs() -> &'static HashMap<$addr, u32> {
-                &$host
-            }
-            #[inline(always)]
-            fn no_masquerade() -> &'static LpmTrie<PrefixKey<$addr>, u32> {
-                &$no_masq
-            }
-            #[inline(always)]
-            fn snat_pools() -> &'static HashMap<u32, SnatPool<$addr>> {
-                &$pools
-            }
-            #[inline(always)]
-            fn published() -> &'static HashMap<PublishKey<$addr>, PublishedPort> {
-                &$published
-            }
-            #[inline(always)]
-            fn flows() -> &'static HashMap<FlowKey<$addr>, FlowEntry<$addr>> {
-                &$flows
-            }
-            #[inline(always)]
-            fn datagrams() -> &'static LruHashMap<DatagramSlot, Datagram<$addr>> {
-                &$datagrams
-            }
-            #[inline(always)]
-            fn scratch_map() -> &'static PerCpuArray<Scratch<$addr>> {
-                &$scratch
-            }
-            #[inline(always)]
-            fn host_peers() -> &'static LruHashMap<HostPeerKey<$addr>, HostPeer<$addr>> {
-                &$peers
-            }
-            #[inline(always)]
-            fn allowed() -> &'static LpmTrie<PrefixKey<$addr>, u32> {
-                &$allow
-            }
+            $(
+                #[inline(always)]
+                fn $name() -> &'static $map {
+                    &$static
+                }
+            )+
         }
     };
 }
-family_maps!(
-    V4,
-    Addr4,
-    ENDPOINT_ADDR4,
-    HOST_ADDRS4,
-    NO_MASQ4,
-    SNAT_POOLS4,
-    PUBLISHED4,
-    FLOWS4,
-    DATAGRAMS4,
-    SCRATCH4,
-    HOST_PEERS4,
-    ALLOW4
-);
-family_maps!(
-    V6,
-    Addr6,
-    ENDPOINT_ADDR6,
-    HOST_ADDRS6,
-    NO_MASQ6,
-    SNAT_POOLS6,
-    PUBLISHED6,
-    FLOWS6,
-    DATAGRAMS6,
-    SCRATCH6,
-    HOST_PEERS6,
-    ALLOW6
-);
+family_maps!(V4 {
+    addrs: HashMap<EndpointKey<Addr4>, u32> = ENDPOINT_ADDR4,
+    host_addrs: HashMap<Addr4, u32> = HOST_ADDRS4,
+    no_masquerade: LpmTrie<PrefixKey<Addr4>, u32> = NO_MASQ4,
+    snat_pools: HashMap<u32, SnatPool<Addr4>> = SNAT_POOLS4,
+    published: HashMap<PublishKey<Addr4>, PublishedPort> = PUBLISHED4,
+    flows: HashMap<FlowKey<Addr4>, FlowEntry<Addr4>> = FLOWS4,
+    datagrams: LruHashMap<DatagramSlot, Datagram<Addr4>> = DATAGRAMS4,
+    scratch_map: PerCpuArray<Scratch<Addr4>> = SCRATCH4,
+    host_peers: LruHashMap<HostPeerKey<Addr4>, HostPeer<Addr4>> = HOST_PEERS4,
+    allowed: LpmTrie<PrefixKey<Addr4>, u32> = ALLOW4,
+});
+family_maps!(V6 {
+    addrs: HashMap<EndpointKey<Addr6>, u32> = ENDPOINT_ADDR6,
+    host_addrs: HashMap<Addr6, u32> = HOST_ADDRS6,
+    no_masquerade: LpmTrie<PrefixKey<Addr6>, u32> = NO_MASQ6,
+    snat_pools: HashMap<u32, SnatPool<Addr6>> = SNAT_POOLS6,
+    published: HashMap<PublishKey<Addr6>, PublishedPort> = PUBLISHED6,
+    flows: HashMap<FlowKey<Addr6>, FlowEntry<Addr6>> = FLOWS6,
+    datagrams: LruHashMap<DatagramSlot, Datagram<Addr6>> = DATAGRAMS6,
+    scratch_map: PerCpuArray<Scratch<Addr6>> = SCRATCH6,
+    host_peers: LruHashMap<HostPeerKey<Addr6>, HostPeer<Addr6>> = HOST_PEERS6,
+    allowed: LpmTrie<PrefixKey<Addr6>, u32> = ALLOW6,
+});
 
 /// The host-wide settings.
 #[inline(always)]

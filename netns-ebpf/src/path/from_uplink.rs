@@ -306,11 +306,7 @@ fn along_flow<F: FamilyMaps + ErrorFormat>(
             pkt.adopt()?;
         }
         if published != FlowEntry::<F::Addr>::NO_OWNER {
-            let len_bytes = pkt.len_bytes();
-            maps::with_publish_stats(published, |s| {
-                s.packets += 1;
-                s.bytes += len_bytes as u64;
-            });
+            maps::count_published(published, pkt.len_bytes());
         }
         if flags.has(FlowFlags::TRANSLATED) {
             rewrite::translate::<F>(pkt, p, to)?;

@@ -141,7 +141,7 @@ fn to_published<S: Form>(socket: &Socket) -> Result<(), Refusal> {
         return Err(Refusal::Draining);
     }
     if known.is_none() {
-        maps::count_host_flow(found.id);
+        maps::count_flow(found.id);
     }
     asked.0.publish = found.id as u16;
     if known != Some(asked.0) {

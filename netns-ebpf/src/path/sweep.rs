@@ -6,8 +6,8 @@ use core::marker::PhantomData;
 use netns_ebpf_common::sweep::{SWEEP_KEYS_BYTES, SweepHeader, SweepMode};
 use netns_ebpf_common::family::{V4, V6};
 use netns_ebpf_common::flow::FlowKey;
-use netns_ebpf_common::hdr::Wire;
 use netns_ebpf_common::hdr::eth::ETH_LEN;
+use netns_ebpf_common::plain::Plain;
 
 use crate::maps::{self, FamilyMaps, FlowRef};
 use crate::packet::{Packet, Steps, now_ns};
@@ -41,7 +41,7 @@ struct Batch<F> {
 #[inline(always)]
 fn batch<F: FamilyMaps>(pkt: &Packet, header: SweepHeader) -> u32
 where
-    FlowKey<F::Addr>: Wire,
+    FlowKey<F::Addr>: Plain,
 {
     let mut batch = Batch::<F> { header, off: KEYS_OFF, done: 0, family: PhantomData };
     pkt.repeat(header.keys.min((SWEEP_KEYS_BYTES / size_of::<FlowKey<F::Addr>>()) as u32), &mut batch);
@@ -50,7 +50,7 @@ where
 
 impl<F: FamilyMaps> Steps for Batch<F>
 where
-    FlowKey<F::Addr>: Wire,
+    FlowKey<F::Addr>: Plain,
 {
     #[inline(always)]
     fn step(&mut self, pkt: &Packet) -> bool {

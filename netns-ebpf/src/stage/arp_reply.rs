@@ -6,8 +6,9 @@
 
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::family::{Family, V4};
-use netns_ebpf_common::hdr::{Frame, Wire, arp};
+use netns_ebpf_common::hdr::{Frame, arp};
 use netns_ebpf_common::network::Network;
+use netns_ebpf_common::plain::Plain;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 use netns_ebpf_common::{Addr4, Mac};
 
@@ -53,6 +54,6 @@ pub fn run(pkt: &mut Packet, endpoint: &Endpoint, network: &Network) -> Verdict 
 
 /// A field of the packet.
 #[inline(always)]
-fn field<T: Wire>(pkt: &Packet, off: usize) -> Result<T, DropReason> {
+fn field<T: Plain>(pkt: &Packet, off: usize) -> Result<T, DropReason> {
     pkt.read(L3_OFF + off).ok_or(DropReason::Malformed)
 }

@@ -40,7 +40,9 @@ pub fn address<F: Family>(endpoint: &Endpoint, p: &Parsed<F::Addr>) -> Result<()
 }
 
 /// A checksum the pod left to the device is the transport's own: the device would write any other over what was judged here.
-#[inline(always)]
+///
+/// Out of line: the verifier then forgets which of the ways out it took.
+#[inline(never)]
 pub fn checksum<A>(pkt: &Packet, p: &Parsed<A>) -> Result<(), DropReason> {
     match pkt.partial_csum() {
         Some(csum) if !p.leaves_headers_alone(csum) => Err(DropReason::ChecksumOffload),

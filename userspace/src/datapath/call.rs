@@ -4,7 +4,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use aya::Pod;
+use netns_ebpf_common::plain::Plain;
 use nix::libc;
 
 /// Elements read by one call, unless a bucket of the map holds more.
@@ -43,20 +43,12 @@ fn fd(map: BorrowedFd<'_>) -> u32 {
     map.as_raw_fd().cast_unsigned()
 }
 
-/// The bytes of values as a map holds them.
-#[expect(unsafe_code, reason = "see the module")]
-pub(super) fn bytes<T: Pod>(values: &[T]) -> &[u8] {
-    // SAFETY: the types of `netns_ebpf_common` that are `Pod` have no padding (`pod!` asserts their sizes), so all of their bytes
-    // are initialised.
-    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
-}
-
 /// Visits the elements of a hash (Linux 5.6), some thousands at a time and without a lock: one that comes or goes meanwhile
 /// may be seen or not, every other is seen once. `visit` may end the walk.
 ///
 /// `K` and `V` must be the map's, as those of the typed maps of `netns_ebpf_common` are.
 #[expect(unsafe_code, reason = "see the module")]
-pub(super) fn walk<K: Pod, V: Pod>(
+pub(super) fn walk<K: Plain, V: Plain>(
     map: BorrowedFd<'_>,
     mut visit: impl FnMut(&[K], &[V]) -> ControlFlow<()>,
 ) -> io::Result<()> {
@@ -90,7 +82,7 @@ pub(super) fn walk<K: Pod, V: Pod>(
             Err(e) => return Err(e),
         };
         let found = (attr.count as usize).min(room);
-        // SAFETY: the kernel has written the first `count` elements of both, and any bits are a value of a `Pod`.
+        // SAFETY: the kernel has written the first `count` elements of both, and any bits are a value of a `Plain` type.
         unsafe {
             keys.set_len(found);
             values.set_len(found);

@@ -5,6 +5,7 @@ use aya::maps::PerCpuValues;
 use aya::util::nr_cpus;
 use netns_ebpf_common::abi::map;
 use netns_ebpf_common::counters::{EndpointCounters, Hook, PublishCounters, verdict_index};
+use netns_ebpf_common::shared::Shared;
 use netns_ebpf_common::verdict::{DropReason, Kind};
 
 use super::{Datapath, DatapathError, map_error};
@@ -48,7 +49,7 @@ impl Datapath {
     /// A declaration's counters.
     pub fn publish_counters(&self, id: u32) -> Result<PublishCounters, DatapathError> {
         self.sum(map::PUBLISH_STATS, id, |sum: PublishCounters, cpu| PublishCounters {
-            flows: sum.flows.wrapping_add(cpu.flows),
+            flows: Shared::new(sum.flows.get().wrapping_add(cpu.flows.get())),
             packets: sum.packets.wrapping_add(cpu.packets),
             bytes: sum.bytes.wrapping_add(cpu.bytes),
         })

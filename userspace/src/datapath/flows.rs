@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 
-use aya::Pod;
 use netns_ebpf_common::abi::map;
 use netns_ebpf_common::flow::{FlowEntry, FlowFlags, FlowKey};
+use netns_ebpf_common::plain::Plain;
 use netns_ebpf_common::proto;
 use netns_ebpf_common::state::State;
 use netns_ebpf_common::{Addr4, Addr6};
@@ -146,8 +146,8 @@ impl Datapath {
         mut visit: impl FnMut(&FlowKey<A>, &FlowEntry<A>),
     ) -> Result<(), DatapathError>
     where
-        FlowKey<A>: Pod,
-        FlowEntry<A>: Pod,
+        FlowKey<A>: Plain,
+        FlowEntry<A>: Plain,
     {
         let data = self.map_data(A::MAP)?;
         let read = call::walk(data.fd().as_fd(), |keys: &[FlowKey<A>], entries: &[FlowEntry<A>]| {

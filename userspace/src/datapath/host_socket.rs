@@ -11,12 +11,13 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use aya::Ebpf;
 use aya::maps::{HashMap, Map};
 use aya::programs::links::{FdLink, LinkError};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType, ProgramError};
-use aya::{Ebpf, Pod};
 use netns_ebpf_common::abi::map;
 use netns_ebpf_common::host_socket::{HostPeer, HostPeerKey, SocketHook};
+use netns_ebpf_common::plain::Plain;
 use netns_ebpf_common::{Addr4, Addr6};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
@@ -86,8 +87,8 @@ impl Datapath {
 
     fn orphan_host_peers_of<A: Copy>(&self, name: &'static str, publishes: &BTreeSet<u32>) -> Result<(), DatapathError>
     where
-        HostPeerKey<A>: Pod,
-        HostPeer<A>: Pod,
+        HostPeerKey<A>: Plain,
+        HostPeer<A>: Plain,
     {
         const BPF_EXIST: u64 = 2;
         let mut theirs = Vec::new();
@@ -108,8 +109,8 @@ impl Datapath {
         mut visit: impl FnMut(&HostPeerKey<A>, &HostPeer<A>),
     ) -> Result<(), DatapathError>
     where
-        HostPeerKey<A>: Pod,
-        HostPeer<A>: Pod,
+        HostPeerKey<A>: Plain,
+        HostPeer<A>: Plain,
     {
         let data = self.map_data(name)?;
         let read = call::walk(data.fd().as_fd(), |keys: &[HostPeerKey<A>], peers: &[HostPeer<A>]| {

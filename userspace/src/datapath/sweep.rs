@@ -8,11 +8,12 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::slice;
 
+use aya::TestRun;
 use aya::programs::{ProgramError, SchedClassifier, TestRunOptions};
-use aya::{Pod, TestRun};
 use netns_ebpf_common::abi::program;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey, is_expired};
 use netns_ebpf_common::hdr::eth::ETH_LEN;
+use netns_ebpf_common::plain::{Plain, bytes_of};
 use netns_ebpf_common::state::State;
 use netns_ebpf_common::sweep::{SWEEP_KEYS_BYTES, SweepHeader, SweepMode};
 use netns_ebpf_common::{Addr4, Addr6};
@@ -37,8 +38,8 @@ impl Datapath {
 
     fn expire_flows_of<A: FlowFamily>(&self, limit: usize) -> Result<usize, DatapathError>
     where
-        FlowKey<A>: Pod,
-        FlowEntry<A>: Pod,
+        FlowKey<A>: Plain,
+        FlowEntry<A>: Plain,
     {
         let timeout_ns = self.host_config()?.timeout_ns;
         let now = now_ns()?;
@@ -66,8 +67,8 @@ impl Datapath {
 
     fn orphan_flows_of<A: FlowFamily>(&self, publishes: &BTreeSet<u32>) -> Result<(), DatapathError>
     where
-        FlowKey<A>: Pod,
-        FlowEntry<A>: Pod,
+        FlowKey<A>: Plain,
+        FlowEntry<A>: Plain,
     {
         let mut theirs: BTreeMap<u32, Vec<FlowKey<A>>> = BTreeMap::new();
         self.each_flow::<A>(|key, entry| {
@@ -90,8 +91,8 @@ impl Datapath {
         mut picked: impl FnMut(&FlowKey<A>, &FlowEntry<A>) -> bool,
     ) -> Result<usize, DatapathError>
     where
-        FlowKey<A>: Pod,
-        FlowEntry<A>: Pod,
+        FlowKey<A>: Plain,
+        FlowEntry<A>: Plain,
     {
         let mut batch = Batch::<A>::new(self, mode, FlowEntry::<A>::NO_OWNER)?;
         let table = self.map_data(A::MAP)?;
@@ -125,7 +126,7 @@ struct Batch<A> {
 
 impl<A: FlowFamily> Batch<A>
 where
-    FlowKey<A>: Pod,
+    FlowKey<A>: Plain,
 {
     const KEYS: usize = SWEEP_KEYS_BYTES / size_of::<FlowKey<A>>();
 
@@ -140,8 +141,8 @@ where
         let header = SweepHeader { keys: keys.len() as u32, ..self.header };
         self.packet.clear();
         self.packet.resize(ETH_LEN, 0);
-        self.packet.extend_from_slice(call::bytes(slice::from_ref(&header)));
-        self.packet.extend_from_slice(call::bytes(keys));
+        self.packet.extend_from_slice(bytes_of(slice::from_ref(&header)));
+        self.packet.extend_from_slice(bytes_of(keys));
         let options = TestRunOptions { data_in: Some(&self.packet), ..TestRunOptions::default() };
         let done = self.program.test_run(options).map_err(failure)?;
         Ok(done.return_value as usize)

@@ -279,7 +279,7 @@ impl Instance<KernelFabric> {
         });
         let publishes = state.publish_views().into_iter().map(|publish| {
             let PublishCounters { flows, packets, bytes } = datapath.publish_counters(publish.index)?;
-            Ok(PublishStatus { publish, flows, packets, bytes })
+            Ok(PublishStatus { publish, flows: flows.get(), packets, bytes })
         });
         let networks = state.network_views().into_iter().map(|network| {
             let id = u16::try_from(network.id).unwrap_or(0);

@@ -116,7 +116,6 @@ impl Host {
             mac: pod_mac(&self.instance, pod.slot),
             flags: 0,
             mtu_bytes: network.mtu_bytes,
-            _pad: 0,
             owner: pod.owner,
         }
     }

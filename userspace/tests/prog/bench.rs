@@ -356,7 +356,6 @@ fn endpoint(pod: Pod) -> Endpoint {
         mac: Mac(pod.mac),
         flags: Endpoint::UP,
         mtu_bytes: if pod == GREEN { GREEN_MTU } else { POD_MTU },
-        _pad: 0,
         owner: owner(pod),
     }
 }

@@ -9,6 +9,7 @@ use netns_ebpf_common::abi::{self, map};
 use netns_ebpf_common::area::Area;
 use netns_ebpf_common::flow::{FlowEntry, FlowKey};
 use netns_ebpf_common::fragment::{Datagram, DatagramSlot, HeldKey, HeldPiece};
+use netns_ebpf_common::shared::Shared;
 use netns_ebpf_common::{Addr4, Addr6};
 use nix::time::{ClockId, clock_gettime};
 
@@ -73,8 +74,8 @@ impl Bench {
         let errors_paid_ns = if debt.is_zero() { 0 } else { (Duration::from(now) + debt).as_nanos() as u64 };
         for area in areas {
             let before = map.get(area, 0).expect("read");
-            assert_eq!(before.is_entered, 0, "a program has entered area {area} and not left it");
-            map.set(*area, Area { errors_paid_ns, ..before }, 0).expect("write");
+            assert_eq!(before.is_entered.get(), 0, "a program has entered area {area} and not left it");
+            map.set(*area, Area { errors_paid_ns: Shared::new(errors_paid_ns), ..before }, 0).expect("write");
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use netns::datapath::{FlowRecord, Hook};
 use netns_ebpf_common::counters::{EndpointCounters, PublishCounters};
+use netns_ebpf_common::shared::Shared;
 use netns_ebpf_common::verdict::{DropReason, Kind};
 
 use super::bench::{Bench, Meta};
@@ -162,7 +163,7 @@ fn add_endpoint(to: &mut BTreeMap<String, u64>, slot: u32, c: &EndpointCounters)
 }
 
 fn add_publish(to: &mut BTreeMap<String, u64>, id: u32, c: &PublishCounters) {
-    for (name, n) in [("flows", c.flows), ("packets", c.packets), ("bytes", c.bytes)] {
+    for (name, n) in [("flows", c.flows.get()), ("packets", c.packets), ("bytes", c.bytes)] {
         *to.entry(format!("publish {id} {name}")).or_default() += n;
     }
 }
@@ -254,7 +255,7 @@ impl Bench {
         if let Some((id, opens)) = want.publish {
             let packets = u64::from(hook == Hook::FromUplink);
             let bytes = packets * sent.len() as u64;
-            let c = PublishCounters { flows: opens.into(), packets, bytes };
+            let c = PublishCounters { flows: Shared::new(opens.into()), packets, bytes };
             add_publish(&mut expected, id, &c);
         }
         expected.retain(|_, n| *n != 0);

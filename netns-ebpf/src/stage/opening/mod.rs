@@ -112,7 +112,7 @@ fn finish<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) -> Result<(), Dro
         maps::enter_mapping::<F>(&o.flow.peer_key);
     }
     if o.plan.publish != FlowEntry::<F::Addr>::NO_OWNER {
-        maps::with_publish_stats(o.plan.publish, |s| s.flows += 1);
+        maps::count_flow(o.plan.publish);
     }
     Ok(())
 }
