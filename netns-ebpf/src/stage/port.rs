@@ -203,8 +203,8 @@ fn is_somebodys<F: FamilyMaps>(pkt: &Packet, s: &OpeningFlow<F::Addr>, claim: Cl
     }
 }
 
-/// Whether the replies would be somebody's already: of a published port, or of a socket of the host that listens on the port or
-/// is connected from it to that peer.
+/// Whether the replies would be somebody's already: of a published port, of a socket of the host that listens on the port or
+/// is connected from it to that peer, or of another NAT of the host.
 ///
 /// This is what keeps a pod from taking a port from others ("port shadow").
 #[inline(always)]
@@ -213,9 +213,9 @@ fn host_has<F: FamilyMaps>(pkt: &Packet, reply: &FlowKey<F::Addr>) -> bool {
         return true;
     }
     match reply.proto {
-        proto::TCP => pkt.host_socket(true, &reply.tuple),
-        proto::UDP => pkt.host_socket(false, &reply.tuple),
-        // The kernel has no look-up for SCTP's.
+        proto::TCP => pkt.host_socket(true, &reply.tuple) || pkt.host_conntrack(proto::TCP, &reply.tuple),
+        proto::UDP => pkt.host_socket(false, &reply.tuple) || pkt.host_conntrack(proto::UDP, &reply.tuple),
+        // The kernel has no look-up for SCTP's, and none for ICMP's.
         _ => false,
     }
 }
