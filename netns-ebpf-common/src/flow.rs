@@ -122,7 +122,7 @@ pub struct FlowEntry<A> {
     pub scale: u8,
     /// TCP: [`Numbers::seen`].
     pub seen: u8,
-    /// TCP: [`Numbers::end`].
+    /// TCP: [`Numbers::end`]. Of other protocols these numbers mean nothing, but for [`Self::ack`].
     pub end: u32,
     /// TCP: [`Numbers::ack`]. Of a mapping's inside entry: how many flows it counts.
     pub ack: u32,

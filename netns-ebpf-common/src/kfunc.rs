@@ -6,6 +6,15 @@
 /// verifier makes a move of it.
 pub const CAST_TO_KERN_CTX: Kfunc = Kfunc { name: "bpf_cast_to_kern_ctx", placeholder: 0x6b66_0001 };
 
+/// `bpf_skb_ct_lookup` (kernel 5.18, commit b4c2b9593a1c): what connection tracking knows of a tuple.
+pub const SKB_CT_LOOKUP: Kfunc = Kfunc { name: "bpf_skb_ct_lookup", placeholder: 0x6b66_0002 };
+
+/// `bpf_ct_release`: gives back what the look-up has found.
+pub const CT_RELEASE: Kfunc = Kfunc { name: "bpf_ct_release", placeholder: 0x6b66_0003 };
+
+/// The constant of the object, a byte, that says whether [`SKB_CT_LOOKUP`] and [`CT_RELEASE`] are linked.
+pub const HOST_CONNTRACK: &str = "HOST_CONNTRACK";
+
 /// A function of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kfunc {

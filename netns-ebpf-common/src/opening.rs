@@ -143,7 +143,9 @@ impl<A: Address> Pair<A> {
             entry.state = State::Opening as u8;
             entry.owner_slot = plan.owner_slot;
             entry.publish = plan.publish;
-            entry.set_numbers(&NO_NUMBERS);
+            // A mapping counts flows here. The other numbers are TCP's alone, which fills them.
+            entry.ack = 0;
+            entry.seen = 0;
             i += 1;
         }
     }
@@ -155,8 +157,6 @@ impl<A: Address> Pair<A> {
         self.entry.to.sport = self.peer_key.tuple.dport;
     }
 }
-
-const NO_NUMBERS: Numbers = Numbers { end: 0, ack: 0, edge: 0, syn_end: 0, scale: TcpFields::NO_SCALE, seen: 0 };
 
 /// A flow being opened. A plain value in memory of the run, filled by one step after the other.
 #[repr(C)]

@@ -30,7 +30,7 @@ pub const FAIR_FACTOR: u32 = 8;
 
 /// The ports a search tries, both included.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Range {
     /// First port.
     pub min: u16,
@@ -140,23 +140,23 @@ impl UseIndex {
 
 /// A search for a port: a candidate at a time, as many as it can pay for, and with a pool address after address.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Search {
     /// When the flow was last seen that is in the candidate's way, or [`Self::FREE`].
     there_ns: u64,
     /// When the flow was last seen whose port is taken if none is free.
     best_ns: u64,
-    /// Where the ports in use from this address are counted.
+    /// Where the ports in use towards the destination are counted.
     pub counted_in: UseIndex,
     /// Where it starts.
     pub cursor: u32,
     next: u32,
     budget: u32,
+    nth_addr: u32,
     /// Addresses there are, 1 without a pool.
     pub addrs: u32,
     /// The one it starts with, counted from the pod's own.
-    pub first_addr: u32,
-    nth_addr: u32,
+    first_addr: u32,
     best_addr: u32,
     /// The ports.
     pub range: Range,
@@ -172,50 +172,42 @@ pub struct Search {
     /// The own port is asked for, as all others are.
     asks_own: bool,
     searches: bool,
-    takes_best: bool,
     /// The address is one of the host's: ports are shared, and others are asked.
     pub translates: bool,
+    takes_best: bool,
     /// The pod may have more ports of the range than it has.
     pub may_have_more: bool,
     new_address: bool,
     has_port: bool,
-    _pad: [u8; 5],
+    _pad: [u8; 1],
 }
 
 impl Search {
     /// Nothing is in the way.
     const FREE: u64 = u64::MAX;
 
-    /// A search through `range` for a flow whose own port is `own`, which comes first if it is allowed.
+    /// Begins a search through `range` for a flow whose own port is `own`, which comes first if it is allowed.
     #[inline(always)]
-    pub const fn new(range: Range, own: u16, own_first: bool, translates: bool, asks_own: bool) -> Self {
-        Self {
-            there_ns: Self::FREE,
-            best_ns: Self::FREE,
-            counted_in: UseIndex { all: [0; 2], own: [0; 2] },
-            counts: range,
-            cursor: 0,
-            next: 0,
-            budget: MOST_TRIED,
-            addrs: 1,
-            first_addr: 0,
-            nth_addr: 0,
-            best_addr: 0,
-            range,
-            own,
-            port: own,
-            best_port: 0,
-            own_first,
-            own_next: own_first,
-            asks_own,
-            searches: false,
-            takes_best: false,
-            translates,
-            may_have_more: true,
-            new_address: false,
-            has_port: true,
-            _pad: [0; 5],
-        }
+    pub const fn reset(&mut self, range: Range, own: u16, own_first: bool, translates: bool, asks_own: bool) {
+        self.there_ns = Self::FREE;
+        self.best_ns = Self::FREE;
+        self.next = 0;
+        self.budget = MOST_TRIED;
+        self.nth_addr = 0;
+        self.addrs = 1;
+        self.first_addr = 0;
+        self.range = range;
+        self.own = own;
+        self.port = own;
+        self.own_first = own_first;
+        self.own_next = own_first;
+        self.asks_own = asks_own;
+        self.searches = false;
+        self.translates = translates;
+        self.takes_best = false;
+        self.may_have_more = true;
+        self.new_address = false;
+        self.has_port = true;
     }
 
     /// Whether the own port is the next candidate, before any search; it is from now on the one at hand.

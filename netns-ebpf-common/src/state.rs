@@ -46,8 +46,14 @@ pub const REST_NS: u64 = 60_000_000_000;
 /// question once more.
 pub const ONE_SHOT_NS: u64 = 2_000_000_000;
 
+/// The states of a connection that is there to stay, as bits by number.
+const LONG_LIVED: u8 = 1 << State::Established as u8
+    | 1 << State::OriginalFin as u8
+    | 1 << State::ReplyFin as u8
+    | 1 << State::Assured as u8;
+
 impl State {
-    /// All of them.
+    /// All of them, by number.
     pub const ALL: [Self; 8] = [
         Self::Opening,
         Self::Answered,
@@ -59,19 +65,10 @@ impl State {
         Self::Assured,
     ];
 
-    /// From a map's byte; an unknown one reads as [`State::Opening`], the shortest-lived.
+    /// From a map's byte, of which the lower three bits count.
     #[inline(always)]
     pub const fn from_u8(v: u8) -> Self {
-        match v {
-            1 => Self::Answered,
-            2 => Self::Established,
-            3 => Self::OriginalFin,
-            4 => Self::ReplyFin,
-            5 => Self::Closed,
-            6 => Self::Reset,
-            7 => Self::Assured,
-            _ => Self::Opening,
-        }
+        Self::ALL[(v & 7) as usize]
     }
 
     /// The state after a packet of a protocol without connections.
@@ -113,10 +110,8 @@ impl State {
     #[inline(always)]
     pub const fn timeout_class(self, proto: u8) -> TimeoutClass {
         match proto {
-            proto::TCP => match self {
-                Self::Established | Self::OriginalFin | Self::ReplyFin | Self::Assured => TimeoutClass::TcpEstablished,
-                _ => TimeoutClass::TcpTransitory,
-            },
+            proto::TCP if LONG_LIVED >> self as u8 & 1 != 0 => TimeoutClass::TcpEstablished,
+            proto::TCP => TimeoutClass::TcpTransitory,
             proto::ICMP | proto::ICMPV6 => TimeoutClass::Icmp,
             _ => TimeoutClass::Udp,
         }

@@ -6,6 +6,7 @@
 #![feature(asm_experimental_arch)]
 #![expect(missing_docs, reason = "the program macro exports an undocumented twin of each function")]
 
+mod conntrack;
 mod maps;
 mod packet;
 mod path;

@@ -20,7 +20,7 @@ use netns_ebpf_common::verdict::DropReason;
 #[cfg(feature = "trace")]
 use netns_ebpf_common::{counters::Hook, verdict::Verdict};
 
-use crate::skb;
+use crate::{conntrack, skb};
 
 /// Ethernet, IPv6 and TCP without options: what nearly every packet is judged by.
 pub const USUAL_HEADERS_BYTES: usize = 74;
@@ -433,6 +433,13 @@ impl Packet {
             helpers::bpf_sk_release(sk.cast());
         }
         true
+    }
+
+    /// Whether a packet with this tuple would be the reply of a connection of TCP or UDP the host's connection tracking knows: of the
+    /// host itself, or of another NAT. `false` where the kernel has none, or has it as a module.
+    #[inline(always)]
+    pub fn host_conntrack<A: Address>(&self, proto: u8, tuple: &FlowTuple<A>) -> bool {
+        conntrack::has_reply(self.skb(), proto, tuple)
     }
 }
 

@@ -14,9 +14,11 @@ fn opening(plan: Plan, to: FlowTuple<Addr4>) -> Opening<Addr4> {
         flow: Pair::default(),
         mapping: Pair::default(),
         candidate: FlowKey::default(),
-        search: Search::new(range, 0, true, true, true),
+        search: Search::default(),
         destination: Destination::default(),
     };
+    o.search.reset(range, 0, true, true, true);
+    o.search.counts = range;
     o.flow.entry.to = to;
     o
 }

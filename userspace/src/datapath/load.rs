@@ -11,6 +11,7 @@ use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use netns_ebpf_common::abi;
 use netns_ebpf_common::counters::Hook;
+use netns_ebpf_common::kfunc::HOST_CONNTRACK;
 use netns_ebpf_common::skb::SKB_FIELDS;
 
 use super::link::link;
@@ -111,6 +112,7 @@ impl Datapath {
         let linked = link(OBJECT)?;
         let mut ebpf = EbpfLoader::new()
             .override_global(SKB_FIELDS, &linked.skb_fields, true)
+            .override_global(HOST_CONNTRACK, &linked.host_conntrack, true)
             .map_max_entries(abi::map::FLOWS4, sizes.flow_entries)
             .map_max_entries(abi::map::FLOWS6, sizes.flow_entries)
             .map_max_entries(abi::map::DATAGRAMS4, datagrams)

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use aya::programs::{Program, ProgramInfo};
 use aya::{Ebpf, EbpfLoader};
 use netns_ebpf_common::btf::{Btf, KERNEL_TYPES};
-use netns_ebpf_common::kfunc::CAST_TO_KERN_CTX;
+use netns_ebpf_common::kfunc::{CAST_TO_KERN_CTX, CT_RELEASE, HOST_CONNTRACK, SKB_CT_LOOKUP};
 use netns_ebpf_common::skb::{SKB_FIELDS, SkbFields};
 
 use crate::process::Run;
@@ -95,9 +95,10 @@ fn baseline_path() -> PathBuf {
 fn measure(object: &Path) -> Result<Report> {
     let bytes = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
     let code = Code::parse(&bytes)?;
-    let (linked, skb_fields) = link(bytes)?;
+    let (linked, skb_fields, host_conntrack) = link(bytes)?;
     let mut ebpf = EbpfLoader::new()
         .override_global(SKB_FIELDS, &skb_fields, true)
+        .override_global(HOST_CONNTRACK, &host_conntrack, true)
         .load(&linked)
         .context("the kernel refuses the object's maps")?;
     let names: BTreeSet<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
@@ -131,12 +132,18 @@ fn measure(object: &Path) -> Result<Report> {
 }
 
 /// Links the object to the running kernel, as `netns up` does.
-fn link(mut object: Vec<u8>) -> Result<(Vec<u8>, SkbFields)> {
+fn link(mut object: Vec<u8>) -> Result<(Vec<u8>, SkbFields, u8)> {
     let types = fs::read(KERNEL_TYPES).with_context(|| format!("cannot read {KERNEL_TYPES}"))?;
     let btf = Btf::parse(&types).with_context(|| format!("{KERNEL_TYPES} is not type information"))?;
     let cast = btf.function(CAST_TO_KERN_CTX.name).context("the kernel is too old (6.2 or later will do)")?;
     CAST_TO_KERN_CTX.link(&mut object, cast);
-    Ok((object, SkbFields::find(&btf).context("the kernel's sk_buff has other fields")?))
+    let conntrack = btf.function(SKB_CT_LOOKUP.name).zip(btf.function(CT_RELEASE.name));
+    if let Some((lookup, release)) = conntrack {
+        SKB_CT_LOOKUP.link(&mut object, lookup);
+        CT_RELEASE.link(&mut object, release);
+    }
+    let skb_fields = SkbFields::find(&btf).context("the kernel's sk_buff has other fields")?;
+    Ok((object, skb_fields, conntrack.is_some().into()))
 }
 
 /// The end of a verifier's complaint, which is the part that tells; all of it goes to a file beside the object.

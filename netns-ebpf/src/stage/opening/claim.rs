@@ -8,7 +8,7 @@ use netns_ebpf_common::Port;
 use netns_ebpf_common::family::{Address, Family};
 use netns_ebpf_common::flow::{FlowFlags, FlowKey};
 use netns_ebpf_common::opening::{Opening, Pair, Ports, may_keep_port};
-use netns_ebpf_common::port::{ASKING_COSTS, MOST_STEPS, Range, Search, UseIndex, may_have};
+use netns_ebpf_common::port::{ASKING_COSTS, MOST_STEPS, Range, UseIndex, may_have};
 use netns_ebpf_common::proto;
 use netns_ebpf_common::verdict::DropReason;
 
@@ -50,7 +50,7 @@ pub fn claim<F: FamilyMaps>(
     // A mapping's port is everybody's to send to: it is one of the range in any case.
     let try_own = if for_mapping && proto != proto::SCTP { range.has(own) } else { may_keep_port(proto, own, ports, range) };
     // A mapping's port was asked for when the mapping was made.
-    o.search = Search::new(range, own, try_own, translates, translates && !matches!(ports, Ports::Mapped));
+    o.search.reset(range, own, try_own, translates, translates && !matches!(ports, Ports::Mapped));
     o.search.counts = all;
     o.set_destination(for_mapping);
     if translates {
@@ -251,8 +251,8 @@ fn is_somebodys<F: FamilyMaps>(pkt: &Packet, o: &mut Opening<<F as Family>::Addr
     maps::has_mappings() && mapping::at::<F>(key.proto, &key.tuple).is_some() || host_has::<F>(pkt, key)
 }
 
-/// Whether the replies would be somebody's already: of a published port, or of a socket of the host that listens on the port or
-/// is connected from it to that peer.
+/// Whether the replies would be somebody's already: of a published port, of a socket of the host that listens on the port or
+/// is connected from it to that peer, or of another NAT of the host.
 ///
 /// This is what keeps a pod from taking a port from others ("port shadow").
 #[inline(always)]
@@ -260,12 +260,11 @@ fn host_has<F: FamilyMaps>(pkt: &Packet, reply: &FlowKey<<F as Family>::Addr>) -
     if publish::port::<F>(reply.proto, reply.tuple.dst, reply.tuple.dport).is_some() {
         return true;
     }
-    match reply.proto {
-        proto::TCP => pkt.host_socket(true, &reply.tuple),
-        proto::UDP => pkt.host_socket(false, &reply.tuple),
-        // The kernel has no look-up for SCTP's.
-        _ => false,
+    // The kernel has no look-up for SCTP's, and none for ICMP's.
+    if !matches!(reply.proto, proto::TCP | proto::UDP) {
+        return false;
     }
+    pkt.host_socket(reply.proto == proto::TCP, &reply.tuple) || pkt.host_conntrack(reply.proto, &reply.tuple)
 }
 
 #[inline(always)]
