@@ -9,7 +9,7 @@ use common::wired::{PINS, on_host};
 use netns::datapath::{DatapathError, FlowRecord, PublishPorts};
 use netns::topology::Allow;
 use netns::wiring::{BackendSpec, PublishSpec, WiringError};
-use netns_ebpf_common::flow::{FlowEntry, FlowKey, FlowTuple};
+use netns_ebpf_common::flow::{FlowEntry, FlowFlags, FlowKey, FlowTuple, TargetKind};
 use netns_ebpf_common::host::HostConfig;
 use netns_ebpf_common::prefix::PrefixKey;
 use netns_ebpf_common::publish::Backends;
@@ -101,13 +101,14 @@ fn flows_go_both_ways_together() {
             let forward = FlowEntry {
                 to,
                 peer_zone: 0,
-                target: 2,
+                target_id: 2,
+                target_kind: TargetKind::Uplink as u8,
                 owner_slot,
-                flags: 7,
+                flags: FlowFlags::ORIGINAL.with(FlowFlags::TRANSLATED),
                 publish: u32::MAX,
                 ..FlowEntry::default()
             };
-            let back = FlowEntry { to: out.reverse(), peer_zone: 1, target: owner_slot, flags: 4, ..forward };
+            let back = FlowEntry { to: out.reverse(), peer_zone: 1, target_id: owner_slot, target_kind: 0, flags: FlowFlags::TRANSLATED, ..forward };
             flows.insert(FlowKey::new(1, 6, out), forward, 0).expect("insert");
             flows.insert(FlowKey::new(0, 6, to.reverse()), back, 0).expect("insert");
         }
@@ -150,9 +151,9 @@ fn a_withdrawal_that_was_killed_is_finished_before_its_index_is_free() {
                 dport: Port::new(spec.ports.host_first),
             };
             let to = FlowTuple { dst: Addr4([10, 244, 0, 10]), dport: Port::new(80), ..comes };
-            let forward = FlowEntry { to, target: 3, owner_slot: 3, publish: spec.id, ..FlowEntry::default() };
-            let forward = FlowEntry { peer_zone: 1, flags: FlowEntry::<Addr4>::ORIGINAL, ..forward };
-            let back = FlowEntry { to: comes.reverse(), peer_zone: 0, flags: 0, ..forward };
+            let forward = FlowEntry { to, target_id: 3, owner_slot: 3, publish: spec.id, ..FlowEntry::default() };
+            let forward = FlowEntry { peer_zone: 1, flags: FlowFlags::ORIGINAL, ..forward };
+            let back = FlowEntry { to: comes.reverse(), peer_zone: 0, flags: FlowFlags::NONE, ..forward };
             flows.insert(FlowKey::new(0, spec.ports.proto, comes), forward, 0).expect("insert");
             flows.insert(FlowKey::new(1, spec.ports.proto, to.reverse()), back, 0).expect("insert");
             // As far as one came that was killed there.
@@ -183,11 +184,11 @@ fn flows_whose_time_is_over_are_swept_both_ways() {
             let out = FlowTuple { sport: Port::new(sport), dport: Port::new(53), ..FlowTuple::default() };
             let to = FlowTuple { sport: Port::new(sport ^ 0x8000), ..out };
             let forward =
-                FlowEntry { to, peer_zone: 0, flags: 7, last_seen_ns: last_seen_ns[0], ..FlowEntry::default() };
+                FlowEntry { to, peer_zone: 0, flags: FlowFlags::ORIGINAL.with(FlowFlags::TRANSLATED), last_seen_ns: last_seen_ns[0], ..FlowEntry::default() };
             let back = FlowEntry {
                 to: out.reverse(),
                 peer_zone: 1,
-                flags: 4,
+                flags: FlowFlags::TRANSLATED,
                 last_seen_ns: last_seen_ns[1],
                 ..FlowEntry::default()
             };

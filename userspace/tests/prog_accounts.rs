@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::wait_until;
 use netns::datapath::{ExhaustedPorts, Hook};
-use netns_ebpf_common::flow::State;
+use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::DropReason;
 use prog::flows::{masqueraded, pair, table};
 use prog::want::{counters, growth};

@@ -4,7 +4,7 @@ mod common;
 #[macro_use]
 mod prog;
 
-use netns_ebpf_common::flow::State;
+use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::DropReason;
 use prog::flows::{masqueraded, pair};
 use prog::*;

@@ -7,7 +7,7 @@ mod prog;
 use std::net::{IpAddr, UdpSocket};
 
 use netns::datapath::Hook;
-use netns_ebpf_common::flow::State;
+use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::DropReason;
 use prog::*;
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::{TcpListener, UdpSocket};
 
 use netns::datapath::{Hook, PublishPorts};
-use netns_ebpf_common::flow::State;
+use netns_ebpf_common::state::State;
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::DropReason;

@@ -5,7 +5,7 @@ mod common;
 mod prog;
 
 use netns::datapath::Hook;
-use netns_ebpf_common::flow::State;
+use netns_ebpf_common::state::State;
 use prog::flows::table;
 use prog::*;
 

@@ -5,7 +5,7 @@ mod common;
 mod prog;
 
 use netns::datapath::PublishPorts;
-use netns_ebpf_common::flow::State;
+use netns_ebpf_common::state::State;
 use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::DropReason;
 use prog::*;

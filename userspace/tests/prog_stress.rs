@@ -16,7 +16,7 @@ use aya::TestRun;
 use aya::maps::MapData;
 use aya::programs::{SchedClassifier, TestRunOptions};
 use netns::datapath::Hook;
-use netns_ebpf_common::flow::State;
+use netns_ebpf_common::state::State;
 use prog::bench::with_table;
 use prog::*;
 

@@ -16,7 +16,7 @@ use netns::datapath::{Datapath, Hook, PublishPorts, Sizes};
 use netns::netns::Netns;
 use netns::wiring::{Host, NetworkSpec};
 use netns_ebpf_common::abi::map;
-use netns_ebpf_common::account::{Admission, Destination, Exhausted};
+use netns_ebpf_common::account::{Admission, Destination, PodAccounts, PortSearch, QueueKey, QueuePart};
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::host::{HostConfig, Uplink};
 use netns_ebpf_common::network::Network;
@@ -24,7 +24,7 @@ use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::{Addr4, Addr6, Mac};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use super::state::{open_map, remove_all};
+use super::state::{empty, open_map, remove_all};
 use super::world::*;
 use crate::common::{Isolated, isolated};
 
@@ -158,6 +158,7 @@ impl Bench {
         here.tool("sysctl", "-qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0");
         for (name, mtu) in [("up0", UPLINK_MTU), ("bare0", UPLINK_MTU), ("side0", 1500)] {
             here.ip(&format!("link add {name} mtu {mtu} type veth peer name {name}p mtu {mtu}"));
+            here.ip(&format!("link set {name} address {}", Mac(UPLINK_MAC)));
             here.ip(&format!("link set {name}p up"));
             here.ip(&format!("link set {name} up"));
         }
@@ -216,8 +217,17 @@ impl Bench {
             assert_eq!(admission.get(&0, 0).expect("read").total, 0, "flows that are counted and not there");
             admission.set(0, Admission::default(), 0).expect("write");
         }
-        remove_all::<Destination<Addr4>, Exhausted>(map::EXHAUSTED4);
-        remove_all::<Destination<Addr6>, Exhausted>(map::EXHAUSTED6);
+        for name in [map::ACCOUNTS4, map::ACCOUNTS6] {
+            let data = Map::Array(open_map(name));
+            let mut accounts = Array::<_, PodAccounts>::try_from(data).expect("an array");
+            for pod in PODS {
+                accounts.set(pod.slot, PodAccounts::default(), 0).expect("write");
+            }
+        }
+        empty::<QueueKey, QueuePart<Addr4>>(map::QUEUES4);
+        empty::<QueueKey, QueuePart<Addr6>>(map::QUEUES6);
+        remove_all::<Destination<Addr4>, PortSearch>(map::PORT_SEARCHES4);
+        remove_all::<Destination<Addr6>, PortSearch>(map::PORT_SEARCHES6);
         for spec in networks() {
             d.put_network(spec.id, &network(&spec)).expect("network");
             d.put_snat_pools(spec.id, &[], |_| false).expect("SNAT addresses");

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use netns::datapath::{Datapath, FlowRecord};
-use netns_ebpf_common::flow::State;
+use netns_ebpf_common::state::State;
 
 use super::bench::Bench;
 use super::packet::{L4, Packet, Version, from_pod};
@@ -64,7 +64,7 @@ impl Pair {
                 target_uplink,
                 original,
                 mapping: None,
-                turns_back: false,
+                hairpin: false,
                 state: State::Opening,
                 last_seen_ns: 0,
                 owner_slot: None,
@@ -93,13 +93,13 @@ impl Pair {
 
     /// Packets of the opener come back in by the uplink: hairpin.
     pub fn turns_back(mut self) -> Self {
-        self.original.turns_back = true;
+        self.original.hairpin = true;
         self
     }
 
     /// The answers do.
     pub fn reply_turns_back(mut self) -> Self {
-        self.reply.turns_back = true;
+        self.reply.hairpin = true;
         self
     }
 

@@ -112,11 +112,15 @@ pub fn sctp(sport: u16, dport: u16) -> L4 {
     L4::Sctp { sport, dport, tag: 0x0102_0304, chunk }
 }
 
-/// A TCP segment's transport.
+/// The number both ends of a connection begin with.
+pub const ISN: u32 = 1_000_000;
+
+/// A TCP segment's transport, with the numbers it has in a connection of ends that have sent nothing but their SYNs.
 pub fn tcp(sport: u16, dport: u16, flags: u8) -> L4 {
     let payload = if flags & (flag::SYN | flag::RST) == 0 { b"a segment's payload".to_vec() } else { Vec::new() };
-    let ack = if flags & flag::ACK != 0 { 7_000_000 } else { 0 };
-    L4::Tcp { sport, dport, seq: 1_000_000, ack, flags, window: 512, payload }
+    let seq = if flags & flag::SYN != 0 { ISN } else { ISN + 1 };
+    let ack = if flags & flag::ACK != 0 { ISN + 1 } else { 0 };
+    L4::Tcp { sport, dport, seq, ack, flags, window: 512, payload }
 }
 
 /// An echo request's or reply's transport.

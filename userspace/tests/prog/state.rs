@@ -7,7 +7,7 @@ use aya::Pod as Plain;
 use aya::maps::{Array, HashMap, Map, MapData};
 use netns_ebpf_common::abi::{self, map};
 use netns_ebpf_common::area::Area;
-use netns_ebpf_common::flow::{FlowEntry, FlowKey};
+use netns_ebpf_common::flow::{FlowEntry, FlowFlags, FlowKey, Target};
 use netns_ebpf_common::fragment::{Datagram, DatagramSlot, HeldKey, HeldPiece};
 use netns_ebpf_common::shared::Shared;
 use netns_ebpf_common::{Addr4, Addr6};
@@ -34,8 +34,8 @@ impl Bench {
         }
     }
 
-    /// Makes the entries of a family's flow table whose flags `which` picks look as if they were last seen this much earlier.
-    pub fn age(&self, v: Version, by: Duration, which: impl Fn(u8) -> bool) {
+    /// Makes the entries of a family's flow table `which` picks by what they are and lead to look as if they were last seen this much earlier.
+    pub fn age(&self, v: Version, by: Duration, which: impl Fn(FlowFlags, Target) -> bool) {
         match v {
             Version::V4 => change::<Addr4>(map::FLOWS4, which, |e| e.last_seen_ns = earlier(e.last_seen_ns, by)),
             Version::V6 => change::<Addr6>(map::FLOWS6, which, |e| e.last_seen_ns = earlier(e.last_seen_ns, by)),
@@ -102,10 +102,9 @@ pub(super) fn remove_all<K: Plain, V: Plain>(name: &str) {
     }
 }
 
-/// Of the inside entry of a mapping.
-pub fn is_inside(flags: u8) -> bool {
-    const INSIDE: u8 = FlowEntry::<Addr4>::MAPPING | FlowEntry::<Addr4>::TO_UPLINK;
-    flags & INSIDE == INSIDE
+/// Whether it is the inside entry of a mapping.
+pub fn is_inside(flags: FlowFlags, target: Target) -> bool {
+    flags.has(FlowFlags::MAPPING) && target.is_uplink()
 }
 
 fn earlier(at_ns: u64, by: Duration) -> u64 {
@@ -114,18 +113,25 @@ fn earlier(at_ns: u64, by: Duration) -> u64 {
     at_ns - by
 }
 
-fn change<A: Copy>(name: &str, which: impl Fn(u8) -> bool, change: impl Fn(&mut FlowEntry<A>))
+fn change<A: Copy>(name: &str, which: impl Fn(FlowFlags, Target) -> bool, change: impl Fn(&mut FlowEntry<A>))
 where
     FlowKey<A>: Plain,
     FlowEntry<A>: Plain,
 {
     let mut flows = HashMap::<_, FlowKey<A>, FlowEntry<A>>::try_from(Map::HashMap(open_map(name))).expect("a hash");
-    let picked: Vec<_> = flows.iter().filter_map(Result::ok).filter(|(_, e)| which(e.flags)).collect();
+    let picked: Vec<_> = flows.iter().filter_map(Result::ok).filter(|(_, e)| which(e.flags, e.target())).collect();
     assert!(!picked.is_empty(), "no such entry");
     for (key, mut entry) in picked {
         change(&mut entry);
         flows.insert(key, entry, 0).expect("change an entry");
     }
+}
+
+/// Empties a hash.
+pub(super) fn empty<K: Plain, V: Plain>(name: &str) {
+    let mut map = HashMap::<_, K, V>::try_from(Map::HashMap(open_map(name))).expect("a hash");
+    let keys: Vec<K> = map.keys().collect::<Result<_, _>>().expect("keys");
+    keys.iter().for_each(|key| map.remove(key).expect("remove"));
 }
 
 fn remove_reply<A: Copy>(name: &str)
