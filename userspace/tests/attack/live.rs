@@ -17,7 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{SERVICE, attacker::host};
 use crate::common::pods::{BLUE, RED, client, server};
-use crate::common::{Isolated, who};
+use crate::common::{Isolated, wait_for, who};
 
 /// How long an answer may take that takes microseconds.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -251,11 +251,20 @@ impl Client {
     }
 }
 
-/// A connection by red's published port whose ends are both the test's: client, and red's side.
-pub fn held_connection(here: &Isolated, listener: &TcpListener, family: Family) -> (TcpStream, TcpStream) {
-    let near = who::connect(here, client(), host(family, 8080), PATIENCE).expect("connect to a published port");
-    let (far, _) = listener.accept().expect("accept");
-    far.set_read_timeout(Some(PATIENCE)).expect("set a time-out");
-    far.set_nodelay(true).expect("set no-delay");
+/// A connection of the LAN's client to a published port, whose ends are both the test's: client, and whichever pod listens.
+pub fn held_connection(here: &Isolated, listeners: &[TcpListener], to: SocketAddr) -> (TcpStream, TcpStream) {
+    let near = who::connect(here, client(), to, PATIENCE).expect("connect to a published port");
+    let accepted = wait_for(PATIENCE, || {
+        listeners.iter().find_map(|listener| {
+            listener.set_nonblocking(true).expect("set non-blocking");
+            listener.accept().ok()
+        })
+    });
+    let (far, _) = accepted.expect("one of the pods accepts");
+    far.set_nonblocking(false).expect("set blocking");
+    for stream in [&near, &far] {
+        stream.set_read_timeout(Some(Duration::from_secs(1))).expect("set a time-out");
+        stream.set_nodelay(true).expect("set no-delay");
+    }
     (near, far)
 }
