@@ -45,7 +45,7 @@ fn blind_packets_change_no_flow() {
         );
         assert!(changed.is_empty() && broken.is_empty(), "{:#?}\n{:#?}", some(&changed), some(&broken));
         drop(live);
-        aftermath.is_clean();
+        aftermath.finds_nothing();
     });
 }
 

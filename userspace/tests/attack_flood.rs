@@ -58,7 +58,7 @@ fn nobody_is_locked_out(what: &'static str, flood: impl Fn(&Attacker, Family, u3
             left.push((tcp, udp));
         }
         assert_eq!(left, [(CLIENTS, CLIENTS); 2], "{what}: who gets in by TCP, and by UDP");
-        aftermath.is_clean();
+        aftermath.finds_nothing();
     });
 }
 
@@ -138,6 +138,6 @@ fn a_neighbours_many_flows_do_not_slow_the_clients_of_a_flooded_pod() {
             left.push(entered);
         }
         assert_eq!(left, [CLIENTS; 2]);
-        aftermath.is_clean();
+        aftermath.finds_nothing();
     });
 }

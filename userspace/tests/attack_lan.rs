@@ -99,7 +99,7 @@ fn all_survive(
             left.push((alive, changed.len()));
         }
         assert_eq!(left, [(CONNECTIONS, 0); 2], "{what}: connections that go on, entries changed");
-        aftermath.is_clean();
+        aftermath.finds_nothing();
     });
 }
 
@@ -161,7 +161,7 @@ fn a_syn_ends_no_half_closed_connection() {
             left.push((served, changed));
         }
         assert_eq!(left, [(CONNECTIONS, 0); 2], "connections that are served to the end, entries changed");
-        aftermath.is_clean();
+        aftermath.finds_nothing();
     });
 }
 
@@ -239,7 +239,7 @@ fn sources_that_cannot_be_on_the_lan_reach_no_pod() {
             }
         }
         assert!(reached.is_empty(), "{} of them reached red: {reached:#?}", reached.len());
-        aftermath.is_clean();
+        aftermath.finds_nothing();
     });
 }
 
@@ -249,6 +249,7 @@ fn handshakes_of_such_sources_open_no_flow() {
     isolated(|here| {
         here.lan();
         here.up(&with_lists()).ok();
+        let aftermath = Aftermath::new();
         let attacker = Attacker::on_lan(here);
         let mut opened = Vec::new();
         for family in Family::ALL {
@@ -266,6 +267,7 @@ fn handshakes_of_such_sources_open_no_flow() {
             }
         }
         assert!(opened.is_empty(), "flows of {opened:#?}");
+        aftermath.finds_nothing();
     });
 }
 
@@ -298,6 +300,6 @@ fn a_flood_of_the_dearest_packets_goes_as_fast_as_another() {
             slow.push(dear / ordinary);
         }
         assert!(slow.iter().all(|ratio| *ratio >= 0.2), "{slow:.3?}");
-        aftermath.is_clean();
+        aftermath.finds_nothing();
     });
 }

@@ -216,6 +216,6 @@ fn a_flooding_pod_costs_its_neighbour_no_more_than_one_that_burns_by_itself() {
             }
         }
         assert!(slow.is_empty(), "below {floor}: {slow:?}");
-        aftermath.is_clean_but_for(PIECES_LEFT);
+        aftermath.finds_nothing_but(PIECES_LEFT);
     });
 }

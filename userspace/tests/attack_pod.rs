@@ -45,7 +45,7 @@ fn a_pod_that_takes_all_ports_it_gets_leaves_some_to_others() {
             left.push(answered);
         }
         assert_eq!(left, [[ASKERS; 2]; 2]);
-        aftermath.is_clean();
+        aftermath.finds_nothing();
     });
 }
 
@@ -95,7 +95,7 @@ fn mappings_of_one_pod_leave_ports_to_all_others() {
             left.push(answered);
         }
         assert_eq!(left, [[ASKERS; 2]; 2]);
-        aftermath.is_clean();
+        aftermath.finds_nothing();
     });
 }
 
@@ -123,7 +123,7 @@ fn a_flood_of_the_dearest_packets_goes_as_fast_as_another() {
             slow.push(dear / ordinary);
         }
         assert!(slow.iter().all(|ratio| *ratio >= 0.2), "{slow:.3?}");
-        aftermath.is_clean();
+        aftermath.finds_nothing();
     });
 }
 
@@ -180,7 +180,7 @@ fn forged_errors_reach_neither_a_neighbour_nor_the_host() {
         here.flows(&common::traffic::both(BLUE, RED, |_| Probe::Refused { target: Target::Direct }));
         here.flows(&common::traffic::both(GATEWAY, RED, |_| Probe::Refused { target: Target::Direct }));
         assert!(harm.is_empty(), "{harm:#?}");
-        aftermath.is_clean();
+        aftermath.finds_nothing();
     });
 }
 
@@ -189,6 +189,7 @@ fn forged_errors_reach_neither_a_neighbour_nor_the_host() {
 fn a_port_the_host_binds_is_the_hosts() {
     isolated(|here| {
         here.pods();
+        let aftermath = Aftermath::new();
         honest::lan_server(here, SERVICE);
         let mut unanswered = Vec::new();
         for family in Family::ALL {
@@ -207,6 +208,7 @@ fn a_port_the_host_binds_is_the_hosts() {
             }
         }
         assert!(unanswered.is_empty(), "the host asks, a pod is answered: {unanswered:?}");
+        aftermath.finds_nothing();
     });
 }
 
@@ -215,6 +217,7 @@ fn a_port_the_host_binds_is_the_hosts() {
 fn the_hosts_pings_are_answered_whatever_identifiers_pods_use() {
     isolated(|here| {
         here.pods();
+        let aftermath = Aftermath::new();
         let mut unanswered = Vec::new();
         for family in Family::ALL {
             let to = server().ip(family);
@@ -230,6 +233,7 @@ fn the_hosts_pings_are_answered_whatever_identifiers_pods_use() {
             here.inside(BLUE.name, || ping(SHARED).ok());
         }
         assert!(unanswered.is_empty(), "{unanswered:#?}");
+        aftermath.finds_nothing();
     });
 }
 
@@ -243,6 +247,7 @@ fn an_address_that_left_the_host_is_not_sent_private_sources() {
             here.ip(&format!("addr add {address}/{length} dev up0"));
         }
         here.up(TOPOLOGY).ok();
+        let aftermath = Aftermath::new();
         let lan = here.inside("lan", || Tap::open("lan0"));
         let mut left = Vec::new();
         for ((address, length), family) in MOVING.into_iter().zip(Family::ALL) {
@@ -266,6 +271,7 @@ fn an_address_that_left_the_host_is_not_sent_private_sources() {
             left.extend(seen.map(|frame| format!("{family:?}: {frame:02x?}")));
         }
         assert!(left.is_empty(), "on the LAN with a pod's own source: {left:#?}");
+        aftermath.finds_nothing();
     });
 }
 
@@ -274,6 +280,7 @@ fn an_address_that_left_the_host_is_not_sent_private_sources() {
 fn publishing_a_port_ends_no_connection_of_the_host() {
     isolated(|here| {
         here.pods();
+        let aftermath = Aftermath::new();
         let mut broken = Vec::new();
         for (family, port) in Family::ALL.into_iter().zip([45_000, 45_001]) {
             let at = SocketAddr::new(BLUE.ip(family), 80);
@@ -299,5 +306,6 @@ fn publishing_a_port_ends_no_connection_of_the_host() {
             }
         }
         assert!(broken.is_empty(), "{broken:?}");
+        aftermath.finds_nothing();
     });
 }

@@ -37,14 +37,14 @@ impl Aftermath {
 
     /// Ends all flows and asserts that nothing is left of them, nor of pieces, and that the kernel was silent.
     #[track_caller]
-    pub fn is_clean(self) {
-        self.is_clean_but_for(0);
+    pub fn finds_nothing(self) {
+        self.finds_nothing_but(0);
     }
 
-    /// As [`Self::is_clean`] after an attack that sent pieces without their others: these wait for others to displace them, and
+    /// As [`Self::finds_nothing`] after an attack that sent pieces without their others: these wait for others to displace them, and
     /// no more than so many may.
     #[track_caller]
-    pub fn is_clean_but_for(mut self, pieces: usize) {
+    pub fn finds_nothing_but(mut self, pieces: usize) {
         let d = datapath();
         d.delete_flows(|_| true).expect("delete flows");
         assert_eq!(d.flows().expect("list flows"), [], "flows and mappings");
