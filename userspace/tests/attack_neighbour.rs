@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use attack::attacker::segment;
 use attack::spray::Spray;
-use attack::{Aftermath, Attacker, SERVICE, datapath, is_long, nobody, sized};
+use attack::{Aftermath, Attacker, SERVICE, datapath, nobody, sized};
 use common::pods::{BLUE, RED, server};
 use common::{Isolated, isolated};
 use netns::check::Family;
@@ -192,15 +192,13 @@ fn share_a_cpu() {
     sched_setaffinity(Pid::from_raw(0), &one).expect("stay on one CPU");
 }
 
-/// The short form has few and short rounds, in which it would be chance who is beside whom: there all share one CPU, and the floor
-/// catches what is gross. The long form lets the kernel place them.
+/// All share one CPU: with several it is chance who is beside whom, and frames the programs refuse at once make as much difference as
+/// any. The short form has few and short rounds; its floor catches what is gross.
 #[test]
 fn a_flooding_pod_costs_its_neighbour_no_more_than_one_that_burns_by_itself() {
     isolated(|here| {
         here.pods();
-        if !is_long() {
-            share_a_cpu();
-        }
+        share_a_cpu();
         let _silent = attack::honest::silent(here, DEAD);
         let (red, burn, aftermath) = (Attacker::in_pod(here, RED), Burn::new(here), Aftermath::new());
         let (rounds, time) = sized((5, Duration::from_millis(120)), (15, Duration::from_secs(1)));
