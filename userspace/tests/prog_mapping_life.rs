@@ -6,9 +6,9 @@ mod prog;
 
 use std::time::Duration;
 
-use netns_ebpf_common::Addr4;
-use netns_ebpf_common::flow::{FlowEntry, State};
+use netns_ebpf_common::flow::FlowFlags;
 use netns_ebpf_common::host::HostConfig;
+use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::DropReason;
 use prog::mapping::{TCP, UDP, configure, independent, leaves, range, reaches, sends};
 use prog::state::is_inside;
@@ -97,7 +97,7 @@ both!(
         };
         // Longer than flows stamp their mapping.
         let long = Duration::from_secs(70);
-        b.age(v, long, |flags| is_inside(flags) || flags & FlowEntry::<Addr4>::MAPPING == 0);
+        b.age(v, long, |flags, target| is_inside(flags, target) || !flags.has(FlowFlags::MAPPING));
         let before = stamp();
         reaches(b, v, (SERVER, 53), at, (RED, 20_000), &[mapping, flow]);
         assert_eq!(stamp(), before);

@@ -84,10 +84,14 @@ fn provoke(b: &Bench, v: Version, reason: DropReason) -> Option<()> {
             send(&red(SERVER, udp(20_001, 53)));
         }
         DropReason::FlowLimit => {
-            for port in 0..=FLOWS as u16 / 2 {
-                send(&red(SERVER, udp(20_000 + port, 53)));
+            for port in 20_000..=20_000 + FLOWS as u16 / 2 {
+                send(&red(SERVER, udp(port, 53)));
+                // In use, or it would give its place to the next one.
+                b.run(Hook::FromUplink, lan, &from_lan(SERVER.ip(v), HOST.ip(v), udp(53, port)).bytes());
+                send(&red(SERVER, udp(port, 53)));
             }
         }
+        DropReason::TcpFlags => send(&red(SERVER, tcp(1000, 80, flag::SYN | flag::FIN))),
         DropReason::NoFlow => send(&red(SERVER, tcp(1000, 80, flag::ACK))),
         DropReason::UnknownProtocol => send(&red(SERVER, L4::Raw { proto: 47, bytes: vec![0; 12] })),
         DropReason::Fragment => {
