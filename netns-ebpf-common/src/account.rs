@@ -3,8 +3,8 @@
 //! A flow is accounted to one pod: among the flows the pod opened, or apart from them among those opened to it by a
 //! published port. Each family has accounts and a table of its own.
 
-use crate::plain;
 use crate::flow::FlowKey;
+use crate::plain;
 use crate::verdict::DropReason;
 use crate::{Addr4, Addr6, Port};
 

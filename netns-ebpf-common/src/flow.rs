@@ -7,9 +7,9 @@
 //! A data packet touches its own entry only. Packets that change the connection (SYN, FIN, RST, first reply) touch
 //! both, so the two never disagree for longer than one such packet.
 
-use crate::plain;
 use crate::family::Address;
 use crate::hdr::PortPair;
+use crate::plain;
 use crate::tcp::Numbers;
 use crate::{Addr4, Addr6, Port};
 

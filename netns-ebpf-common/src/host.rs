@@ -13,7 +13,7 @@ pub struct HostConfig {
     pub snat_port_max: u16,
     /// Bits of [`HostConfig::CSUM_IPV6`] and the like.
     pub flags: u32,
-    /// Idle time after which an entry counts as absent, by [`crate::flow::TimeoutClass`].
+    /// Idle time after which an entry counts as absent, by [`crate::state::TimeoutClass`].
     pub timeout_ns: [u64; 4],
     /// Flows of each family the tables hold.
     pub flows: u32,

@@ -22,7 +22,7 @@ pub enum Ports {
     Keep = 0,
     /// As it is if nobody has it towards this destination, else another of the range; the client's address stays.
     Prefer = 1,
-    /// One of the range, as it is if it is free and may be kept ([`Opening::may_keep_port`]): the address is the host's, so its
+    /// One of the range, as it is if it is free and may be kept ([`may_keep_port`]): the address is the host's, so its
     /// sockets are asked too.
     HostRange = 2,
     /// The same, of the pool of the opener's network: its next address when one has no port left towards the destination.

@@ -41,7 +41,7 @@ pub struct Range {
 impl Range {
     /// How many ports it has.
     #[inline(always)]
-    pub const fn len(self) -> u32 {
+    pub const fn count(self) -> u32 {
         (self.max.wrapping_sub(self.min)) as u32 + 1
     }
 
@@ -54,14 +54,14 @@ impl Range {
     /// The part that mappings may have: a quarter stays for the flows of networks without them.
     #[inline(always)]
     pub const fn of_mappings(self) -> Self {
-        let kept = self.len() / 4;
+        let kept = self.count() / 4;
         Self { min: self.min, max: self.max.wrapping_sub(kept as u16) }
     }
 
     /// How many of its ports have the parity of `port`.
     #[inline(always)]
     const fn of_parity(self, port: u16) -> u32 {
-        if (self.min ^ port) & 1 == 0 { self.len().div_ceil(2) } else { self.len() / 2 }
+        if (self.min ^ port) & 1 == 0 { self.count().div_ceil(2) } else { self.count() / 2 }
     }
 
     /// Candidate `i` of a search that starts at `cursor`, for a flow whose own port is `own`; `None`: no more in this search.
@@ -94,7 +94,7 @@ impl Range {
     /// How many searches in vain go through the whole range.
     #[inline(always)]
     pub const fn searches(self) -> u32 {
-        self.len().div_ceil(2).div_ceil(OF_ONE_PARITY)
+        self.count().div_ceil(2).div_ceil(OF_ONE_PARITY)
     }
 }
 
@@ -428,7 +428,7 @@ mod tests {
         assert_eq!(tried(Range { min: 21, max: 25 }, 4, 1), [24, 22, 23, 25, 21]);
         assert_eq!(tried(Range { min: 21, max: 21 }, 5, 7), [21]);
         assert_eq!(tried(Range { min: 0, max: u16::MAX }, 5, u32::MAX).len(), 128);
-        assert_eq!(Range { min: 0, max: u16::MAX }.len(), 65_536);
+        assert_eq!(Range { min: 0, max: u16::MAX }.count(), 65_536);
     }
 
     #[test]
@@ -472,7 +472,7 @@ mod tests {
             min: u16, len in 0_u16..20_000, own: u16, cursor: u32, free: u16,
         ) {
             let range = Range { min, max: min.saturating_add(len) };
-            let free = min + (u32::from(free) % range.len()) as u16;
+            let free = min + (u32::from(free) % range.count()) as u16;
             let mut cursor = cursor;
             let mut searches = 0;
             loop {

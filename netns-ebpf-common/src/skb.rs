@@ -116,8 +116,8 @@ mod tests {
     use super::*;
     use crate::Addr4;
     use crate::family::{V4, V6};
-    use crate::parse::Parse;
     use crate::hdr::eth::ETH_LEN;
+    use crate::parse::Parse;
 
     const IP4: usize = 20;
     const IP6: usize = 40;

@@ -11,8 +11,6 @@ use crate::hdr::tcp::TcpFields;
 use crate::hdr::tcp::flag::{ACK, FIN, RST, SYN};
 use crate::state::State;
 
-
-
 /// How far from the last one of its direction a segment may begin and still be near: one that was sent again, or that comes
 /// behind one that was lost.
 const SEQ_NEAR: u32 = 1 << 16;
@@ -137,13 +135,7 @@ pub enum Fit {
 /// `sender` and `receiver` are the segment's; `original`: the opener sends it. The flags are a combination there may be
 /// ([`TcpFields::has_valid_flags`]).
 #[inline(always)]
-pub fn judge(
-    state: &mut State,
-    original: bool,
-    sender: &mut Numbers,
-    receiver: &mut Numbers,
-    s: &TcpFields,
-) -> Fit {
+pub fn judge(state: &mut State, original: bool, sender: &mut Numbers, receiver: &mut Numbers, s: &TcpFields) -> Fit {
     if s.flags & SYN != 0 {
         return syn(state, original, sender, receiver, s);
     }
@@ -163,10 +155,8 @@ pub fn judge(
             sender.seen |= Numbers::ACKED;
             *state = if s.flags & FIN != 0 { State::OriginalFin } else { State::Established };
         }
-        State::Opening | State::Answered => {
-            if !receiver.has(Numbers::SYN) || !sender.has(Numbers::SYN) {
-                return Fit::No;
-            }
+        State::Opening | State::Answered if !receiver.has(Numbers::SYN) || !sender.has(Numbers::SYN) => {
+            return Fit::No;
         }
         State::Established | State::Assured if s.flags & FIN != 0 && near => {
             *state = if original { State::OriginalFin } else { State::ReplyFin };
@@ -231,7 +221,11 @@ fn syn(state: &mut State, original: bool, sender: &mut Numbers, receiver: &mut N
     if original {
         if s.flags & ACK != 0 {
             // Both have asked at once: this answers the other's SYN.
-            if !handshake || s.end != sender.end || !receiver.has(Numbers::SYN) || !acknowledges_syn(sender, receiver, s) {
+            if !handshake
+                || s.end != sender.end
+                || !receiver.has(Numbers::SYN)
+                || !acknowledges_syn(sender, receiver, s)
+            {
                 return Fit::No;
             }
             sender.seen |= Numbers::ACKED;

@@ -108,7 +108,14 @@ fn flows_go_both_ways_together() {
                 publish: u32::MAX,
                 ..FlowEntry::default()
             };
-            let back = FlowEntry { to: out.reverse(), peer_zone: 1, target_id: owner_slot, target_kind: 0, flags: FlowFlags::TRANSLATED, ..forward };
+            let back = FlowEntry {
+                to: out.reverse(),
+                peer_zone: 1,
+                target_id: owner_slot,
+                target_kind: 0,
+                flags: FlowFlags::TRANSLATED,
+                ..forward
+            };
             flows.insert(FlowKey::new(1, 6, out), forward, 0).expect("insert");
             flows.insert(FlowKey::new(0, 6, to.reverse()), back, 0).expect("insert");
         }
@@ -183,8 +190,13 @@ fn flows_whose_time_is_over_are_swept_both_ways() {
         let mut insert = |proto, sport: u16, last_seen_ns: [u64; 2]| {
             let out = FlowTuple { sport: Port::new(sport), dport: Port::new(53), ..FlowTuple::default() };
             let to = FlowTuple { sport: Port::new(sport ^ 0x8000), ..out };
-            let forward =
-                FlowEntry { to, peer_zone: 0, flags: FlowFlags::ORIGINAL.with(FlowFlags::TRANSLATED), last_seen_ns: last_seen_ns[0], ..FlowEntry::default() };
+            let forward = FlowEntry {
+                to,
+                peer_zone: 0,
+                flags: FlowFlags::ORIGINAL.with(FlowFlags::TRANSLATED),
+                last_seen_ns: last_seen_ns[0],
+                ..FlowEntry::default()
+            };
             let back = FlowEntry {
                 to: out.reverse(),
                 peer_zone: 1,

@@ -7,8 +7,8 @@ mod prog;
 use std::time::Duration;
 
 use common::frame::Tap;
-use netns_ebpf_common::state::State;
 use netns_ebpf_common::network::Network;
+use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::DropReason;
 use prog::flows::{masqueraded, pair};
 use prog::*;

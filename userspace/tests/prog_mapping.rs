@@ -7,8 +7,8 @@ mod prog;
 use std::net::{IpAddr, UdpSocket};
 
 use netns::datapath::{Hook, PublishPorts};
-use netns_ebpf_common::state::State;
 use netns_ebpf_common::publish::Publish;
+use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::DropReason;
 use prog::mapping::{TCP, UDP, independent, leaves, opened, range, reaches, sends};
 use prog::*;

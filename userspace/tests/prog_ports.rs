@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use std::net::{TcpListener, UdpSocket};
 
 use netns::datapath::{Hook, PublishPorts};
-use netns_ebpf_common::state::State;
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::publish::Publish;
+use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::DropReason;
 use prog::flows::{masqueraded, pair, table};
 use prog::*;

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use netns::datapath::{Hook, PublishPorts};
-use netns_ebpf_common::state::State;
 use netns_ebpf_common::publish::Publish;
+use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::DropReason;
 use prog::*;
 

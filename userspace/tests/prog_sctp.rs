@@ -5,8 +5,8 @@ mod common;
 mod prog;
 
 use netns::datapath::PublishPorts;
-use netns_ebpf_common::state::State;
 use netns_ebpf_common::publish::Publish;
+use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::DropReason;
 use prog::*;
 

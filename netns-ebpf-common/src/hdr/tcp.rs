@@ -122,7 +122,7 @@ impl TcpFields {
 #[cfg(test)]
 mod tests {
     use super::*;
-        use crate::hdr::Frame;
+    use crate::hdr::Frame;
 
     #[test]
     fn golden_bytes() {

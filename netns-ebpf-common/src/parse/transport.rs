@@ -2,13 +2,13 @@
 
 use super::{Fragment, IcmpKind, L4, Off, Parse, Parsed, TcpFields, tcp};
 
-use crate::hdr::tcp::flag;
-use crate::proto;
 use crate::hdr::Frame;
 use crate::hdr::icmp::{self, IcmpHdr};
 use crate::hdr::sctp::{SCTP_LEN, SctpHdr};
+use crate::hdr::tcp::flag;
 use crate::hdr::tcp::{TCP_LEN, TcpHdr};
 use crate::hdr::udp::{UDP_LEN, UdpHdr};
+use crate::proto;
 use crate::verdict::DropReason;
 
 /// More than any datagram in pieces can hold.

@@ -21,7 +21,7 @@ const ISN: [u32; 2] = [1_000, 0xffff_fff0];
 
 fn segment(flags: u8, seq: u32, ack: u32, payload: u32) -> TcpFields {
     let end = seq.wrapping_add(payload).wrapping_add(u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0));
-    TcpFields { seq, end, ack, window: 0x4000, flags, scale: if flags & SYN != 0 { 7 } else { TcpFields::NO_SCALE }, ..TcpFields::default() }
+    TcpFields { seq, end, ack, window: 0x4000, flags, scale: if flags & SYN != 0 { 7 } else { TcpFields::NO_SCALE } }
 }
 
 impl Tracked {

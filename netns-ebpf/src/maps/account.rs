@@ -5,7 +5,9 @@ use core::ptr::NonNull;
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
-use netns_ebpf_common::account::{Account, AccountState, Admission, BACK_OFF_NS, PodAccounts, QUEUE_PART, QueueKey, QueuePart};
+use netns_ebpf_common::account::{
+    Account, AccountState, Admission, BACK_OFF_NS, PodAccounts, QUEUE_PART, QueueKey, QueuePart,
+};
 use netns_ebpf_common::family::{Family, V4, V6};
 use netns_ebpf_common::flow::FlowKey;
 use netns_ebpf_common::verdict::DropReason;
@@ -143,7 +145,7 @@ impl AccountRef {
     pub fn queue<F: FamilyMaps>(self, key: &FlowKey<F::Addr>) {
         let at = self.fetch_add(core::mem::offset_of!(AccountState, queued), 1);
         let part = self.account.part(at);
-        let Some(keys) = F::queues().get_ptr_mut(&part).or_else(|| begin_part::<F>(&part)) else { return };
+        let Some(keys) = F::queues().get_ptr_mut(part).or_else(|| begin_part::<F>(&part)) else { return };
         // SAFETY: an element just looked up, and a place within it. Who reads a key believes only the entry it leads to.
         unsafe { (&mut (*keys).keys)[at as usize & (QUEUE_PART - 1)].set(key) };
     }
@@ -160,12 +162,12 @@ impl AccountRef {
             return Taken::Nothing;
         }
         let part = self.account.part(at);
-        let Some(keys) = F::queues().get_ptr_mut(&part) else { return Taken::Gap };
+        let Some(keys) = F::queues().get_ptr_mut(part) else { return Taken::Gap };
         let place = at as usize & (QUEUE_PART - 1);
         // SAFETY: as in `queue`.
         key.set(unsafe { &(&(*keys).keys)[place] });
         if place == QUEUE_PART - 1 {
-            let _gone_already = F::queues().remove(&part);
+            let _gone_already = F::queues().remove(part);
         }
         Taken::Key
     }

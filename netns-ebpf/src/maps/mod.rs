@@ -39,9 +39,7 @@ pub use self::area::{AreaRef, area};
 pub use self::counters::{count_drop, count_flow, count_published, count_verdict, with_endpoint_stats};
 pub use self::datagram::{DatagramRef, datagram_slot, held, held_scratch, hold, release};
 pub use self::flow::{FlowRef, InsertError, enter_mapping, mapping_at, mapping_of};
-pub use self::port::{
-    PortMaps, begin_search, count_exhausted, count_port, end_search, is_held, ports_in_use, seed,
-};
+pub use self::port::{PortMaps, begin_search, count_exhausted, count_port, end_search, is_held, ports_in_use, seed};
 pub use self::scratch::{QUOTE_BYTES, Scratch, fib_params, opening, parsed, quote_scratch, quoted};
 use self::scratch::{SCRATCH4, SCRATCH6, mapping_key, scratch};
 

@@ -132,7 +132,7 @@ pub fn end_search<F: PortMaps>(to: &Destination<F::Addr>, search: &Search, found
         // Another CPU may have been first, or memory is short: the next one starts anywhere.
         None => {
             let (cursor, vain) = search.end(0, found);
-            let _unnoted = F::searches().insert(to, &PortSearch { refused: 0, retry_at_ns, cursor, vain }, 0);
+            let _unnoted = F::searches().insert(to, PortSearch { refused: 0, retry_at_ns, cursor, vain }, 0);
         }
     }
 }

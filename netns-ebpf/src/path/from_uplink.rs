@@ -266,7 +266,8 @@ fn is_ours<F: FamilyMaps>(p: &Parsed<<F as Family>::Addr>) -> bool {
     }
     if maps::has_mappings()
         && let Some(outside) = mapping::at::<F>(p.proto, &p.tuple)
-        && deliver::live_endpoint(outside.target().id).is_ok_and(|(_, network)| network.flags & Network::OPEN_TO_ALL != 0)
+        && deliver::live_endpoint(outside.target().id)
+            .is_ok_and(|(_, network)| network.flags & Network::OPEN_TO_ALL != 0)
     {
         return true;
     }

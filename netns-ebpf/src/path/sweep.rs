@@ -3,11 +3,11 @@
 
 use core::marker::PhantomData;
 
-use netns_ebpf_common::sweep::{SWEEP_KEYS_BYTES, SweepHeader, SweepMode};
 use netns_ebpf_common::family::{V4, V6};
 use netns_ebpf_common::flow::FlowKey;
 use netns_ebpf_common::hdr::eth::ETH_LEN;
 use netns_ebpf_common::plain::Plain;
+use netns_ebpf_common::sweep::{SWEEP_KEYS_BYTES, SweepHeader, SweepMode};
 
 use crate::maps::{self, FamilyMaps, FlowRef};
 use crate::packet::{Packet, Steps, now_ns};

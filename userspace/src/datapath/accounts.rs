@@ -83,6 +83,8 @@ impl Datapath {
             }
         }
         let listed = refused.into_iter();
-        Ok(listed.map(|((network, proto, addr, port), refused)| ExhaustedPorts { network, proto, addr, port, refused }).collect())
+        Ok(listed
+            .map(|((network, proto, addr, port), refused)| ExhaustedPorts { network, proto, addr, port, refused })
+            .collect())
     }
 }

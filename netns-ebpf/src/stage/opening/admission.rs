@@ -20,10 +20,7 @@ const PROBES: u32 = 32;
 
 /// Takes a place for the planned flow, which [`maps::leave`] gives back.
 #[inline(never)]
-pub fn enter<F: FamilyMaps>(
-    pkt: &Packet,
-    o: &mut Opening<<F as Family>::Addr>,
-) -> Result<(), DropReason> {
+pub fn enter<F: FamilyMaps>(pkt: &Packet, o: &mut Opening<<F as Family>::Addr>) -> Result<(), DropReason> {
     let account = account_of::<F>(o)?;
     match try_enter::<F>(account, o) {
         Err(_) if make_room::<F>(pkt, account, o) => try_enter::<F>(account, o),

@@ -48,7 +48,8 @@ pub fn claim<F: FamilyMaps>(
     let (own, proto) = (key.tuple.dport.get(), key.proto);
     let translates = !matches!(ports, Ports::Keep | Ports::Prefer);
     // A mapping's port is everybody's to send to: it is one of the range in any case.
-    let try_own = if for_mapping && proto != proto::SCTP { range.has(own) } else { may_keep_port(proto, own, ports, range) };
+    let try_own =
+        if for_mapping && proto != proto::SCTP { range.has(own) } else { may_keep_port(proto, own, ports, range) };
     // A mapping's port was asked for when the mapping was made.
     o.search.reset(range, own, try_own, translates, translates && !matches!(ports, Ports::Mapped));
     o.search.counts = all;
@@ -187,7 +188,7 @@ fn share<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) {
     let d = &o.destination;
     o.search.counted_in = UseIndex::new(maps::seed(), pool, &d.addr, d.port, d.proto, o.plan.owner_slot);
     let (own, used) = maps::ports_in_use(&o.search.counted_in);
-    o.search.may_have_more = may_have(own, used, o.search.range.len().wrapping_mul(addrs));
+    o.search.may_have_more = may_have(own, used, o.search.range.count().wrapping_mul(addrs));
 }
 
 /// Counts the port that was claimed.
