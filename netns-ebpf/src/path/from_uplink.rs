@@ -91,6 +91,9 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
             && let Some(flow) = flow::find::<F>(ZONE_HOST, p)
         {
             flow::check_flags(p)?;
+            if border::yields_to_host::<F>(pkt, p, flow) {
+                return Ok(Verdict::PASS);
+            }
             if p.is_icmp(IcmpKind::EchoReply) {
                 copy_to_host(pkt)?;
             }

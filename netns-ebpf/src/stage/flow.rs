@@ -95,7 +95,7 @@ fn touch<F: FamilyMaps>(flow: FlowRef<F>, key: &FlowKey<F::Addr>, now: u64) {
 
 /// The compiler reads a key by words of 8 bytes, which the kernel refuses of a stack where they are not aligned.
 #[repr(align(8))]
-struct OnStack<T>(T);
+pub struct OnStack<T>(pub T);
 
 #[inline(always)]
 fn advance_tcp<F: FamilyMaps>(

@@ -4,12 +4,16 @@
 
 use netns_ebpf_common::abi::{IFINDEX_GATEWAY, MAX_NETWORKS, ZONE_HOST};
 use netns_ebpf_common::family::Family;
+use netns_ebpf_common::flow::FlowKey;
+use netns_ebpf_common::hdr::tcp::flag;
 use netns_ebpf_common::network::Network;
-use netns_ebpf_common::parse::Parsed;
+use netns_ebpf_common::parse::{L4, Parsed};
+use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::DropReason;
 
-use crate::maps::{self, FamilyMaps};
+use crate::maps::{self, FamilyMaps, FlowRef};
 use crate::packet::{MARK_HAIRPIN, Packet};
+use crate::stage::flow::OnStack;
 use crate::stage::route::{self, Way};
 
 /// Whether the packet's destination is the host's own at this moment: an address may have moved to another machine, and what is
@@ -43,4 +47,26 @@ pub fn check_source<F: FamilyMaps>(
         // A route that forbids the answer, or a gateway device whose forwarding is off.
         Way::Nowhere => Err(DropReason::NoRoute),
     }
+}
+
+/// Whether a packet along a pod's flow is the answer to a SYN of the host's own: nobody tells us what the host opens by itself, and
+/// it may choose the port of a connection of a pod that has ended, or was never answered. That is gone then.
+#[inline(always)]
+pub fn yields_to_host<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>, flow: FlowRef<F>) -> bool {
+    const SYN_ACK: u8 = flag::SYN | flag::ACK;
+    // One that answers the pod has just brought its flow to this state.
+    matches!(p.l4, L4::Tcp)
+        && p.tcp.flags & SYN_ACK == SYN_ACK
+        && !matches!(flow.state(), State::Answered)
+        && is_for_host::<F>(pkt, p, flow)
+}
+
+#[inline(never)]
+fn is_for_host<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>, flow: FlowRef<F>) -> bool {
+    if !pkt.host_socket(true, &p.tuple) {
+        return false;
+    }
+    let OnStack(ref key) = OnStack(FlowKey::new(ZONE_HOST, p.proto, p.tuple));
+    flow.remove_both(key);
+    true
 }
