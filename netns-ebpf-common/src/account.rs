@@ -153,6 +153,23 @@ pub const fn may_open(own: u64, total: u64, flows: u32, flows_per_pod: u32) -> R
     Ok(())
 }
 
+/// Whether another flow may be opened in the place of one of the same account that has gone for it: nobody has less for that, so the
+/// threshold is not asked. It may have come down since, and the account would lose a flow with each try and get none.
+///
+/// # Errors
+///
+/// As of [`may_open`].
+#[inline(always)]
+pub const fn may_replace(own: u64, total: u64, flows: u32, flows_per_pod: u32) -> Result<(), DropReason> {
+    if total >= flows as u64 {
+        return Err(DropReason::FlowTableFull);
+    }
+    if flows_per_pod != 0 && own >= flows_per_pod as u64 {
+        return Err(DropReason::FlowLimit);
+    }
+    Ok(())
+}
+
 plain!(AccountState { flows, queued, taken, retry_at_ns }: size 32, align 8);
 plain!(PodAccounts { opened, incoming }: size 64, align 8);
 plain!(QueueKey { account, part }: size 8, align 4);
@@ -213,6 +230,14 @@ mod tests {
             );
             assert_eq!(may_open(0, hogs * hog, 1000, 0), Ok(()));
         }
+    }
+
+    #[test]
+    fn who_has_more_than_its_share_may_still_replace_its_own() {
+        assert_eq!(may_open(599, 899, 1000, 0), Err(DropReason::FlowLimit));
+        assert_eq!(may_replace(599, 899, 1000, 0), Ok(()));
+        assert_eq!(may_replace(599, 1000, 1000, 0), Err(DropReason::FlowTableFull), "the table was made smaller");
+        assert_eq!(may_replace(599, 899, 1000, 599), Err(DropReason::FlowLimit), "the cap came down");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use netns::datapath::Hook;
 use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::DropReason;
+use prog::bench::Notes;
 use prog::mapping::{UDP, independent};
 use prog::*;
 
@@ -29,6 +30,12 @@ fn opened(b: &Bench, v: Version, from: At, to: At, pod: (Pod, u16)) -> Pair {
     Pair::of_tuples(UDP, (0, (from.0, from.1, to.0, to.1)), after, Target::Slot(pod.0.slot), Target::Uplink(b.uplink))
         .owned(pod.0.slot)
         .reply_turns_back()
+}
+
+/// How a packet of a pod comes back in.
+fn turned_back(b: &Bench) -> Meta {
+    let notes = Notes { mark: MARK_HAIRPIN, ..Notes::default() };
+    Meta { ifindex: b.uplink, ingress_ifindex: b.uplink, notes, ..Meta::default() }
 }
 
 /// Blue has a mapping at port 20000, by a datagram to a server.
@@ -61,7 +68,7 @@ fn red_turns_back(b: &Bench, v: Version, open: bool) -> Turned {
     // Out as to the LAN.
     let (sent, left, out) = leaves(b, (RED, 20_001), red_at, blue_at);
     let out = out.turns_back();
-    b.pod_sends(RED, &sent, &Want::host(&left).flows([&blue, &server, &red, &out]));
+    b.pod_sends(RED, &sent, &Want::host(&left).marked().flows([&blue, &server, &red, &out]));
     Turned { blue_at, red_at, server, red, out, left }
 }
 
@@ -72,15 +79,15 @@ both!(
         let got = left.translated(red_at, (BLUE.ip(v), 20_000)).delivered(BLUE);
         let back_in = opened(b, v, red_at, blue_at, (BLUE, 20_000));
         let table = [&blue(2), &server, &red, &out, &back_in];
-        b.lan_sends(&left, &Want::peer(BLUE, &got).flows(table));
+        b.comes_back_in(&left, &Want::peer(BLUE, &got).flows(table));
         // The answer the same way: from blue's port of the host.
         let answer = from_pod(BLUE, red_at.0, udp(20_000, red_at.1));
         let turned = answer.translated(blue_at, red_at).sent_on();
         let back_in = back_in.state(State::Established);
-        b.pod_sends(BLUE, &answer, &Want::host(&turned).flows([&blue(2), &server, &red, &out, &back_in]));
+        b.pod_sends(BLUE, &answer, &Want::host(&turned).marked().flows([&blue(2), &server, &red, &out, &back_in]));
         let got = turned.translated(blue_at, (RED.ip(v), 20_001)).delivered(RED);
         let out = out.state(State::Established);
-        b.lan_sends(&turned, &Want::peer(RED, &got).flows([&blue(2), &server, &red, &out, &back_in]));
+        b.comes_back_in(&turned, &Want::peer(RED, &got).flows([&blue(2), &server, &red, &out, &back_in]));
     }
 );
 
@@ -88,20 +95,21 @@ both!(
     fn rfc4787_req_9_the_filter_holds_for_pods_as_for_anybody(b, v) {
         let Turned { blue_at, red_at, server, red, out, left } = red_turns_back(b, v, false);
         let blue = |flows| Pair::mapping(b, v, UDP, (BLUE, 20_000), blue_at, flows);
-        b.lan_sends(&left, &Want::drop(DropReason::Filtered).rx_dropped(BLUE));
+        b.comes_back_in(&left, &Want::drop(DropReason::Filtered).rx_dropped(BLUE));
         // Blue has sent to red: red has sent to blue before, so red's filter lets it in; and now blue's lets red in.
         let (sent, left, from_blue) = leaves(b, (BLUE, 20_000), blue_at, red_at);
         let from_blue = from_blue.turns_back();
         let table = [&blue(2), &server, &red, &out, &from_blue];
-        b.pod_sends(BLUE, &sent, &Want::host(&left).flows(table));
+        b.pod_sends(BLUE, &sent, &Want::host(&left).marked().flows(table));
         let got = left.translated(blue_at, (RED.ip(v), 20_001)).delivered(RED);
         let out = out.state(State::Established);
-        b.lan_sends(&left, &Want::peer(RED, &got).flows([&blue(2), &server, &red, &out, &from_blue]));
+        b.comes_back_in(&left, &Want::peer(RED, &got).flows([&blue(2), &server, &red, &out, &from_blue]));
         let (sent, left, _) = leaves(b, (RED, 20_001), red_at, blue_at);
-        b.pod_sends(RED, &sent, &Want::host(&left));
+        let out = out.state(State::Assured);
+        b.pod_sends(RED, &sent, &Want::host(&left).marked().flows([&blue(2), &server, &red, &out, &from_blue]));
         let got = left.translated(red_at, (BLUE.ip(v), 20_000)).delivered(BLUE);
         let from_blue = from_blue.state(State::Established);
-        b.lan_sends(&left, &Want::peer(BLUE, &got).flows([&blue(2), &server, &red, &out, &from_blue]));
+        b.comes_back_in(&left, &Want::peer(BLUE, &got).flows([&blue(2), &server, &red, &out, &from_blue]));
     }
 );
 
@@ -114,10 +122,10 @@ both!(
         let other = Pair::mapping(b, v, UDP, (BLUE, 20_001), other_at, 1);
         let (sent, left, out) = leaves(b, (BLUE, 20_001), other_at, blue_at);
         let out = out.turns_back();
-        b.pod_sends(BLUE, &sent, &Want::host(&left).flows([&blue(1), &server, &other, &out]));
+        b.pod_sends(BLUE, &sent, &Want::host(&left).marked().flows([&blue(1), &server, &other, &out]));
         let got = left.translated(other_at, (BLUE.ip(v), 20_000)).delivered(BLUE);
         let back_in = opened(b, v, other_at, blue_at, (BLUE, 20_000));
-        b.lan_sends(&left, &Want::peer(BLUE, &got).flows([&blue(2), &server, &other, &out, &back_in]));
+        b.comes_back_in(&left, &Want::peer(BLUE, &got).flows([&blue(2), &server, &other, &out, &back_in]));
     }
 );
 
@@ -133,11 +141,11 @@ both!(
             let (sent, left, out) = leaves(b, (pod, port), at, blue_at);
             flows.push(out.turns_back());
             let table: Vec<_> = flows.iter().copied().chain([blue(n as u32 + 1)]).collect();
-            b.pod_sends(pod, &sent, &Want::host(&left).flows(&table));
+            b.pod_sends(pod, &sent, &Want::host(&left).marked().flows(&table));
             let got = left.translated(at, (BLUE.ip(v), 20_000)).delivered(BLUE);
             flows.push(opened(b, v, at, blue_at, (BLUE, 20_000)));
             let table: Vec<_> = flows.iter().copied().chain([blue(n as u32 + 2)]).collect();
-            b.lan_sends(&left, &Want::peer(BLUE, &got).flows(&table));
+            b.comes_back_in(&left, &Want::peer(BLUE, &got).flows(&table));
         }
     }
 );
@@ -150,17 +158,17 @@ both!(
         let meta = |ifindex| Meta { ifindex, ..Meta::default() };
         let (sent, left, _) = leaves(b, (RED, 20_001), red_at, blue_at);
         let out = b.run(Hook::FromPod, meta(RED.ifindex()), &sent.bytes());
-        let out = b.run(Hook::FromUplink, meta(b.uplink), &out.frame);
+        let out = b.run(Hook::FromUplink, turned_back(b), &out.frame);
         assert_eq!(out.action, 7);
         // Nobody listens at blue's: red is told, about the packet it sent, by the address it sent it to.
         let quote = Packet::new(red_at.0, BLUE.ip(v), udp(20_001, 20_000)).ip_bytes();
         let error = from_pod(BLUE, red_at.0, Problem::PortUnreachable.quoting(v, &quote));
         let about = Packet::new(red_at.0, blue_at.0, udp(20_001, 20_000)).ip_bytes();
         let turned = Packet { src: blue_at.0, l4: Problem::PortUnreachable.quoting(v, &about), ..error.clone() }.sent_on();
-        b.pod_sends(BLUE, &error, &Want::host(&turned));
+        b.pod_sends(BLUE, &error, &Want::host(&turned).marked());
         let about = Packet::new(RED.ip(v), blue_at.0, udp(20_001, 20_000)).ip_bytes();
         let got = Packet { dst: RED.ip(v), l4: Problem::PortUnreachable.quoting(v, &about), ..turned.clone() };
-        b.lan_sends(&turned, &Want::peer(RED, &got.delivered(RED)));
+        b.comes_back_in(&turned, &Want::peer(RED, &got.delivered(RED)));
         let _ = left;
     }
 );
@@ -180,10 +188,10 @@ both!(
         // The error goes the way of the packet: in by the uplink, and from there to red.
         let about = Packet { l4: udp(20_001, 20_000).with_payload(1320), ..left.clone() };
         let error = originated(Problem::TooBig(GREEN_MTU), HOST.ip(v), &about, (left.eth_src, left.eth_dst));
-        let out = b.run(Hook::FromUplink, meta(b.uplink), &left.bytes());
+        let out = b.run(Hook::FromUplink, turned_back(b), &left.bytes());
         assert_eq!((out.action, out.frame.len()), (7, error.bytes().len()));
         assert_eq!(out.frame, error.bytes());
-        let out = b.run(Hook::FromUplink, meta(b.uplink), &out.frame);
+        let out = b.run(Hook::FromUplink, turned_back(b), &out.frame);
         assert_eq!(out.action, 7);
         assert_eq!(out.frame[..6], RED.mac);
     }

@@ -208,7 +208,8 @@ both!(
         let declaration = Publish { slot: BLUE.slot, flags: Publish::ACTIVE, owner: 100 };
         let ports = PublishPorts { addr: None, proto: UDP, host_first: 20_002, pod_first: 80, count: 1 };
         b.datapath().put_publish(100, &declaration, &ports).expect("publish");
-        range(b, 20_000..=20_004);
+        // Of six ports five are for mappings.
+        range(b, 20_000..=20_005);
         let at = (HOST.ip(v), 20_004);
         let mapping = Pair::mapping(b, v, UDP, (RED, 20_000), at, 1);
         sends(b, v, RED, SERVER, udp(20_000, 53), at, &[mapping]);

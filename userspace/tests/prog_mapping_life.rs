@@ -102,6 +102,7 @@ both!(
         reaches(b, v, (SERVER, 53), at, (RED, 20_000), &[mapping, flow]);
         assert_eq!(stamp(), before);
         let (sent, left, _) = leaves(b, v, RED, SERVER, udp(20_000, 53), at);
+        let flow = flow.state(State::Assured);
         b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&mapping, &flow]));
         assert!(stamp() >= before + 70_000_000_000 - 1_000_000_000, "{} after {before}", stamp());
     }
@@ -127,6 +128,7 @@ both!(
         b.pod_sends(BLUE, &sent, &Want::reject_to(BLUE, DropReason::PortsExhausted, &error).flows([&mapping]));
         // No flow lives as long without stamping it.
         b.age(v, Duration::from_secs(140), is_inside);
+        b.end_back_off(v);
         let blue = Pair::mapping(b, v, UDP, (BLUE, 20_000), at, 1);
         sends(b, v, BLUE, SERVER, udp(20_000, 53), at, &[blue]);
     }
@@ -138,7 +140,7 @@ both!(
         let at = (HOST.ip(v), 20_000);
         let mapping = |flows| Pair::mapping(b, v, TCP, (RED, 20_000), at, flows);
         let flow = sends(b, v, RED, SERVER, tcp(20_000, 80, flag::SYN), at, &[mapping(1)]);
-        let reset = from_lan(SERVER.ip(v), at.0, tcp(80, at.1, flag::RST));
+        let reset = from_lan(SERVER.ip(v), at.0, tcp(80, at.1, flag::RST | flag::ACK));
         let got = reset.translated((SERVER.ip(v), 80), (RED.ip(v), 20_000)).delivered(RED);
         b.lan_sends(&reset, &Want::peer(RED, &got).flows([&mapping(1), &flow.state(State::Reset)]));
         // The next SYN takes the old flow out and opens a new one: counted once.

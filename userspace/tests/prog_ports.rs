@@ -12,7 +12,7 @@ use netns_ebpf_common::network::Network;
 use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::DropReason;
-use prog::flows::{masqueraded, pair, table};
+use prog::flows::{masqueraded, opens, pair, table};
 use prog::*;
 
 /// The one flow's port on the wire.
@@ -25,7 +25,7 @@ fn wire_port(b: &Bench) -> u16 {
 
 both!(
     fn a_port_outside_the_range_is_replaced_by_one_inside(b, v) {
-        for l4 in [udp(1000, 53), tcp(50_000, 80, flag::SYN), echo(true, 7), udp(19_999, 53), udp(32_768, 53)] {
+        for l4 in [udp(1000, 53), tcp(1023, 80, flag::SYN), echo(true, 7), udp(19_999, 53), udp(32_768, 53)] {
             b.datapath().delete_flows(|_| true).expect("delete");
             let sent = from_pod(RED, SERVER.ip(v), l4.clone());
             // The port is the program's to choose: run once to learn it, then look at everything.
@@ -45,6 +45,30 @@ both!(
             let got = reply.translated((SERVER.ip(v), dport), (RED.ip(v), sport)).delivered(RED);
             let state = if matches!(sent.l4, L4::Tcp { .. }) { State::Answered } else { State::Established };
             b.lan_sends(&reply, &Want::peer(RED, &got).flows([&pair(b, &sent, &left).state(state)]));
+        }
+    }
+);
+
+both!(
+    fn a_clients_tcp_port_outside_the_range_is_kept_and_a_udp_one_is_not(b, v) {
+        for port in [1024, 19_999, 32_768, 65_535] {
+            b.datapath().delete_flows(|_| true).expect("delete");
+            let (sent, left) = masqueraded(v, SERVER, tcp(port, 80, flag::SYN), port);
+            b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
+            assert_eq!(b.ports_counted(), [0, 0], "it is none of the range");
+            let (_, at) = opens(b, v, RED, SERVER, udp(port, 80)).expect("a port");
+            assert!(SNAT.contains(&at), "UDP {port} left as {at}");
+            assert_eq!(b.ports_counted(), [4, 1]);
+            // Another pod's connection from that port to that server.
+            let (_, at) = opens(b, v, BLUE, SERVER, tcp(port, 80, flag::SYN)).expect("a port");
+            assert!(SNAT.contains(&at), "{port} left as {at}");
+        }
+        // The host's own, and a published one.
+        let any = if v == V4 { "0.0.0.0" } else { "::" };
+        let _listens = TcpListener::bind((any, 40_000)).expect("bind");
+        for port in [40_000, 8080] {
+            let (_, at) = opens(b, v, RED, SERVER, tcp(port, 80, flag::SYN)).expect("a port");
+            assert!(SNAT.contains(&at), "{port} left as {at}");
         }
     }
 );
@@ -96,6 +120,7 @@ both!(
     fn the_last_free_port_is_found_and_then_the_pod_is_told(b, v) {
         for ports in 1..=4_u16 {
             b.datapath().delete_flows(|_| true).expect("delete");
+            b.end_back_off(v);
             b.configure(|c| (c.snat_port_min, c.snat_port_max) = (20_000, 20_000 + ports - 1));
             let mut seen = BTreeSet::new();
             for i in 0..ports {

@@ -133,6 +133,7 @@ pub fn bench(body: impl FnOnce(&Bench) + Send) {
         let bench: MutexGuard<'_, Bench> = place.bench.lock().unwrap_or_else(PoisonError::into_inner);
         bench.reset();
         body(&bench);
+        bench.assert_nothing_left();
     };
     thread::scope(|scope| {
         let thread = thread::Builder::new().name(name).spawn_scoped(scope, run).expect("start the test's thread");
@@ -208,13 +209,12 @@ impl Bench {
     pub fn reset(&self) {
         let d = &self.datapath;
         d.set_host_config(&host_config()).expect("config");
-        d.delete_flows(|_| true).expect("delete flows");
+        self.assert_nothing_left();
         self.forget_datagrams();
         self.set_error_debt(&self.areas(), Duration::ZERO);
         for name in [map::ADMISSION4, map::ADMISSION6] {
             let data = Map::Array(open_map(name));
             let mut admission = Array::<_, Admission>::try_from(data).expect("an array");
-            assert_eq!(admission.get(&0, 0).expect("read").total, 0, "flows that are counted and not there");
             admission.set(0, Admission::default(), 0).expect("write");
         }
         for name in [map::ACCOUNTS4, map::ACCOUNTS6] {
@@ -249,6 +249,13 @@ impl Bench {
                 d.put_publish(id, &publish, &ports).expect("publish");
             }
         }
+    }
+
+    /// Deletes all flows: nothing is counted then.
+    fn assert_nothing_left(&self) {
+        self.datapath.delete_flows(|_| true).expect("delete flows");
+        assert_eq!(self.datapath.flow_totals().expect("totals"), [0, 0], "flows that are counted and not there");
+        assert_eq!(self.ports_counted(), [0, 0], "ports that are counted and not in use");
     }
 
     /// Runs a hook's program over a frame.

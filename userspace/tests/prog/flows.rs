@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use netns::datapath::{Datapath, FlowRecord};
+use netns::datapath::{Datapath, FlowRecord, Hook};
 use netns_ebpf_common::state::State;
 
-use super::bench::Bench;
+use super::bench::{Bench, Meta};
 use super::packet::{L4, Packet, Version, from_pod};
 use super::world::{HOST, NOBODY_AT_ALL, Place, Pod, RED};
 
@@ -166,4 +166,23 @@ pub fn masqueraded(v: Version, dst: Place, l4: L4, port: u16) -> (Packet, Packet
 /// The flow of a packet of red that left so.
 pub fn pair(b: &Bench, sent: &Packet, left: &Packet) -> Pair {
     Pair::new(1, sent, 0, left, Target::Uplink(b.uplink), Target::Slot(RED.slot)).owned(RED.slot)
+}
+
+/// A pod's packet to somebody opens a flow: its address and port on the wire, or `None` if it was refused for want of a port.
+#[track_caller]
+pub fn opens(b: &Bench, v: Version, pod: Pod, to: Place, l4: L4) -> Option<(IpAddr, u16)> {
+    let refused = || b.datapath().endpoint_counters(pod.slot).expect("counters").refused_ports;
+    let before = refused();
+    let meta = Meta { ifindex: pod.ifindex(), ..Meta::default() };
+    let sent = from_pod(pod, to.ip(v), l4);
+    assert_eq!(b.run(Hook::FromPod, meta, &sent.bytes()).action, 7);
+    if refused() != before {
+        return None;
+    }
+    let (proto, (sport, dport)) = (sent.proto(), sent.l4.ports());
+    let is_it = |r: &FlowRecord| {
+        r.original && (r.zone, r.proto, r.src, r.sport, r.dst, r.dport) == (pod.network, proto, sent.src, sport, sent.dst, dport)
+    };
+    let found = b.datapath().flows().expect("flows").into_iter().find(is_it).expect("the flow");
+    Some((found.to_src, found.to_sport))
 }

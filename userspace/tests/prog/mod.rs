@@ -19,6 +19,7 @@ pub mod mapping;
 pub mod packet;
 pub mod state;
 pub mod want;
+pub mod words;
 pub mod world;
 
 pub use bench::{Bench, bench};

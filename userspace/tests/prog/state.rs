@@ -1,21 +1,26 @@
 //! What tests look at and change in the maps behind the programs' back.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use aya::Pod as Plain;
 use aya::maps::{Array, HashMap, Map, MapData};
 use netns_ebpf_common::abi::{self, map};
+use netns_ebpf_common::account::{Destination, PortSearch};
 use netns_ebpf_common::area::Area;
-use netns_ebpf_common::flow::{FlowEntry, FlowFlags, FlowKey, Target};
+use netns_ebpf_common::flow::{FlowEntry, FlowFlags, FlowKey, FlowTuple, Target};
 use netns_ebpf_common::fragment::{Datagram, DatagramSlot, HeldKey, HeldPiece};
+use netns_ebpf_common::port::{HELD_PLACES, UseIndex};
 use netns_ebpf_common::shared::Shared;
-use netns_ebpf_common::{Addr4, Addr6};
+use netns_ebpf_common::state::State;
+use netns_ebpf_common::{Addr4, Addr6, Port};
 use nix::time::{ClockId, clock_gettime};
 
 use super::bench::{Bench, PINS};
 use super::packet::Version;
-use super::world::PODS;
+use super::words::words;
+use super::world::{PODS, Place};
 
 impl Bench {
     /// Takes one entry out of a family's flow table, a reply's, and leaves its other direction.
@@ -39,6 +44,42 @@ impl Bench {
         match v {
             Version::V4 => change::<Addr4>(map::FLOWS4, which, |e| e.last_seen_ns = earlier(e.last_seen_ns, by)),
             Version::V6 => change::<Addr6>(map::FLOWS6, which, |e| e.last_seen_ns = earlier(e.last_seen_ns, by)),
+        }
+    }
+
+    /// Takes ports of the host's address `at` towards a UDP port of somebody, by replies' entries of a flow nobody has.
+    pub fn occupy(&self, v: Version, (from, port): (Place, u16), at: IpAddr, ports: impl Iterator<Item = u16>) {
+        match (v, at) {
+            (Version::V4, IpAddr::V4(at)) => occupy::<Addr4>(map::FLOWS4, (from.v4.into(), port), at.into(), ports),
+            (Version::V6, IpAddr::V6(at)) => occupy::<Addr6>(map::FLOWS6, (from.v6.into(), port), at.into(), ports),
+            _ => panic!("{at} is of the other family"),
+        }
+    }
+
+    /// How often ports in use are counted, towards destinations and by themselves.
+    pub fn ports_counted(&self) -> [u64; 2] {
+        let sum = |name, len| words(name, len).into_iter().map(u64::from).sum();
+        [sum(map::PORT_USE, UseIndex::CELLS), sum(map::PORTS_HELD, HELD_PLACES)]
+    }
+
+    /// The searches for a port of a family that are remembered: whose, and what of them.
+    pub fn port_searches(&self, v: Version) -> Vec<(u32, PortSearch)> {
+        match v {
+            Version::V4 => searches::<Addr4>(map::PORT_SEARCHES4),
+            Version::V6 => searches::<Addr6>(map::PORT_SEARCHES6),
+        }
+    }
+
+    /// Ends the time a search in vain stands for those that follow, of all searchers.
+    pub fn end_back_off(&self, v: Version) {
+        self.back_off_until(v, 0);
+    }
+
+    /// Makes all searches stand until then: `CLOCK_MONOTONIC`.
+    pub fn back_off_until(&self, v: Version, at_ns: u64) {
+        match v {
+            Version::V4 => back_off_until::<Addr4>(map::PORT_SEARCHES4, at_ns),
+            Version::V6 => back_off_until::<Addr6>(map::PORT_SEARCHES6, at_ns),
         }
     }
 
@@ -70,8 +111,7 @@ impl Bench {
     /// Lets areas have sent so many ICMP errors that it takes this time until the next; with none they have sent none.
     pub fn set_error_debt(&self, areas: &[u32], debt: Duration) {
         let mut map = Array::<_, Area>::try_from(Map::Array(open_map(map::AREAS))).expect("an array");
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("the clock");
-        let errors_paid_ns = if debt.is_zero() { 0 } else { (Duration::from(now) + debt).as_nanos() as u64 };
+        let errors_paid_ns = if debt.is_zero() { 0 } else { now_ns() + debt.as_nanos() as u64 };
         for area in areas {
             let before = map.get(area, 0).expect("read");
             assert_eq!(before.is_entered.get(), 0, "a program has entered area {area} and not left it");
@@ -87,6 +127,42 @@ pub(super) fn open_map(name: &str) -> MapData {
 
 fn lru<K: Plain, V: Plain>(name: &str) -> HashMap<MapData, K, V> {
     HashMap::try_from(Map::LruHashMap(open_map(name))).expect("a hash")
+}
+
+fn now_ns() -> u64 {
+    Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).expect("the clock")).as_nanos() as u64
+}
+
+fn occupy<A: Copy + Default>(name: &str, (src, sport): (A, u16), dst: A, ports: impl Iterator<Item = u16>)
+where
+    FlowKey<A>: Plain,
+    FlowEntry<A>: Plain,
+{
+    let mut flows = HashMap::<_, FlowKey<A>, FlowEntry<A>>::try_from(Map::HashMap(open_map(name))).expect("a hash");
+    let entry = FlowEntry { last_seen_ns: now_ns(), state: State::Assured as u8, ..FlowEntry::<A>::default() };
+    for port in ports {
+        let tuple = FlowTuple { src, dst, sport: Port::new(sport), dport: Port::new(port) };
+        flows.insert(FlowKey::new(abi::ZONE_HOST, 17, tuple), entry, 0).expect("insert");
+    }
+}
+
+fn searches<A>(name: &str) -> Vec<(u32, PortSearch)>
+where
+    Destination<A>: Plain,
+{
+    let all = lru::<Destination<A>, PortSearch>(name);
+    all.iter().map(|s| s.map(|(to, search)| (to.searcher, search)).expect("read")).collect()
+}
+
+fn back_off_until<A>(name: &str, retry_at_ns: u64)
+where
+    Destination<A>: Plain,
+{
+    let mut all = lru::<Destination<A>, PortSearch>(name);
+    for key in keys::<Destination<A>, PortSearch>(name) {
+        let search = all.get(&key, 0).expect("read");
+        all.insert(key, PortSearch { retry_at_ns, ..search }, 0).expect("write");
+    }
 }
 
 fn keys<K: Plain, V: Plain>(name: &str) -> Vec<K> {

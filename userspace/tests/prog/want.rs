@@ -7,10 +7,10 @@ use netns_ebpf_common::counters::{EndpointCounters, PublishCounters};
 use netns_ebpf_common::shared::Shared;
 use netns_ebpf_common::verdict::{DropReason, Kind};
 
-use super::bench::{Bench, Meta};
+use super::bench::{Bench, Meta, Notes};
 use super::flows::{self, Pair};
 use super::packet::Packet;
-use super::world::{PODS, PUBLISHES, Pod, gateway_ifindex};
+use super::world::{MARK_HAIRPIN, PODS, PUBLISHES, Pod, gateway_ifindex};
 
 /// What a run must give. Whatever is not said must not change.
 #[derive(Clone, Debug)]
@@ -23,11 +23,12 @@ pub struct Want {
     /// Publish, whether a new flow counts.
     publish: Option<(u32, bool)>,
     flows: Option<Vec<FlowRecord>>,
+    mark: u32,
 }
 
 impl Want {
     fn new(kind: Kind, frame: Option<Vec<u8>>) -> Self {
-        Self { kind, reason: None, frame, rx: None, rx_dropped: None, publish: None, flows: None }
+        Self { kind, reason: None, frame, rx: None, rx_dropped: None, publish: None, flows: None, mark: 0 }
     }
 
     /// Up the stack, untouched.
@@ -108,6 +109,11 @@ impl Want {
     /// Counts as a new flow of a publish, but as none of its packets from the LAN.
     pub fn hairpin_opens(self, id: u32) -> Self {
         Self { publish: Some((id, true)), ..self }
+    }
+
+    /// Marked as a pod's packet that comes back in by the uplink.
+    pub fn marked(self) -> Self {
+        Self { mark: MARK_HAIRPIN, ..self }
     }
 
     /// The flow table holds exactly these afterwards. Without it, the table must not change.
@@ -204,6 +210,14 @@ impl Bench {
         self.expect(Hook::FromUplink, meta, sent, want)
     }
 
+    /// What a pod sent comes back in by the uplink.
+    #[track_caller]
+    pub fn comes_back_in(&self, sent: &Packet, want: &Want) -> Vec<u8> {
+        let notes = Notes { mark: MARK_HAIRPIN, ..Notes::default() };
+        let meta = Meta { ifindex: self.uplink, ingress_ifindex: self.uplink, notes, ..Meta::default() };
+        self.expect(Hook::FromUplink, meta, &sent.bytes(), want)
+    }
+
     /// The host sends a frame to a network.
     #[track_caller]
     pub fn host_sends(&self, network: u16, sent: &Packet, want: &Want) -> Vec<u8> {
@@ -264,6 +278,7 @@ impl Bench {
         assert_eq!(out.action, want.action(), "the action");
         if let Some(frame) = &want.frame {
             assert_same_bytes(&out.frame, frame);
+            assert_eq!(out.notes.mark, want.mark, "the mark");
         }
         let wanted = want.flows.clone().unwrap_or(flows_before);
         let found = flows::table(self.datapath());

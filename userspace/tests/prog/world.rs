@@ -130,6 +130,9 @@ pub const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 /// MAC of the LAN's router.
 pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 1, 2];
 
+/// What packets of a hairpin are marked with on their way back in.
+pub const MARK_HAIRPIN: u32 = 0x6e6e_6801;
+
 /// Publishes: `HOST:8080` TCP to `BLUE:80`.
 pub const WEB: u32 = 10;
 /// `any:5353` UDP to `BLUE:53`.

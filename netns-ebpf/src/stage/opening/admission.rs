@@ -22,17 +22,37 @@ const PROBES: u32 = 32;
 #[inline(never)]
 pub fn enter<F: FamilyMaps>(pkt: &Packet, o: &mut Opening<<F as Family>::Addr>) -> Result<(), DropReason> {
     let account = account_of::<F>(o)?;
-    match try_enter::<F>(account, o) {
-        Err(_) if make_room::<F>(pkt, account, o) => try_enter::<F>(account, o),
-        result => result,
+    let refused = try_enter::<F>(account, o, Room::Free);
+    if refused.is_ok() {
+        return refused;
+    }
+    match make_room::<F>(pkt, account, o) {
+        Some(room) => try_enter::<F>(account, o, room),
+        None => refused,
     }
 }
 
+/// Whose place a flow is to have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// Nobody's.
+    Free,
+    /// That of another flow of its account, which has gone.
+    Own,
+}
+
 #[inline(always)]
-fn try_enter<F: FamilyMaps>(account: AccountRef, o: &Opening<<F as Family>::Addr>) -> Result<(), DropReason> {
+fn try_enter<F: FamilyMaps>(
+    account: AccountRef,
+    o: &Opening<<F as Family>::Addr>,
+    room: Room,
+) -> Result<(), DropReason> {
     let config = maps::host_config()?;
     let [own, total] = maps::enter::<F>(account)?;
-    let admitted = account::may_open(own, total, config.flows, config.flows_per_pod);
+    let admitted = match room {
+        Room::Free => account::may_open(own, total, config.flows, config.flows_per_pod),
+        Room::Own => account::may_replace(own, total, config.flows, config.flows_per_pod),
+    };
     if admitted.is_err() {
         maps::leave::<F>(o.plan.account());
     }
@@ -42,7 +62,7 @@ fn try_enter<F: FamilyMaps>(account: AccountRef, o: &Opening<<F as Family>::Addr
 /// Makes room: one of the account's own flows goes that gives way, or else one of anybody's whose time is over, as nobody may be
 /// sweeping.
 #[inline(always)]
-fn make_room<F: FamilyMaps>(pkt: &Packet, account: AccountRef, o: &mut Opening<<F as Family>::Addr>) -> bool {
+fn make_room<F: FamilyMaps>(pkt: &Packet, account: AccountRef, o: &mut Opening<<F as Family>::Addr>) -> Option<Room> {
     let now = now_ns();
     let mut search = Oldest::<F> { account, o, own: true, found: false };
     if !account.backs_off(now) {
@@ -58,10 +78,11 @@ fn make_room<F: FamilyMaps>(pkt: &Packet, account: AccountRef, o: &mut Opening<<
             maps::ring_back_off::<F>(now);
         }
     }
-    if !search.found {
-        return false;
+    let room = if search.own { Room::Own } else { Room::Free };
+    if !search.found || FlowRef::<F>::find(&o.candidate)?.remove_both(&o.candidate) == 0 {
+        return None;
     }
-    FlowRef::<F>::find(&o.candidate).is_some_and(|flow| flow.remove_both(&o.candidate) > 0)
+    Some(room)
 }
 
 /// A look for a flow that may go, oldest first: of the account, or in the ring of all flows. Its key is left in `candidate`.

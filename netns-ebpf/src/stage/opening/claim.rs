@@ -8,7 +8,7 @@ use netns_ebpf_common::Port;
 use netns_ebpf_common::family::{Address, Family};
 use netns_ebpf_common::flow::{FlowFlags, FlowKey};
 use netns_ebpf_common::opening::{Opening, Pair, Ports, may_keep_port};
-use netns_ebpf_common::port::{ASKING_COSTS, MOST_STEPS, Range, UseIndex, may_have};
+use netns_ebpf_common::port::{ASKING_COSTS, MOST_STEPS, Range, UseIndex, may_have, may_take_over};
 use netns_ebpf_common::proto;
 use netns_ebpf_common::verdict::DropReason;
 
@@ -188,7 +188,8 @@ fn share<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) {
     let d = &o.destination;
     o.search.counted_in = UseIndex::new(maps::seed(), pool, &d.addr, d.port, d.proto, o.plan.owner_slot);
     let (own, used) = maps::ports_in_use(&o.search.counted_in);
-    o.search.may_have_more = may_have(own, used, o.search.range.count().wrapping_mul(addrs));
+    o.search.may_take_over = may_take_over(own, used);
+    o.search.may_have_more = may_have(own, used, o.search.range.len().wrapping_mul(addrs));
 }
 
 /// Counts the port that was claimed.
@@ -208,7 +209,7 @@ fn look<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) 
         o.search.set_free();
         return o.search.may_take();
     };
-    if !o.search.may_take() && there.owner_slot() != slot {
+    if !o.search.may_take() && !o.search.may_take_over && there.owner_slot() != slot {
         return false;
     }
     let key = &pair(o, for_mapping).peer_key;
