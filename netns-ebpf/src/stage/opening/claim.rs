@@ -208,11 +208,19 @@ fn look<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) 
         o.search.set_free();
         return o.search.may_take();
     };
+    let now = now_ns();
     if !o.search.may_take() && there.owner_slot() != slot {
-        return false;
+        let key = &pair(o, for_mapping).peer_key;
+        if !flow::is_over(there, key.proto, now) {
+            return false;
+        }
+        // One whose time is over counts as absent: it leaves the shares, too.
+        there.remove_both(key);
+        share::<F>(o);
+        o.search.set_free();
+        return o.search.may_take();
     }
     let key = &pair(o, for_mapping).peer_key;
-    let now = now_ns();
     let flags = there.flags();
     let seen_ns = there.last_seen_ns();
     if flow::is_over(there, key.proto, now) {
