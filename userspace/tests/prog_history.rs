@@ -108,9 +108,12 @@ both!(
         let flow = pair(b, &open, &left);
         b.pod_sends(RED, &open, &Want::neigh(&left).flows([&flow]));
         // It is over, both ends are late once more, and the next one begins from the beginning.
-        let reset = server(flag::RST);
-        let got = Packet { dst: RED.ip(v), ..reset.clone() }.delivered(RED);
-        b.lan_sends(&reset, &Want::peer(RED, &got).flows([&flow.state(State::Reset)]));
+        // (Only the reset that answers the SYN ends it: a late one of before acknowledges nothing.)
+        for (flags, state) in [(flag::RST, State::Opening), (flag::RST | flag::ACK, State::Reset)] {
+            let reset = server(flags);
+            let got = Packet { dst: RED.ip(v), ..reset.clone() }.delivered(RED);
+            b.lan_sends(&reset, &Want::peer(RED, &got).flows([&flow.state(state)]));
+        }
         b.pod_sends(RED, &open, &Want::neigh(&left).flows([&flow.state(State::Opening)]));
         let answer = server(flag::SYN | flag::ACK);
         let got = Packet { dst: RED.ip(v), ..answer.clone() }.delivered(RED);

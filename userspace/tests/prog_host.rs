@@ -4,6 +4,8 @@ mod common;
 #[macro_use]
 mod prog;
 
+use std::net::IpAddr;
+
 use netns::datapath::Hook;
 use netns_ebpf_common::verdict::DropReason;
 use prog::*;
@@ -72,12 +74,24 @@ both!(
 
 both!(
     fn an_error_about_the_hosts_own_packets_goes_up(b, v) {
-        let about = Packet::new(GATEWAY.ip(v), RED.ip(v), udp(53, 1000)).ip_bytes();
+        let about = |src: Place, dst: IpAddr| Packet::new(src.ip(v), dst, udp(53, 1000)).ip_bytes();
+        let error = |pod, dst: Place, about: &[u8]| from_pod(pod, dst.ip(v), Problem::PortUnreachable.quoting(v, about));
         for dst in [GATEWAY, HOST] {
-            let sent = from_pod(RED, dst.ip(v), Problem::PortUnreachable.quoting(v, &about));
+            let sent = error(RED, dst, &about(dst, RED.ip(v)));
             b.pod_sends(RED, &sent, &Want::host(&sent));
+            // Of what another address of the host has sent, of what went to somebody else, and of what the pod itself has sent, it
+            // can have seen nothing.
+            let other = if dst == HOST { GATEWAY } else { HOST };
+            for forged in [
+                about(other, RED.ip(v)),
+                about(dst, BLUE.ip(v)),
+                about(dst, SERVER.ip(v)),
+                Packet::new(RED.ip(v), dst.ip(v), udp(1000, 53)).ip_bytes(),
+            ] {
+                b.pod_sends(RED, &error(RED, dst, &forged), &Want::drop(DropReason::IcmpUnrelated));
+            }
         }
-        let sent = from_pod(TWIN, GATEWAY.ip(v), Problem::PortUnreachable.quoting(v, &about));
+        let sent = error(TWIN, GATEWAY, &about(GATEWAY, RED.ip(v)));
         b.pod_sends(TWIN, &sent, &Want::drop(DropReason::IcmpUnrelated));
     }
 );

@@ -81,6 +81,9 @@ fn provoke(b: &Bench, v: Version, reason: DropReason) -> Option<()> {
         DropReason::FlowTableFull => {
             b.configure(|c| c.flows = 1);
             send(&red(SERVER, udp(20_000, 53)));
+            // In use, or it would give its place to the next one.
+            b.run(Hook::FromUplink, lan, &from_lan(SERVER.ip(v), HOST.ip(v), udp(53, 20_000)).bytes());
+            send(&red(SERVER, udp(20_000, 53)));
             send(&red(SERVER, udp(20_001, 53)));
         }
         DropReason::FlowLimit => {

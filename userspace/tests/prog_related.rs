@@ -286,6 +286,34 @@ both!(
 );
 
 both!(
+    /// Without a flow to judge by, an error between pods has to quote its receiver's own packet to that very sender.
+    fn a_pod_cannot_forge_an_error_for_its_neighbour(b, v) {
+        let forged = [
+            ("what blue sent to another pod", from_pod(BLUE, GREEN.ip(v), tcp(53, 1000, flag::ACK))),
+            ("what blue sent to a server", from_pod(BLUE, SERVER.ip(v), udp(53, 1000))),
+            ("what blue sent to its gateway", from_pod(BLUE, GATEWAY.ip(v), udp(53, 1000))),
+            ("what another pod sent to red", from_pod(GREEN, RED.ip(v), udp(53, 1000))),
+            ("what red sent itself", from_pod(RED, BLUE.ip(v), udp(1000, 53))),
+        ];
+        let enough = if v == V4 { 28 } else { 48 };
+        for problem in PROBLEMS {
+            for (what, about) in &forged {
+                println!("{problem:?} about {what}");
+                let error = from_pod(RED, BLUE.ip(v), quoting(problem, v, about, usize::MAX));
+                b.pod_sends(RED, &error, &Want::drop(DropReason::IcmpUnrelated));
+            }
+            let about = from_pod(BLUE, RED.ip(v), udp(53, 1000));
+            for length in [0, enough - 9, enough - 1] {
+                let error = from_pod(RED, BLUE.ip(v), quoting(problem, v, &about, length));
+                b.pod_sends(RED, &error, &Want::drop(DropReason::IcmpUnrelated));
+            }
+            let error = from_pod(RED, BLUE.ip(v), quoting(problem, v, &about, enough));
+            b.pod_sends(RED, &error, &Want::peer(BLUE, &error.delivered(BLUE)));
+        }
+    }
+);
+
+both!(
     fn an_error_about_no_flow_is_the_hosts_or_nobodys(b, v) {
         let (_, left, _) = masqueraded(b, v, udp(1000, 53));
         type Change = fn(&mut Packet);

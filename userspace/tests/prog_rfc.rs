@@ -116,8 +116,8 @@ both!(
             b.lan_sends(&wire, &Want::peer(RED, &got).flows([&flow.state(state)]));
         };
         // RFC 9293 section 3.5, figure 7: the SYNs cross, and each is answered.
-        server(900, 0, flag::SYN, State::Answered);
-        pod(100, 901, flag::SYN | flag::ACK, State::Established);
+        server(900, 0, flag::SYN, State::Opening);
+        pod(100, 901, flag::SYN | flag::ACK, State::Opening);
         server(900, 101, flag::SYN | flag::ACK, State::Established);
         pod(101, 901, flag::ACK, State::Established);
         // Closed by both at once, too (figure 13).
@@ -169,7 +169,8 @@ both!(
         b.pod_sends(RED, &ack, &Want::neigh(&acked).flows([&flow.state(State::Established)]));
         b.configure(|c| c.timeout_ns = [SHORT, LONG, SHORT, SHORT]);
         b.wait(long_idle);
-        server(flag::ACK, State::Established);
+        server(flag::ACK, State::Assured);
+        b.wait(long_idle);
         server(flag::FIN | flag::ACK, State::ReplyFin);
         b.wait(long_idle);
         let (fin, finished) = masqueraded(v, SERVER, tcp(21_000, 80, flag::FIN | flag::ACK), 21_000);

@@ -23,6 +23,7 @@ use netns_ebpf_common::network::Network;
 use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::{Addr4, Addr6, Mac};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::time::{ClockId, clock_gettime};
 
 use super::state::{empty, open_map, remove_all};
 use super::world::*;
@@ -330,6 +331,15 @@ impl Bench {
     /// Takes a pod away.
     pub fn remove(&self, pod: Pod) {
         assert!(self.datapath.remove_endpoint(pod.slot, owner(pod)).expect("remove"));
+    }
+
+    /// Lets the clock flows are stamped with move on.
+    pub fn tick(&self) {
+        let coarse = || clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("the clock");
+        let before = coarse();
+        while coarse() == before {
+            thread::yield_now();
+        }
     }
 
     /// Lets at least this much time go by on the clock flows are stamped with, which moves by ticks.

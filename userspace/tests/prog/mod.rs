@@ -14,6 +14,7 @@
 pub mod bench;
 pub mod complete;
 pub mod errors;
+pub mod flags;
 pub mod flows;
 pub mod mapping;
 pub mod packet;

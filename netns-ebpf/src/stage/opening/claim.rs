@@ -209,17 +209,19 @@ fn look<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) 
         o.search.set_free();
         return o.search.may_take();
     };
-    if !o.search.may_take() && !o.search.may_take_over && there.owner_slot() != slot {
-        return false;
-    }
     let key = &pair(o, for_mapping).peer_key;
     let now = now_ns();
-    let flags = there.flags();
-    let seen_ns = there.last_seen_ns();
+    // One whose time is over counts as absent, whatever the shares are.
     if flow::is_over(there, key.proto, now) {
         o.search.set_yielding(0);
         return true;
     }
+    if !o.search.may_take() && !o.search.may_take_over && there.owner_slot() != slot {
+        return false;
+    }
+    let key = &pair(o, for_mapping).peer_key;
+    let flags = there.flags();
+    let seen_ns = there.last_seen_ns();
     let yields = !flags.has(FlowFlags::ORIGINAL)
         && !flags.has(FlowFlags::MAPPING)
         && there.state().yields_port(key.proto, key.tuple.sport.get(), now.saturating_sub(seen_ns));
