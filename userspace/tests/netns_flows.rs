@@ -28,18 +28,47 @@ fn flows() -> Vec<FlowRecord> {
 
 /// Datagrams from a pod to the LAN's server, each from a port of its own: how many the pod was told nobody takes.
 fn prohibited(here: &Isolated, pod: Site, family: Family, datagrams: usize) -> usize {
-    let sockets: Vec<_> = here.inside(pod.place, || {
-        (0..datagrams).map(|_| UdpSocket::bind(SocketAddr::new(pod.ip(family), 0)).expect("bind")).collect()
-    });
-    let is_refused = |socket: &UdpSocket| {
-        let to = SocketAddr::new(server().ip(family), PORT);
-        socket.connect(to).expect("connect");
-        socket.send(b"hello").expect("send");
-        // The error comes back before `send` returns; administratively-prohibited is "no route to host" or "permission".
-        let told = socket.take_error().expect("ask").map(|e| e.kind());
-        matches!(told, Some(ErrorKind::HostUnreachable | ErrorKind::PermissionDenied))
+    clients(here, pod, family, datagrams).iter().filter(|socket| is_refused(socket, family)).count()
+}
+
+/// The same with a server that answers, and clients that go on after that: flows that give their place to nobody.
+fn prohibited_in_use(here: &Isolated, pod: Site, family: Family, datagrams: usize, server: &UdpSocket) -> usize {
+    let goes_on = |client: &UdpSocket| {
+        let (_, from) = server.recv_from(&mut [0; 8]).expect("the question");
+        server.send_to(b"hello", from).expect("answer");
+        client.recv(&mut [0; 8]).expect("the answer");
+        client.send(b"more").expect("go on");
+        assert_eq!(server.recv_from(&mut [0; 8]).expect("more").1, from);
     };
-    sockets.iter().filter(|socket| is_refused(socket)).count()
+    let clients = clients(here, pod, family, datagrams);
+    let (refused, taken): (Vec<_>, Vec<_>) = clients.iter().partition(|client| {
+        let refused = is_refused(client, family);
+        if !refused {
+            goes_on(client);
+        }
+        refused
+    });
+    assert_eq!(refused.len() + taken.len(), datagrams);
+    refused.len()
+}
+
+fn clients(here: &Isolated, pod: Site, family: Family, sockets: usize) -> Vec<UdpSocket> {
+    here.inside(pod.place, || (0..sockets).map(|_| patient(SocketAddr::new(pod.ip(family), 0))).collect())
+}
+
+/// A socket that waits for seconds at most.
+fn patient(at: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind(at).expect("bind");
+    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("set a time-out");
+    socket
+}
+
+fn is_refused(socket: &UdpSocket, family: Family) -> bool {
+    socket.connect(SocketAddr::new(server().ip(family), PORT)).expect("connect");
+    socket.send(b"hello").expect("send");
+    // The error comes back before `send` returns; administratively-prohibited is "no route to host" or "permission".
+    let told = socket.take_error().expect("ask").map(|e| e.kind());
+    matches!(told, Some(ErrorKind::HostUnreachable | ErrorKind::PermissionDenied))
 }
 
 fn pod<'a>(status: &'a Value, name: &str) -> &'a Value {
@@ -47,21 +76,28 @@ fn pod<'a>(status: &'a Value, name: &str) -> &'a Value {
     pods.iter().find(|p| p["name"] == name).unwrap_or_else(|| panic!("no pod {name} in {status:#}"))
 }
 
-/// A socket of the LAN's server that takes datagrams and says nothing.
+/// Sockets of the LAN's server, one of each family, that take datagrams and say nothing of themselves.
 fn silent(here: &Isolated) -> Vec<UdpSocket> {
-    let bind = |family| UdpSocket::bind(SocketAddr::new(server().ip(family), PORT)).expect("bind");
-    here.inside("lan", || Family::ALL.map(bind)).into()
+    here.inside("lan", || Family::ALL.map(|family| patient(SocketAddr::new(server().ip(family), PORT)))).into()
 }
 
 #[test]
 fn limits_change_live_and_refusals_have_names() {
     isolated(|here| {
         here.lan();
-        let _silent = silent(here);
+        let servers = silent(here);
         here.up(&format!("[nat]\nflows = 16\n{TOPOLOGY}")).ok();
-        for family in Family::ALL {
-            assert_eq!(prohibited(here, RED, family, 12), 4, "{family:?}: half of 16 may be open");
-            assert_eq!(prohibited(here, BLUE, family, 3), 0, "{family:?}: a newcomer");
+        for (family, server) in Family::ALL.into_iter().zip(&servers) {
+            let before = flows().len();
+            assert_eq!(prohibited(here, RED, family, 12), 0, "{family:?}: what nobody answers gives way");
+            assert_eq!(flows().len(), before + 16, "{family:?}: half of 16 may be open, each with two entries");
+            for _ in 0..12 {
+                server.recv(&mut [0; 8]).expect("every question");
+            }
+            assert_eq!(prohibited_in_use(here, RED, family, 8, server), 0, "{family:?}: it still does");
+            assert_eq!(prohibited_in_use(here, RED, family, 4, server), 4, "{family:?}: what is in use does not");
+            assert_eq!(flows().len(), before + 16, "{family:?}: and is there still");
+            assert_eq!(prohibited_in_use(here, BLUE, family, 3, server), 0, "{family:?}: a newcomer");
         }
         let before = flows();
         let status = here.status();
@@ -87,8 +123,8 @@ fn limits_change_live_and_refusals_have_names() {
             records
         };
         assert_eq!(untimed(&flows()), untimed(&before));
-        for family in Family::ALL {
-            assert_eq!(prohibited(here, RED, family, 3), 1, "{family:?}: ten");
+        for (family, server) in Family::ALL.into_iter().zip(&servers) {
+            assert_eq!(prohibited_in_use(here, RED, family, 3, server), 1, "{family:?}: ten");
         }
         // Smaller: what there is stays, and nothing new is opened.
         here.up(&format!("[nat]\nflows = 2\n{TOPOLOGY}")).ok();

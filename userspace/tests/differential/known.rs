@@ -11,8 +11,6 @@ pub enum Known {
     /// See [`TABLE`].
     StateNotPoliced,
     /// See [`TABLE`].
-    MiddleToPublished,
-    /// See [`TABLE`].
     NobodyThere,
     /// See [`TABLE`].
     ErrorSource,
@@ -23,7 +21,7 @@ pub enum Known {
 }
 
 /// Every one with its reason.
-pub const TABLE: [(Known, &str); 7] = [
+pub const TABLE: [(Known, &str); 6] = [
     (
         Known::NotFragmented,
         "an IPv4 packet without DF that is too large for the way out: the kernel cuts it, we answer frag-needed, as with DF \
@@ -34,11 +32,6 @@ pub const TABLE: [(Known, &str); 7] = [
         "a TCP segment that cannot occur in the connection's state: conntrack calls it invalid, so the reference drops it or \
          gives it to its own TCP, which resets; we pass it on translated, and the end it is for judges it (RFC 5382 section \
          4.3 lets a NAT do either)",
-    ),
-    (
-        Known::MiddleToPublished,
-        "the middle of a connection nobody knows, from a pod to a published port: the reference's own TCP resets it, we drop \
-         what a pod sends without a flow (README, Limits)",
     ),
     (
         Known::NobodyThere,
@@ -93,7 +86,7 @@ impl Known {
                 (o.end, o.originated) == (r.end, r.originated) && but_for_it(o) == but_for_it(r)
             }
             Self::SourceQuench => ours.is_empty() && reference.len() == 1 && !reference[0].originated,
-            Self::MiddleToPublished | Self::Filtered => {
+            Self::Filtered => {
                 ours.is_empty() && reference.iter().all(|c| c.originated && c.end == at)
             }
         }

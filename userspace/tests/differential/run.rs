@@ -18,6 +18,8 @@ const A_ROUND: usize = 48;
 const STEPS_A_ROUND: usize = 600;
 /// Ports the worlds may choose.
 const RANGE: std::ops::RangeInclusive<u16> = 20_000..=32_767;
+/// Those of them that mappings get: the lower three quarters.
+const MAPPINGS: std::ops::RangeInclusive<u16> = 20_000..=29_575;
 
 /// The mapping of the pods' network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,7 +206,11 @@ fn learn(
     }
     let session = &sessions[index];
     let masqueraded = session.is_masqueraded();
-    if masqueraded && !RANGE.contains(&port) {
+    let mapped = world == 0 && mapping == Mapping::Independent && answerer.end == End::Lan;
+    let range = if mapped { MAPPINGS } else { RANGE };
+    // TCP keeps a port that is none of the range where it is nobody's; the reference cannot be told to.
+    let keeps_own = range.contains(&own) || world == 0 && proto == 6 && !mapped && own >= 1024;
+    if masqueraded && !range.contains(&port) && !(keeps_own && port == own) {
         return Err(format!("the port {port} is not one of the range"));
     }
     let wanted = sessions.iter().enumerate().any(|(i, other)| {
@@ -214,7 +220,7 @@ fn learn(
             && (mapping == Mapping::Independent
                 || other.answerer.is_some_and(|o| (o.addr, o.port) == (answerer.addr, answerer.port)))
     });
-    let free = !wanted && (!masqueraded || RANGE.contains(&own));
+    let free = !wanted && (!masqueraded || keeps_own);
     // The reference tracks what outsiders send to the host too, and takes their ports for taken.
     if world == 0 && free && port != own && session.wire[world].is_none() {
         return Err(format!("the port {own} was free, and it got {port}"));

@@ -221,9 +221,7 @@ impl Session {
             }
             side = Side::Opener;
             let flags = numbers.pick(&[flag::ACK, flag::RST, flag::FIN | flag::ACK, flag::SYN | flag::ACK]);
-            l4 = crate::prog::tcp(0, 0, flags);
-            let published = self.target.0 == ip(HOST, self.v) && self.from != End::Lan && self.answerer.is_some();
-            may = published.then_some(Known::MiddleToPublished);
+            (l4, may) = (crate::prog::tcp(0, 0, flags), None);
         } else if self.proto == 6 {
             let segment = self.tcp.segment(numbers);
             if segment.side == Side::Answerer && self.wire.contains(&None) {
