@@ -30,7 +30,8 @@ fn the_steps_of_the_readme_are_those_of_the_code() {
 
 #[test]
 fn what_differs_is_noticed() {
-    let code = of_code("fn f() {\n    // 1. It is\n    // taken apart. Nothing else.\n    g();\n\n    // 2. It goes on.\n}\n");
+    let code =
+        of_code("fn f() {\n    // 1. It is\n    // taken apart. Nothing else.\n    g();\n\n    // 2. It goes on.\n}\n");
     let said = |text: &str| lists(&format!("### `path/x.rs`\n\n{text}\n")).remove("path/x.rs").expect("a list");
     assert_eq!(compare(&code, &said("1. It is taken\n   apart (`y.rs`).\n2. It goes on: so.")), Ok(()));
     for other in [
