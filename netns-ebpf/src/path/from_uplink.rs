@@ -1,4 +1,4 @@
-//! TC ingress on an uplink: replies to pods, published ports, and everything that is the host's own.
+//! TC ingress on an uplink: replies to pods, mappings, published ports, and everything that is the host's own.
 //!
 //! Compiled twice: for devices with Ethernet headers (`L3_OFF` is their length) and for those without a link layer (0). There
 //! a packet that is a pod's gets an Ethernet header ([`take`]), and from then on both are the same.
