@@ -15,9 +15,9 @@
 //! A cgroup hook sees every process of the machine; whose socket is the host's is told by its network namespace.
 
 use netns_ebpf_common::family::{Address, Family, Scope, V4, is_loopback, mix};
-use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::host_socket::{HostPeer, HostPeerKey};
 use netns_ebpf_common::network::Network;
+use netns_ebpf_common::proto;
 use netns_ebpf_common::publish::{Publish, PublishKey};
 use netns_ebpf_common::{Addr4, Port};
 

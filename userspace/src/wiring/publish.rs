@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use netns_ebpf_common::flow::proto;
+use netns_ebpf_common::proto;
 use netns_ebpf_common::publish::{Backends, Publish};
 
 use super::buckets::{Share, assign};
