@@ -123,8 +123,8 @@ pub struct PortSearch {
     pub refused: u64,
     /// Until then nobody searches again: `CLOCK_MONOTONIC`.
     pub retry_at_ns: u64,
-    /// Where the next search starts.
-    pub cursor: u32,
+    /// Where the next search starts: see [`crate::port::Range::candidate`].
+    pub cursors: u32,
     /// Searches in vain in a row: with a pool, the next one looks at its next address.
     pub vain: u32,
 }
@@ -175,7 +175,7 @@ plain!(PodAccounts { opened, incoming }: size 64, align 8);
 plain!(QueueKey { account, part }: size 8, align 4);
 plain!(QueuePart<Addr4 | Addr6> { keys }: size 256 | 640, align 4);
 plain!(Admission { total, ring_in, ring_out, retry_at_ns }: size 32, align 8);
-plain!(PortSearch { refused, retry_at_ns, cursor, vain }: size 24, align 8);
+plain!(PortSearch { refused, retry_at_ns, cursors, vain }: size 24, align 8);
 plain!(Destination<Addr4 | Addr6> { addr, searcher, network, port, proto, _pad }: size 16 | 28, align 4);
 
 #[cfg(test)]

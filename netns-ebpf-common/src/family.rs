@@ -3,12 +3,12 @@
 use core::fmt::Debug;
 
 use crate::endpoint::Endpoint;
-use crate::flow::proto;
 use crate::hdr::eth::ethertype;
 use crate::hdr::{icmp, ipv4, ipv6};
 use crate::host::Uplink;
 use crate::network::Network;
 use crate::plain::Plain;
+use crate::proto;
 use crate::{Addr4, Addr6};
 
 /// An address of a family, as it lies in packets and map keys.

@@ -13,8 +13,6 @@ use crate::plain;
 use crate::tcp::Numbers;
 use crate::{Addr4, Addr6, Port};
 
-pub use crate::proto;
-
 /// A packet's addresses and ports.
 ///
 /// For an ICMP query the identifier is the port on the asking side and the other port is 0, so that a reply's tuple is

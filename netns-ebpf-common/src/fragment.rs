@@ -1,6 +1,6 @@
-//! Datagrams in pieces: what is known of each, and the pieces that wait for their first.
+//! Fragmented datagrams: what is known of each, and the fragments that wait for their first.
 //!
-//! A sender's [area](crate::area) holds so many datagrams and so many waiting pieces; more displace older ones of the same area.
+//! A sender's [area](crate::area) holds so many datagrams and so many waiting fragments; more displace older ones of the same area.
 
 use crate::abi;
 use crate::family::{Address, addr_hash};

@@ -12,9 +12,9 @@
 //! stamped by the pod's packets, not by those that come in (RFC 4787 REQ-6).
 
 use crate::family::Address;
-use crate::flow::{FlowKey, FlowTuple, is_idle, proto};
+use crate::flow::{FlowKey, FlowTuple, is_idle};
 use crate::state::TimeoutClass;
-use crate::{Port, abi};
+use crate::{Port, abi, proto};
 
 /// A flow stamps its mapping when the clock passes a multiple of this, about 69 seconds: a look-up then and not per packet.
 const STAMP_NS: u64 = 1 << STAMP_SHIFT;

@@ -65,35 +65,44 @@ impl Range {
     /// How many of its ports have the parity of `port`.
     #[inline(always)]
     const fn of_parity(self, port: u16) -> u32 {
-        if (self.min ^ port) & 1 == 0 { self.count().div_ceil(2) } else { self.count() / 2 }
+        (self.count() + 1 - ((self.min ^ port) & 1) as u32) / 2
     }
 
-    /// Candidate `i` of a search that starts at `cursor`, for a flow whose own port is `own`; `None`: no more in this search.
+    /// Candidate `i` of a search that starts at these places (one of each parity, see [`Self::advanced`]), for a flow whose own port is
+    /// `own`; `None`: no more in this search.
     ///
-    /// Ports with the parity of `own` come first (RFC 4787 REQ-4), then others; each from the same place in its half, in strides.
+    /// Ports with the parity of `own` come first (RFC 4787 REQ-4), then others; each in strides.
     #[inline(always)]
-    pub const fn candidate(self, own: u16, cursor: u32, i: u32) -> Option<u16> {
+    pub const fn candidate(self, own: u16, cursors: u32, i: u32) -> Option<u16> {
         let (like, nth) = if i < OF_ONE_PARITY { (own, i) } else { (own ^ 1, i - OF_ONE_PARITY) };
         let count = self.of_parity(like);
         if nth >= OF_ONE_PARITY || nth >= count {
             return None;
         }
         // Below 2^15 * 48,611 < 2^32.
-        let Some(place) = cursor.wrapping_add(nth).checked_rem(count) else { return None };
+        let Some(place) = (cursor_of(cursors, like) + nth).checked_rem(count) else { return None };
         match (place * STRIDE).checked_rem(count) {
             Some(at) => Some((self.min as u32 + ((self.min ^ like) & 1) as u32 + 2 * at) as u16),
             None => None,
         }
     }
 
-    /// Where the next search starts after one that ended with candidate `i`, or after one in vain.
+    /// The places behind the first `tried` candidates of such a search: one number, the even ports' in its lower half.
     #[inline(always)]
-    pub const fn next_cursor(cursor: u32, found: Option<u32>) -> u32 {
-        match found {
-            Some(i) if i < OF_ONE_PARITY => cursor.wrapping_add(i + 1),
-            // The other parity is at the same place: what was not looked at of the own one is full.
-            Some(i) => cursor.wrapping_add(i - OF_ONE_PARITY + 1),
-            None => cursor.wrapping_add(OF_ONE_PARITY),
+    pub const fn advanced(self, own: u16, cursors: u32, tried: u32) -> u32 {
+        let (own_tried, other_tried) =
+            if tried < OF_ONE_PARITY { (tried, 0) } else { (OF_ONE_PARITY, tried - OF_ONE_PARITY) };
+        let own_place = self.place(own, cursors, own_tried);
+        let other_place = self.place(own ^ 1, cursors, other_tried);
+        own_place << shift_of(own) | other_place << shift_of(own ^ 1)
+    }
+
+    /// The place of the ports like `like`, `by` further on.
+    #[inline(always)]
+    const fn place(self, like: u16, cursors: u32, by: u32) -> u32 {
+        match (cursor_of(cursors, like) + by).checked_rem(self.of_parity(like)) {
+            Some(place) => place,
+            None => 0,
         }
     }
 
@@ -102,6 +111,18 @@ impl Range {
     pub const fn searches(self) -> u32 {
         self.count().div_ceil(2).div_ceil(OF_ONE_PARITY)
     }
+}
+
+/// Where that place is in the number. Without a branch, as all that is done for a candidate: the verifier follows each way.
+#[inline(always)]
+const fn shift_of(like: u16) -> u32 {
+    (like as u32 & 1) << 4
+}
+
+/// The place of the ports with the parity of `like`.
+#[inline(always)]
+const fn cursor_of(cursors: u32, like: u16) -> u32 {
+    cursors >> shift_of(like) & 0xffff
 }
 
 /// Whether a pod that has `own` of the `used` ports towards a destination may have another of `all`.
@@ -161,8 +182,8 @@ pub struct Search {
     best_ns: u64,
     /// Where the ports in use towards the destination are counted.
     pub counted_in: UseIndex,
-    /// Where it starts.
-    pub cursor: u32,
+    /// Where it starts: see [`Range::candidate`].
+    pub cursors: u32,
     next: u32,
     budget: u32,
     nth_addr: u32,
@@ -237,9 +258,9 @@ impl Search {
 
     /// Begins to search `addrs` addresses from a place in the range; the last `vain` searches have found nothing.
     #[inline(always)]
-    pub const fn begin(&mut self, cursor: u32, addrs: u32, vain: u32) {
+    pub const fn begin(&mut self, cursors: u32, addrs: u32, vain: u32) {
         self.searches = true;
-        self.cursor = cursor;
+        self.cursors = cursors;
         self.addrs = addrs;
         self.first_addr = match vain.checked_rem(addrs) {
             Some(n) => n,
@@ -284,7 +305,7 @@ impl Search {
             self.port = self.own;
             return true;
         }
-        match self.range.candidate(self.own, self.cursor, self.next) {
+        match self.range.candidate(self.own, self.cursors, self.next) {
             Some(port) => {
                 self.port = port;
                 self.next += 1;
@@ -358,12 +379,6 @@ impl Search {
         if self.takes_best { self.best_addr } else { self.first_addr.wrapping_add(self.nth_addr) }
     }
 
-    /// Which candidate was the last.
-    #[inline(always)]
-    pub const fn last(&self) -> u32 {
-        self.next.saturating_sub(1)
-    }
-
     /// Notes the candidate if a flow in its way yields it: the one that has rested longest counts. `false`: it is free.
     #[inline(always)]
     pub const fn note_yielding(&mut self) -> bool {
@@ -392,20 +407,21 @@ impl Search {
         has_best
     }
 
-    /// Where the next search starts, and with which address, after one that found candidate `found` or nothing.
+    /// Where the next search starts, and with which address, after one that found a port or did not.
     ///
     /// After one in vain each address has its turn before the search goes on in the range.
     #[inline(always)]
-    pub const fn end(&self, vain: u32, found: Option<u32>) -> (u32, u32) {
-        if found.is_some() {
-            return (Range::next_cursor(self.cursor, found), vain);
+    pub const fn end(&self, vain: u32, found: bool) -> (u32, u32) {
+        let advanced = self.range.advanced(self.own, self.cursors, self.next);
+        if found {
+            return (advanced, vain);
         }
         let next = vain.wrapping_add(1);
         let round = match next.checked_rem(self.addrs) {
             Some(n) => n == 0,
             None => true,
         };
-        (if round { Range::next_cursor(self.cursor, None) } else { self.cursor }, next)
+        (if round { advanced } else { self.cursors }, next)
     }
 }
 
@@ -440,8 +456,8 @@ mod tests {
         let range = Range { min: 20, max: 25 };
         // Strides of 48,611 modulo 3 and 2.
         assert_eq!(tried(range, 4, 0), [20, 24, 22, 21, 25, 23]);
-        assert_eq!(tried(range, 5, 1), [25, 23, 21, 24, 22, 20]);
-        assert_eq!(tried(Range { min: 21, max: 25 }, 4, 1), [24, 22, 25, 23, 21]);
+        assert_eq!(tried(range, 5, 0x1_0001), [25, 23, 21, 24, 22, 20]);
+        assert_eq!(tried(Range { min: 21, max: 25 }, 4, 0x1_0001), [24, 22, 25, 23, 21]);
         assert_eq!(tried(Range { min: 21, max: 21 }, 5, 7), [21]);
         assert_eq!(tried(Range { min: 0, max: u16::MAX }, 5, u32::MAX).len(), 128);
         assert_eq!(Range { min: 0, max: u16::MAX }.count(), 65_536);
@@ -483,7 +499,7 @@ mod tests {
         for first in [20_000, 25_000] {
             // Half of the range.
             let used = Range { min: first, max: first + 6383 };
-            for cursor in 0..range.len() / 2 {
+            for cursor in 0..range.count() / 2 {
                 let free = tried(range, 1000, cursor).iter().take(16).filter(|p| !used.has(**p)).count();
                 assert!((6..=10).contains(&free), "{free} of 16 from {cursor}");
             }
@@ -518,7 +534,31 @@ mod tests {
                 if tried(range, own, cursor).contains(&free) {
                     break;
                 }
-                cursor = Range::next_cursor(cursor, None);
+                cursor = range.advanced(own, cursor, MOST_TRIED);
+            }
+        }
+
+        /// Also where each search is cut short, because others had to be asked.
+        #[test]
+        fn a_search_goes_on_where_the_last_one_stopped(
+            min: u16, len in 0_u16..3000, own: u16, cursors: u32,
+            cuts in prop::collection::vec(1..=MOST_TRIED, 1..20),
+        ) {
+            let range = Range { min, max: min.saturating_add(len) };
+            let (mut cursors, mut found, mut all_tried) = (cursors, BTreeSet::new(), [0; 2]);
+            for cut in cuts.iter().cycle().take(20_000) {
+                found.extend((0..*cut).filter_map(|i| range.candidate(own, cursors, i)));
+                cursors = range.advanced(own, cursors, *cut);
+                all_tried[0] += (*cut).min(OF_ONE_PARITY);
+                all_tried[1] += cut.saturating_sub(OF_ONE_PARITY);
+                if all_tried.iter().all(|n| *n >= range.count()) {
+                    break;
+                }
+            }
+            let own_ports = found.iter().filter(|p| (*p ^ own) & 1 == 0).count();
+            prop_assert_eq!(own_ports, range.of_parity(own) as usize);
+            if cuts.iter().any(|cut| *cut > OF_ONE_PARITY) {
+                prop_assert_eq!(found.len(), range.count() as usize);
             }
         }
 

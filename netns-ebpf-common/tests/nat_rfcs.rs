@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 const SHEET: &str = include_str!("../docs/nat-rfcs.md");
 
 /// Every clause there is, by document.
-const CLAUSES: [(&str, &str, &str); 4] = [
+const CLAUSES: [(&str, &str, &str); 5] = [
     ("RFC 4787", "REQ-", "1 2 3 3a 4 5 5a 5b 5c 6 6a 7 8 8a 9 9a 10 10a 11 12 12a 12b 13 13a 14 14a"),
     ("RFC 5382", "REQ-", "1 2 2a 3 3a 3b 4 4a 5 5a 6 7 8 8a 9 10"),
     ("RFC 5508", "REQ-", "1 1a 2 2a 3 3a 3b 3c 3d 4 4a 4b 4c 5 5a 5b 5c 6 7 7a 8 9 10 10a 10b 10c 10d 10e 10f 11"),
     ("RFC 7857", "section ", "2 2.1 2.2 3 4 5 6 7 7.1 8 9 10 11 12"),
+    ("RFC 5961", "section ", "3.2 4.2 5.2 9.1 9.2 9.3"),
 ];
 
 /// A row of the sheet.

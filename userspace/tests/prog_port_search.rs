@@ -33,7 +33,14 @@ fn next_search(b: &Bench, v: Version) -> (u32, u32) {
     let all = b.port_searches(v);
     let [(searcher, search)] = all.as_slice() else { panic!("one search is remembered: {all:?}") };
     assert_eq!(*searcher, RED.slot);
-    (search.cursor, search.vain)
+    (search.cursors, search.vain)
+}
+
+/// The places one before these, in a range with as many even as odd ports.
+fn one_back(range: Range, cursors: u32) -> u32 {
+    let of_parity = range.count() / 2;
+    let back = |place: u32| (place + of_parity - 1) % of_parity;
+    back(cursors & 0xffff) | back(cursors >> 16) << 16
 }
 
 /// Searches, one after the other, until there is a port.
@@ -62,8 +69,8 @@ fn the_last_free_port_of_thousands_is_found_in_the_stated_number_of_searches() {
         assert_eq!(opens(b, v, RED, SERVER, udp(OWN, 53)), None);
         let half = MOST_TRIED / 2;
         // The first and the last one a search tries of each parity, the first one behind those, and the one before.
-        let behind = |cursor: u32, i: u32| range.candidate(OWN, cursor.wrapping_add(half), i);
-        let before = |cursor: u32, i: u32| range.candidate(OWN, cursor.wrapping_sub(1), i);
+        let behind = |cursors: u32, i: u32| range.candidate(OWN, range.advanced(OWN, cursors, MOST_TRIED), i);
+        let before = |cursors: u32, i: u32| range.candidate(OWN, one_back(range, cursors), i);
         let rows: [(&dyn Fn(u32) -> Option<u16>, u32); 8] = [
             (&|c| range.candidate(OWN, c, 0), 1),
             (&|c| range.candidate(OWN, c, half - 1), 1),
@@ -82,11 +89,12 @@ fn the_last_free_port_of_thousands_is_found_in_the_stated_number_of_searches() {
             b.occupy(v, (SERVER, 53), host, [port].into_iter());
         }
         // Where there is none, each packet goes on by as many.
-        let (cursor, vain) = next_search(b, v);
+        let (mut cursors, vain) = next_search(b, v);
         for n in 1..4 {
+            cursors = range.advanced(OWN, cursors, MOST_TRIED);
             b.end_back_off(v);
             assert_eq!(opens(b, v, RED, SERVER, udp(OWN, 53)), None);
-            assert_eq!(next_search(b, v), (cursor.wrapping_add(n * half), vain.wrapping_add(n)));
+            assert_eq!(next_search(b, v), (cursors, vain.wrapping_add(n)));
         }
     });
 }
@@ -112,8 +120,9 @@ fn the_last_free_port_of_a_pool_is_found_in_the_stated_number_of_searches() {
         let mut longest = 0;
         for at in &pool {
             for back in [0, 1] {
-                let cursor = next_search(b, v).0.wrapping_sub(back);
-                let port = range.candidate(OWN, cursor, 0).expect("a candidate");
+                let next = next_search(b, v).0;
+                let cursors = if back == 0 { next } else { one_back(range, next) };
+                let port = range.candidate(OWN, cursors, 0).expect("a candidate");
                 free(b, (*at, port));
                 let (searches, found) = search(b, v);
                 assert_eq!(found, (*at, port));

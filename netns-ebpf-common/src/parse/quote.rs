@@ -3,12 +3,12 @@
 use super::ipv6::is_extension;
 use super::{Fragment, IcmpKind, MAX_EXTENSION_HEADERS, Off, Parse, Parsed};
 use crate::family::{V4, V6};
-use crate::flow::{FlowTuple, proto};
+use crate::flow::FlowTuple;
 use crate::hdr::Frame;
 use crate::hdr::icmp::IcmpHdr;
 use crate::hdr::ipv4::{IPV4_LEN, Ipv4Hdr};
 use crate::hdr::ipv6::{IPV6_LEN, Ipv6Hdr};
-use crate::{Addr4, Addr6, Port};
+use crate::{Addr4, Addr6, Port, proto};
 
 /// The start of a packet quoted by an ICMP error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

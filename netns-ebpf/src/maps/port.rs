@@ -111,28 +111,28 @@ pub fn begin_search<F: PortMaps>(to: &Destination<F::Addr>, now_ns: u64) -> Opti
             if (&raw const (*s).retry_at_ns).read_volatile() > now_ns {
                 return None;
             }
-            Some(((&raw const (*s).cursor).read_volatile(), (&raw const (*s).vain).read_volatile()))
+            Some(((&raw const (*s).cursors).read_volatile(), (&raw const (*s).vain).read_volatile()))
         },
         None => Some((random(), 0)),
     }
 }
 
-/// Notes where a search ended: with candidate `found`, or in vain, which stands for a while.
+/// Notes where a search ended: with a port `found`, or in vain, which stands for a while.
 #[inline(always)]
-pub fn end_search<F: PortMaps>(to: &Destination<F::Addr>, search: &Search, found: Option<u32>, now_ns: u64) {
-    let retry_at_ns = if found.is_some() { 0 } else { now_ns.wrapping_add(BACK_OFF_NS) };
+pub fn end_search<F: PortMaps>(to: &Destination<F::Addr>, search: &Search, found: bool, now_ns: u64) {
+    let retry_at_ns = if found { 0 } else { now_ns.wrapping_add(BACK_OFF_NS) };
     match F::searches().get_ptr_mut(to) {
         // SAFETY: as in `begin_search`.
         Some(s) => unsafe {
-            let (cursor, vain) = search.end((&raw const (*s).vain).read_volatile(), found);
-            (&raw mut (*s).cursor).write_volatile(cursor);
+            let (cursors, vain) = search.end((&raw const (*s).vain).read_volatile(), found);
+            (&raw mut (*s).cursors).write_volatile(cursors);
             (&raw mut (*s).vain).write_volatile(vain);
             (&raw mut (*s).retry_at_ns).write_volatile(retry_at_ns);
         },
         // Another CPU may have been first, or memory is short: the next one starts anywhere.
         None => {
-            let (cursor, vain) = search.end(0, found);
-            let _unnoted = F::searches().insert(to, PortSearch { refused: 0, retry_at_ns, cursor, vain }, 0);
+            let (cursors, vain) = search.end(0, found);
+            let _unnoted = F::searches().insert(to, PortSearch { refused: 0, retry_at_ns, cursors, vain }, 0);
         }
     }
 }

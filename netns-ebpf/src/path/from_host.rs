@@ -22,16 +22,18 @@ pub fn run(pkt: &mut Packet) -> Verdict {
     link_layer(pkt).unwrap_or_else(Verdict::drop)
 }
 
-/// 1. The packet is the host's own; 2. its EtherType picks the family.
+/// What there is to do below IP.
 #[inline(always)]
 fn link_layer(pkt: &mut Packet) -> Result<Verdict, DropReason> {
     let (id, network) = maps::network_by_gateway(pkt.ifindex()).ok_or(DropReason::NoEndpoint)?;
-    // A host that forwards (another tool turned it on) must not become a way around the published ports.
+    // 1. The packet is the host's own. One that forwards (another tool turned it on) must not become a way around the published ports.
     if pkt.ingress_ifindex() != 0 {
         return Err(DropReason::NotFromHost);
     }
     pkt.pull(USUAL_HEADERS_BYTES)?;
     let eth: EthHdr = pkt.read(0).ok_or(DropReason::Malformed)?;
+
+    // 2. The EtherType picks the family.
     match eth.ethertype() {
         ethertype::IPV4 => Ok(internet::<V4>(pkt, id, network)),
         ethertype::IPV6 => Ok(internet::<V6>(pkt, id, network)),
@@ -43,13 +45,13 @@ fn link_layer(pkt: &mut Packet) -> Result<Verdict, DropReason> {
 #[inline(never)]
 fn internet<F: FamilyMaps + ErrorFormat>(pkt: &mut Packet, id: u32, network: &Network) -> Verdict {
     out_of_line(|| {
-        // 3. Take it apart.
+        // 3. The packet is taken apart.
         let p = parse::run::<F>(pkt)?;
         if !matches!(F::scope(&p.tuple.dst), Scope::Unicast) {
             return Err(DropReason::Multicast);
         }
 
-        // 4. Find the pod.
+        // 4. The pod is found by its address.
         let live = match maps::slot_by_addr::<F>(id, p.tuple.dst) {
             Some(slot) => maps::endpoint(slot).map(|e| (slot, e)),
             None => None,
@@ -58,13 +60,13 @@ fn internet<F: FamilyMaps + ErrorFormat>(pkt: &mut Packet, id: u32, network: &Ne
             return Ok(reject::<F>(pkt, network, p, Problem::HOST_UNREACHABLE));
         };
 
-        // 5. It fits. The hop limit stays: the host is the sender.
+        // 5. The packet fits. The hop limit stays: the host is the sender.
         if !deliver::fits(pkt, p, endpoint.mtu_bytes) {
             report::count_endpoint_rx_drop(slot);
             return Ok(reject::<F>(pkt, network, p, Problem::too_big(endpoint.mtu_bytes)));
         }
 
-        // 6. To the pod.
+        // 6. It goes out by the pod's host veth.
         rewrite::link_layer(pkt, endpoint.mac, network.mac)?;
         report::count_endpoint_rx(slot, pkt.len_bytes());
         Ok(Verdict::out(endpoint.ifindex))

@@ -44,15 +44,18 @@ pub fn run(pkt: &mut Packet) -> (Verdict, u32) {
     (link_layer(pkt, &sender).unwrap_or_else(Verdict::drop), slot)
 }
 
-/// 1. The frame is the pod's own; 2. its EtherType picks the family.
+/// What there is to do below IP.
 #[inline(always)]
 fn link_layer(pkt: &mut Packet, sender: &Sender) -> Result<Verdict, DropReason> {
+    // 1. The frame is the pod's own.
     if pkt.is_tagged() {
         return Err(DropReason::UnknownEtherType);
     }
     pkt.pull(USUAL_HEADERS_BYTES)?;
     let eth: EthHdr = pkt.read(0).ok_or(DropReason::Malformed)?;
     source_check::mac(sender.endpoint, eth.src)?;
+
+    // 2. The EtherType picks the family.
     match eth.ethertype() {
         ethertype::IPV4 => Ok(internet::<V4>(pkt, sender)),
         ethertype::IPV6 => Ok(internet::<V6>(pkt, sender)),
@@ -65,7 +68,7 @@ fn link_layer(pkt: &mut Packet, sender: &Sender) -> Result<Verdict, DropReason> 
 #[inline(never)]
 fn internet<F: FromPod>(pkt: &mut Packet, sender: &Sender) -> Verdict {
     out_of_line(|| {
-        // 3. Take it apart; nothing is believed that does not lie inside the frame.
+        // 3. The packet is taken apart. Nothing is believed that does not lie inside the frame.
         let p = parse::run::<F>(pkt)?;
 
         // 4. The source is the pod's, and no device will write over it.
@@ -79,32 +82,32 @@ fn internet<F: FromPod>(pkt: &mut Packet, sender: &Sender) -> Verdict {
             return Ok(verdict);
         }
 
-        // 6. Destinations no packet is forwarded to.
+        // 6. Destinations no packet is forwarded to are dropped.
         match F::scope(&p.tuple.dst) {
             Scope::Unicast => {}
             Scope::Multicast => return Err(DropReason::Multicast),
             Scope::LinkLocal | Scope::Martian => return Err(DropReason::Martian),
         }
 
-        // 7. A pod of the same network.
+        // 7. A pod of the network is reached by its address alone.
         let network = sender.network;
         if F::in_subnet(network, &p.tuple.dst) && p.tuple.dst != *F::gateway(network) {
             return to_pod::<F>(pkt, sender, p);
         }
 
-        // 8. An error about a flow.
+        // 8. An ICMP error about a flow is translated.
         if p.is_icmp(IcmpKind::Error) {
             return Ok(error_of_flow::<F>(pkt, sender, p));
         }
 
-        // 9. A piece of a datagram gets the ports of the first one, or waits for it.
+        // 9. A fragment gets the ports of the first one, or waits for it.
         if !matches!(p.fragment, Fragment::Whole)
             && let Some(verdict) = fragment::from_pod::<F>(pkt, sender.slot, sender.zone, p).ended()
         {
             return Ok(verdict);
         }
 
-        // 10. A packet of a flow.
+        // 10. A packet of a flow goes along it.
         flow::check_flags(p)?;
         if flow::is_trackable(p)
             && let Some(flow) = flow::find::<F>(sender.zone, p)
@@ -112,7 +115,7 @@ fn internet<F: FromPod>(pkt: &mut Packet, sender: &Sender) -> Verdict {
             return Ok(along_flow::<F>(pkt, sender, p, flow));
         }
 
-        // 11. The host, or the LAN: the way ends there, or a flow is planned.
+        // 11. A new packet goes to the host, or a flow is planned for it.
         let o = maps::opening::<F>()?;
         if let Some(verdict) = plan::<F>(pkt, sender, p, o).ended() {
             return Ok(verdict);

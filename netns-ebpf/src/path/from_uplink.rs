@@ -1,4 +1,4 @@
-//! TC ingress on an uplink: replies to pods, published ports, and everything that is the host's own.
+//! TC ingress on an uplink: replies to pods, mappings, published ports, and everything that is the host's own.
 //!
 //! Compiled twice: for devices with Ethernet headers (`L3_OFF` is their length) and for those without a link layer (0). There
 //! a packet that is a pod's gets an Ethernet header ([`take`]), and from then on both are the same.
@@ -32,9 +32,10 @@ pub fn run<const L3_OFF: usize>(pkt: &mut Packet) -> Verdict {
     link_layer::<L3_OFF>(pkt).unwrap_or_else(Verdict::drop)
 }
 
-/// 1. The EtherType picks the family; what is neither is the host's.
+/// What there is to do below IP.
 #[inline(always)]
 fn link_layer<const L3_OFF: usize>(pkt: &mut Packet) -> Result<Verdict, DropReason> {
+    // 1. The EtherType picks the family. What is neither is the host's.
     // A tagged frame is a VLAN device's of the host, not the uplink's; one for another station is nobody's here.
     if pkt.is_tagged() || pkt.is_others() && !pkt.has_mark(MARK_HAIRPIN) {
         return Ok(Verdict::PASS);
@@ -63,10 +64,10 @@ fn link_layer<const L3_OFF: usize>(pkt: &mut Packet) -> Result<Verdict, DropReas
 #[inline(never)]
 fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) -> Verdict {
     out_of_line(|| {
-        // 2. Take it apart. What cannot be is the host's to judge: its own traffic never changes.
+        // 2. The packet is taken apart. What cannot be is the host's to judge: its own traffic never changes.
         let Ok(p) = parse::at::<F, L3_OFF>(pkt) else { return Ok(Verdict::PASS) };
 
-        // 3. Loopback addresses never come from a wire.
+        // 3. Loopback addresses are dropped, and multicast is the host's. The former never come from a wire.
         if is_loopback(&p.tuple.src) || is_loopback(&p.tuple.dst) {
             return Err(DropReason::Martian);
         }
@@ -74,19 +75,19 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
             return Ok(Verdict::PASS);
         }
 
-        // 4. An error about a flow.
+        // 4. An ICMP error about a flow is translated.
         if p.is_icmp(IcmpKind::Error) {
             return Ok(error_of_flow::<F, L3_OFF>(pkt, p));
         }
 
-        // 5. A piece of a datagram gets the ports of the first one, or waits for it.
+        // 5. A fragment gets the ports of the first one, or waits for it.
         if !matches!(p.fragment, Fragment::Whole)
             && let Some(verdict) = piece::<F>(pkt, p).ended()
         {
             return Ok(verdict);
         }
 
-        // 6. A packet of a flow: replies to pods before published ports, or a published port would swallow them.
+        // 6. A packet of a flow goes along it. Replies to pods come before published ports, or those would swallow them.
         if flow::is_trackable(p)
             && let Some(flow) = flow::find::<F>(ZONE_HOST, p)
         {
@@ -101,7 +102,7 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
             return Ok(along_flow::<F>(pkt, p, flow));
         }
 
-        // 7. To the mapping of a pod, or to a published port; the way ends there, or a flow is planned.
+        // 7. For a mapping or a published port a flow is planned. Anything else is the host's.
         let o = maps::opening::<F>()?;
         if let Some(verdict) = to_pod::<F, L3_OFF>(pkt, p, o).ended() {
             return Ok(verdict);
@@ -231,7 +232,7 @@ fn to_published<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(
     Ok(Next::GO_ON)
 }
 
-/// What becomes of a piece of a datagram: its way ends, or it goes on with the ports filled in.
+/// What becomes of a fragment: its way ends, or it goes on with the ports filled in.
 ///
 /// One that comes early for an address of the host waits as well, as nobody knows yet whose it is. It does not go up the stack
 /// meanwhile: what is a pod's would stay there until it times out, and soon use up the memory for the host's own.
@@ -278,7 +279,7 @@ fn is_ours<F: FamilyMaps>(p: &Parsed<<F as Family>::Addr>) -> bool {
         && publish::find::<F>(p).is_some_and(|found| found.publish.flags & Publish::LOOPBACK == 0)
 }
 
-/// The packet is no more the stack's: one without a link layer gets room for the pod's.
+/// The packet is not the stack's any more: one without a link layer gets an Ethernet header.
 #[inline(always)]
 fn take<const L3_OFF: usize, A>(pkt: &mut Packet, p: &mut Parsed<A>) -> Result<(), DropReason> {
     if L3_OFF == 0 {

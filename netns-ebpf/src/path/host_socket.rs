@@ -15,9 +15,9 @@
 //! A cgroup hook sees every process of the machine; whose socket is the host's is told by its network namespace.
 
 use netns_ebpf_common::family::{Address, Family, Scope, V4, is_loopback, mix};
-use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::host_socket::{HostPeer, HostPeerKey};
 use netns_ebpf_common::network::Network;
+use netns_ebpf_common::proto;
 use netns_ebpf_common::publish::{Publish, PublishKey};
 use netns_ebpf_common::{Addr4, Port};
 
@@ -98,10 +98,10 @@ fn proto_of_host(socket: &Socket) -> Option<u8> {
 
 #[inline(always)]
 fn to_published<S: Form>(socket: &Socket) -> Result<(), Refusal> {
-    // 1. A socket of the host.
+    // 1. The socket is the host's.
     let Some(proto) = proto_of_host(socket) else { return Ok(()) };
 
-    // 2. To the host: a forward never catches traffic to somebody else's address.
+    // 2. It aims at an address of the host. A forward never catches traffic to somebody else's.
     let mut asked = Aligned(HostPeer { addr: S::addr(socket), port: socket.port(), publish: 0 });
     if asked.0.addr.is_unspecified() {
         // To the kernel, too, that is the loopback address, also when it says who the peer is.
@@ -112,18 +112,18 @@ fn to_published<S: Form>(socket: &Socket) -> Result<(), Refusal> {
         return Ok(());
     }
 
-    // 3. A published port. What a killed removal left leads nowhere.
+    // 3. A port is published there. What a killed removal left leads nowhere.
     let mut key = Aligned(PublishKey { addr, port: asked.0.port, proto, _pad: 0 });
     let found = publish::at::<S::Family>(&mut key.0);
     let Some(found) = found.filter(|found| found.publish.owner != 0) else { return Ok(()) };
 
-    // 4. Who may come in: the kernel would give the process the address it aims at for its own.
+    // 4. The publish's list has the client. The kernel would give the process the address it aims at for its own.
     if !found.admits::<S::Family>(&asked.0.addr) {
         return Err(Refusal::NotAllowed);
     }
 
-    // 5. Its pod, if the host has a way there: without one the packets would reach the pod of another network that has the
-    // same address.
+    // 5. The host has a way to the pod. Without one the packets would reach the pod of another network that has the same
+    // address.
     // An unconnected socket asks for each of its datagrams, and shall stay with one pod.
     let [a, b, c, d, ..] = socket.cookie();
     let slot = found.slot::<S::Family>(&asked.0.addr, || mix(u32::from_ne_bytes([a, b, c, d])));
@@ -134,7 +134,7 @@ fn to_published<S: Form>(socket: &Socket) -> Result<(), Refusal> {
         return Err(Refusal::Unreachable);
     }
 
-    // 6. Remembered for the hooks that name the peer; while it drains, only who is known may go on.
+    // 6. The peer is remembered. The hooks that name it ask for that; while the publish drains, only who is known may go on.
     let key = Aligned(HostPeerKey { socket: socket.cookie(), addr, port: found.port.pod_port, _pad: 0 });
     let known = maps::host_peer::<S::Family>(&key.0);
     if known.is_none() && found.publish.flags & Publish::ACTIVE == 0 {
@@ -148,7 +148,7 @@ fn to_published<S: Form>(socket: &Socket) -> Result<(), Refusal> {
         maps::remember_host_peer::<S::Family>(&key.0, &asked.0);
     }
 
-    // 7. To the pod.
+    // 7. The destination becomes the pod's.
     S::set_addr(socket, addr);
     socket.set_port(found.port.pod_port);
     Ok(())

@@ -1,8 +1,8 @@
-//! Datagrams in pieces: the first one says what the others are, in whatever order they come.
+//! Fragments: the first one of a datagram says what the others are, in whatever order they come.
 //!
-//! A piece that comes before the first of its datagram waits, as a copy. When the first one comes, it and those that waited are
+//! One that comes before the first of its datagram waits, as a copy. When the first one comes, it and those that waited are
 //! sent through the ingress of their device once more, the first one first, the others as they came. No decision on ports is
-//! ever taken from a later piece's own bytes.
+//! ever taken from a later fragment's own bytes.
 //!
 //! Between pods of a network none of this is needed: the address alone decides there.
 

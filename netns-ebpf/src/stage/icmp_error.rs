@@ -3,12 +3,12 @@
 use netns_ebpf_common::Mac;
 use netns_ebpf_common::csum::Sum;
 use netns_ebpf_common::family::{Address, Family, Scope};
-use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::hdr::eth::{ETH_LEN, EthHdr};
 use netns_ebpf_common::hdr::icmp::{ICMP_LEN, IcmpHdr, v4, v6};
 use netns_ebpf_common::hdr::ipv4::{IPV4_LEN, Ipv4Hdr};
 use netns_ebpf_common::hdr::{tcp, udp};
 use netns_ebpf_common::parse::{IcmpKind, L4, Parsed};
+use netns_ebpf_common::proto;
 use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, QUOTE_BYTES};

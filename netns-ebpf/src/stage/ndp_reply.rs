@@ -3,12 +3,12 @@
 use netns_ebpf_common::Addr6;
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::family::{Family, V6};
-use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::hdr::Frame;
 use netns_ebpf_common::hdr::icmp::{ICMP_LEN, IcmpHdr, LinkLayerOption, NeighbourMsg, v6};
 use netns_ebpf_common::hdr::ipv6::IPV6_LEN;
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::parse::{self, IcmpKind, Parsed};
+use netns_ebpf_common::proto;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 
 use crate::packet::{ALL_HEADERS_BYTES, Packet};

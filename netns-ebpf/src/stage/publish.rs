@@ -3,8 +3,8 @@
 use netns_ebpf_common::Port;
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::family::{Address, Family, addr_hash};
-use netns_ebpf_common::flow::proto;
 use netns_ebpf_common::parse::Parsed;
+use netns_ebpf_common::proto;
 use netns_ebpf_common::publish::{Publish, PublishKey, PublishedPort};
 use netns_ebpf_common::verdict::DropReason;
 

@@ -1,9 +1,10 @@
 //! ICMP errors about a flow: the quoted packet becomes the one its sender sent.
 
 use netns_ebpf_common::family::{Address, Family};
-use netns_ebpf_common::flow::{FlowTuple, proto};
+use netns_ebpf_common::flow::FlowTuple;
 use netns_ebpf_common::hdr::{Frame, icmp, tcp, udp};
 use netns_ebpf_common::parse::{IcmpKind, Parsed, Quote, Quoted};
+use netns_ebpf_common::proto;
 use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, FamilyMaps, FlowRef};

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::Args;
-use netns_ebpf_common::flow::proto;
+use netns_ebpf_common::proto;
 
 use super::open::open;
 use super::table::{bytes, list, table};

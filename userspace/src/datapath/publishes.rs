@@ -18,7 +18,7 @@ use super::{Datapath, DatapathError, errno, map_error, or_absent};
 pub struct PublishPorts {
     /// Host address; unspecified is any of its family, `None` any of both.
     pub addr: Option<IpAddr>,
-    /// IP protocol number (`netns_ebpf_common::flow::proto`).
+    /// IP protocol number (`netns_ebpf_common::proto`).
     pub proto: u8,
     /// First host port.
     pub host_first: u16,

@@ -200,7 +200,7 @@ pub struct HookStatus {
     pub out: u64,
     /// Dropped, those answered with an ICMP error included: over all hooks the sum of the drops by reason.
     pub drop: u64,
-    /// Put aside until the first piece of their datagram came by; they count again then.
+    /// Put aside until the first fragment of their datagram came by; they count again then.
     pub held: u64,
 }
 

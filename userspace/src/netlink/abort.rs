@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
-use netns_ebpf_common::flow::proto;
+use netns_ebpf_common::proto;
 use nix::sys::socket::SockProtocol;
 
 use super::NetlinkError;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use netns_ebpf_common::flow::proto;
+use netns_ebpf_common::proto;
 use serde::{Serialize, Serializer};
 
 use super::Problem;

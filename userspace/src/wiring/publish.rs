@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
-use netns_ebpf_common::flow::proto;
+use netns_ebpf_common::proto;
 use netns_ebpf_common::publish::{Backends, Publish};
 
 use super::buckets::{Share, assign};
@@ -138,7 +138,7 @@ impl Host {
         self.datapath.orphan_flows(&ended.indexes())?;
         self.end_host_sockets(&ended, proto::UDP, |_, _, _| false)?;
         self.datapath.orphan_host_peers(&ended.indexes())?;
-        // Last: until all of this is done whoever is killed has an heir, and the index no other owner.
+        // Last: the index has no other owner until all of this is done, and after a kill the next verb does the rest.
         ended.indexes().into_iter().try_for_each(|id| self.datapath.free_publish(id))?;
         Ok(ended.len())
     }
@@ -165,8 +165,8 @@ impl Host {
     }
 
     /// Changes a declaration between what it needs and what it leaves behind: clients and backends are there before it asks
-    /// for them, and go when it does no more. A new one leaves nothing: whoever was killed making or changing another of its
-    /// index has an heir that cleared up.
+    /// for them, and go when it does no more. A new one leaves nothing: what a killed verb left at this index
+    /// the next verb has undone before this runs.
     fn around(&self, spec: &PublishSpec, change: impl FnOnce() -> Result<(), WiringError>) -> Result<(), WiringError> {
         let (table, prefixes) = (spec.table(), spec.allow.prefixes().unwrap_or_default());
         let live = self.datapath.publish(spec.id)?;

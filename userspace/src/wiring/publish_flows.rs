@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use netns_ebpf_common::flow::proto;
+use netns_ebpf_common::proto;
 
 use super::{Host, PublishSpec, WiringError};
 use crate::datapath::FlowRecord;

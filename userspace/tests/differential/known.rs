@@ -86,9 +86,7 @@ impl Known {
                 (o.end, o.originated) == (r.end, r.originated) && but_for_it(o) == but_for_it(r)
             }
             Self::SourceQuench => ours.is_empty() && reference.len() == 1 && !reference[0].originated,
-            Self::Filtered => {
-                ours.is_empty() && reference.iter().all(|c| c.originated && c.end == at)
-            }
+            Self::Filtered => ours.is_empty() && reference.iter().all(|c| c.originated && c.end == at),
         }
     }
 }

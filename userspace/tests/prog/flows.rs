@@ -181,7 +181,9 @@ pub fn opens(b: &Bench, v: Version, pod: Pod, to: Place, l4: L4) -> Option<(IpAd
     }
     let (proto, (sport, dport)) = (sent.proto(), sent.l4.ports());
     let is_it = |r: &FlowRecord| {
-        r.original && (r.zone, r.proto, r.src, r.sport, r.dst, r.dport) == (pod.network, proto, sent.src, sport, sent.dst, dport)
+        r.original
+            && (r.zone, r.proto, r.src, r.sport, r.dst, r.dport)
+                == (pod.network, proto, sent.src, sport, sent.dst, dport)
     };
     let found = b.datapath().flows().expect("flows").into_iter().find(is_it).expect("the flow");
     Some((found.to_src, found.to_sport))

@@ -66,7 +66,7 @@ pub fn claim<F: FamilyMaps>(
         outcome = take_best::<F>(o, for_mapping);
     }
     if o.search.searches() {
-        let found = (outcome == Outcome::Claimed).then_some(o.search.last());
+        let found = outcome == Outcome::Claimed;
         maps::end_search::<F>(&o.destination, &o.search, found, now_ns());
     }
     match outcome {
@@ -156,12 +156,12 @@ fn choose<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool
 /// Begins to search where the last one has stopped; `false`: one has just been in vain.
 #[inline(always)]
 fn begin<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) -> bool {
-    let Some((cursor, vain)) = maps::begin_search::<F>(&o.destination, now_ns()) else { return false };
+    let Some((cursors, vain)) = maps::begin_search::<F>(&o.destination, now_ns()) else { return false };
     let addrs = match o.plan.ports {
         Ports::Pool => maps::snat_pool::<F>(u32::from(o.plan.zone)).map_or(1, |pool| pool.count),
         _ => 1,
     };
-    o.search.begin(cursor, addrs, vain);
+    o.search.begin(cursors, addrs, vain);
     true
 }
 
@@ -189,7 +189,7 @@ fn share<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) {
     o.search.counted_in = UseIndex::new(maps::seed(), pool, &d.addr, d.port, d.proto, o.plan.owner_slot);
     let (own, used) = maps::ports_in_use(&o.search.counted_in);
     o.search.may_take_over = may_take_over(own, used);
-    o.search.may_have_more = may_have(own, used, o.search.range.len().wrapping_mul(addrs));
+    o.search.may_have_more = may_have(own, used, o.search.range.count().wrapping_mul(addrs));
 }
 
 /// Counts the port that was claimed.

@@ -46,15 +46,14 @@ fn admit<F: FamilyMaps, const LEAVES: bool>(
     p: &Parsed<<F as Family>::Addr>,
     o: &mut Opening<<F as Family>::Addr>,
 ) -> Result<(), DropReason> {
-    // 1. A place in the account.
+    // 1. A place in the pod's account is taken.
     admission::enter::<F>(pkt, o)?;
-    // 2. A mapping, a port, both entries.
     let made = make::<F, LEAVES>(pkt, p, o);
     if made.is_err() {
         maps::leave::<F>(o.plan.account());
         return made;
     }
-    // 3. Its place in the queue of those that may have to go.
+    // 5. The flow joins its account's queue. The oldest of that may have to go.
     admission::queue::<F>(o);
     Ok(())
 }
@@ -65,13 +64,18 @@ fn make<F: FamilyMaps, const LEAVES: bool>(
     p: &Parsed<<F as Family>::Addr>,
     o: &mut Opening<<F as Family>::Addr>,
 ) -> Result<(), DropReason> {
+    // 2. The pod's mapping is found or made, if its network has them.
     if LEAVES && o.plan.flags.has(FlowFlags::MAPPED) && !mapping::find_own::<F>(p, o) {
         mapping::begin::<F>(p, o);
         claim::claim::<F>(pkt, o, true)?;
         mapping::finish::<F>(o)?;
     }
     begin::<F>(p, o);
+
+    // 3. A port is claimed with the replies' entry.
     claim::claim::<F>(pkt, o, false)?;
+
+    // 4. The opener's entry follows.
     finish::<F>(o)
 }
 
