@@ -188,7 +188,7 @@ impl<F: FamilyMaps> FlowRef<F> {
         }
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn remove_one(self, key: &FlowKey<F::Addr>) -> u32 {
         if !self.begin_end(key) {
             return 0;

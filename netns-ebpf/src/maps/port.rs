@@ -121,17 +121,19 @@ pub fn begin_search<F: PortMaps>(to: &Destination<F::Addr>, now_ns: u64) -> Opti
 #[inline(always)]
 pub fn end_search<F: PortMaps>(to: &Destination<F::Addr>, search: &Search, found: bool, now_ns: u64) {
     let retry_at_ns = if found { 0 } else { now_ns.wrapping_add(BACK_OFF_NS) };
-    match F::searches().get_ptr_mut(to) {
+    let known = F::searches().get_ptr_mut(to);
+    // SAFETY: as in `begin_search`.
+    let vain = known.map_or(0, |s| unsafe { (&raw const (*s).vain).read_volatile() });
+    let (cursors, vain) = search.end(vain, found);
+    match known {
         // SAFETY: as in `begin_search`.
         Some(s) => unsafe {
-            let (cursors, vain) = search.end((&raw const (*s).vain).read_volatile(), found);
             (&raw mut (*s).cursors).write_volatile(cursors);
             (&raw mut (*s).vain).write_volatile(vain);
             (&raw mut (*s).retry_at_ns).write_volatile(retry_at_ns);
         },
         // Another CPU may have been first, or memory is short: the next one starts anywhere.
         None => {
-            let (cursors, vain) = search.end(0, found);
             let _unnoted = F::searches().insert(to, PortSearch { refused: 0, retry_at_ns, cursors, vain }, 0);
         }
     }

@@ -121,8 +121,8 @@ fn advance_tcp<F: FamilyMaps>(
     Some(flow)
 }
 
-/// Judges a segment by what both directions have shown.
-#[inline(always)]
+/// Judges a segment by what both directions have shown. Out of line: what it takes of the stack is not to be had below.
+#[inline(never)]
 fn judge<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, p: &Parsed<F::Addr>) -> Fit {
     if !p.tcp.has_valid_flags() {
         return Fit::No;

@@ -55,7 +55,7 @@ pub fn claim<F: FamilyMaps>(
     o.search.counts = all;
     o.set_destination(for_mapping);
     if translates {
-        share::<F>(o);
+        let _noted = share::<F>(o);
     }
     // 1. Its own, and if that is another's, others.
     let mut candidates = Candidates::<F> { o, for_mapping, outcome: Outcome::Taken };
@@ -178,8 +178,8 @@ fn set_address<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping:
 }
 
 /// Asks what the pod has of the ports towards the destination, and whether it may have another.
-#[inline(always)]
-fn share<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) {
+#[inline(never)]
+fn share<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) -> bool {
     let pool = if o.plan.flags.has(FlowFlags::POOLED) { o.plan.zone } else { 0 };
     let addrs = match maps::snat_pool::<F>(u32::from(o.plan.zone)) {
         Some(pool) if o.plan.flags.has(FlowFlags::POOLED) => pool.count,
@@ -190,6 +190,7 @@ fn share<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) {
     let (own, used) = maps::ports_in_use(&o.search.counted_in);
     o.search.may_take_over = may_take_over(own, used);
     o.search.may_have_more = may_have(own, used, o.search.range.count().wrapping_mul(addrs));
+    o.search.may_have_more
 }
 
 /// Counts the port that was claimed.
@@ -216,17 +217,16 @@ fn look<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) 
         o.search.set_yielding(0);
         return true;
     }
-    if !o.search.may_take() && !o.search.may_take_over && there.owner_slot() != slot {
+    let key = &pair(o, for_mapping).peer_key;
+    let (flags, seen_ns) = (there.flags(), there.last_seen_ns());
+    if flags.has(FlowFlags::ORIGINAL)
+        || flags.has(FlowFlags::MAPPING)
+        || !there.state().yields_port(key.proto, key.tuple.sport.get(), now.saturating_sub(seen_ns))
+    {
         return false;
     }
-    let key = &pair(o, for_mapping).peer_key;
-    let flags = there.flags();
-    let seen_ns = there.last_seen_ns();
-    let yields = !flags.has(FlowFlags::ORIGINAL)
-        && !flags.has(FlowFlags::MAPPING)
-        && there.state().yields_port(key.proto, key.tuple.sport.get(), now.saturating_sub(seen_ns));
     o.search.set_yielding(seen_ns);
-    yields
+    o.search.may_take_over || there.owner_slot() == slot || o.search.may_take()
 }
 
 #[inline(always)]
