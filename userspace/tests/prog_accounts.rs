@@ -389,6 +389,7 @@ both!(
             to_web(b, v, sport, flag::SYN);
         }
         everything_is_over();
+        b.wait(BACK_OFF);
         // Red has more than its share, now that the clients are there: each try clears one away, until it is at its share.
         let refused = (0..SHARE).position(|n| uses(b, v, RED, 21_000 + n)).expect("one at least");
         assert!(refused <= usize::from(SHARE / 4), "{refused}");
