@@ -174,6 +174,8 @@ pub struct Opening<A> {
     pub search: Search,
     /// Whose, and towards where.
     pub destination: Destination<A>,
+    /// A flow of the same account has gone to make room for it.
+    pub replaces: bool,
 }
 
 impl<A: Address> Opening<A> {

@@ -329,7 +329,7 @@ fn the_last_port_is_found_in_bounded_time() {
         println!(
             "{v:?}: opening {opening:?}, along {existing:?}, the last of {} ports {:?} in the last of at most {most} searches \
              (any of them: median {:?}, worst {max:?}), none left {none_left:?}, and again {again:?}",
-            range.len(),
+            range.count(),
             last[last.len() / 2],
             vain[vain.len() / 2],
         );

@@ -16,6 +16,7 @@ fn opening(plan: Plan, to: FlowTuple<Addr4>) -> Opening<Addr4> {
         candidate: FlowKey::default(),
         search: Search::default(),
         destination: Destination::default(),
+        replaces: false,
     };
     o.search.reset(range, 0, true, true, true);
     o.search.counts = range;

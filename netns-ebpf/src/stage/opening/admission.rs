@@ -22,37 +22,18 @@ const PROBES: u32 = 32;
 #[inline(never)]
 pub fn enter<F: FamilyMaps>(pkt: &Packet, o: &mut Opening<<F as Family>::Addr>) -> Result<(), DropReason> {
     let account = account_of::<F>(o)?;
-    let refused = try_enter::<F>(account, o, Room::Free);
-    if refused.is_ok() {
-        return refused;
+    o.replaces = false;
+    match try_enter::<F>(account, o) {
+        Err(_) if make_room::<F>(pkt, account, o) => try_enter::<F>(account, o),
+        result => result,
     }
-    match make_room::<F>(pkt, account, o) {
-        Some(room) => try_enter::<F>(account, o, room),
-        None => refused,
-    }
-}
-
-/// Whose place a flow is to have.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Room {
-    /// Nobody's.
-    Free,
-    /// That of another flow of its account, which has gone.
-    Own,
 }
 
 #[inline(always)]
-fn try_enter<F: FamilyMaps>(
-    account: AccountRef,
-    o: &Opening<<F as Family>::Addr>,
-    room: Room,
-) -> Result<(), DropReason> {
+fn try_enter<F: FamilyMaps>(account: AccountRef, o: &Opening<<F as Family>::Addr>) -> Result<(), DropReason> {
     let config = maps::host_config()?;
     let [own, total] = maps::enter::<F>(account)?;
-    let admitted = match room {
-        Room::Free => account::may_open(own, total, config.flows, config.flows_per_pod),
-        Room::Own => account::may_replace(own, total, config.flows, config.flows_per_pod),
-    };
+    let admitted = account::may_open(own, total, config.flows, config.flows_per_pod, o.replaces);
     if admitted.is_err() {
         maps::leave::<F>(o.plan.account());
     }
@@ -62,7 +43,7 @@ fn try_enter<F: FamilyMaps>(
 /// Makes room: one of the account's own flows goes that gives way, or else one of anybody's whose time is over, as nobody may be
 /// sweeping.
 #[inline(always)]
-fn make_room<F: FamilyMaps>(pkt: &Packet, account: AccountRef, o: &mut Opening<<F as Family>::Addr>) -> Option<Room> {
+fn make_room<F: FamilyMaps>(pkt: &Packet, account: AccountRef, o: &mut Opening<<F as Family>::Addr>) -> bool {
     let now = now_ns();
     let mut search = Oldest::<F> { account, o, own: true, found: false };
     if !account.backs_off(now) {
@@ -78,11 +59,11 @@ fn make_room<F: FamilyMaps>(pkt: &Packet, account: AccountRef, o: &mut Opening<<
             maps::ring_back_off::<F>(now);
         }
     }
-    let room = if search.own { Room::Own } else { Room::Free };
-    if !search.found || FlowRef::<F>::find(&o.candidate)?.remove_both(&o.candidate) == 0 {
-        return None;
+    if !search.found {
+        return false;
     }
-    Some(room)
+    search.o.replaces = search.own;
+    FlowRef::<F>::find(&o.candidate).is_some_and(|flow| flow.remove_both(&o.candidate) > 0)
 }
 
 /// A look for a flow that may go, oldest first: of the account, or in the ring of all flows. Its key is left in `candidate`.
