@@ -182,7 +182,8 @@ impl Maker {
                 (Hook::FromHost, meta, from_host(network, src, dst, l4))
             }
             _ => {
-                // BPF_PROG_TEST_RUN takes the protocol from where an Ethernet header has it: here a part of the source.
+                // BPF_PROG_TEST_RUN takes the protocol from where an Ethernet header has it, here a part of the source, and the
+                // station from its first byte, here with the traffic class.
                 let n = self.numbers.word() as u16;
                 let src: IpAddr = match v {
                     V4 => Ipv4Addr::from(0x0800_0000 | u32::from(n)).into(),
@@ -190,7 +191,7 @@ impl Maker {
                 };
                 let dst = self.hosts();
                 let l4 = self.transport(false, src, dst);
-                (Hook::FromUplinkL3, self.lan(), from_lan(src, dst, l4))
+                (Hook::FromUplinkL3, self.lan(), Packet { class: 0x10, ..from_lan(src, dst, l4) })
             }
         };
         self.dress(&mut packet);
