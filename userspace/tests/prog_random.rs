@@ -132,7 +132,8 @@ fn vary(b: &Bench, numbers: &mut Numbers) -> bool {
         }
     });
     b.set_uplink_mtu(mtu);
-    let flags = numbers.pick(&[0, 0, Network::ENDPOINT_INDEPENDENT, Network::ENDPOINT_INDEPENDENT | Network::OPEN_TO_ALL]);
+    let flags =
+        numbers.pick(&[0, 0, Network::ENDPOINT_INDEPENDENT, Network::ENDPOINT_INDEPENDENT | Network::OPEN_TO_ALL]);
     b.configure_network(1, |n| n.flags |= flags);
     patient
 }
@@ -215,7 +216,13 @@ fn describe(why: &str, run: u64, s: &Sending, out: &Output) -> String {
         })
     };
     let action = out.action;
-    format!("{why}\nrun {run}: {} {:?}\n{}\ncame to {action}\n{}", s.hook.as_str(), s.meta, hex(&s.frame), hex(&out.frame))
+    format!(
+        "{why}\nrun {run}: {} {:?}\n{}\ncame to {action}\n{}",
+        s.hook.as_str(),
+        s.meta,
+        hex(&s.frame),
+        hex(&out.frame)
+    )
 }
 
 /// The pod on whose device a frame came.
@@ -335,7 +342,8 @@ fn assert_counters(tally: &Tally, grown: &BTreeMap<String, u64>) {
     assert_eq!(of("drop internal".into()), 0, "{grown:#?}");
     let held = of("verdict from_pod held".into());
     assert_eq!(total("slot ", " tx packets") + held, tally.from_pods, "what pods sent: {grown:#?}");
-    let delivered = total("verdict ", " peer") + of("verdict from_host out".into()) + of("verdict from_pod reject".into());
+    let delivered =
+        total("verdict ", " peer") + of("verdict from_host out".into()) + of("verdict from_pod reject".into());
     assert_eq!(total("slot ", " rx packets"), delivered, "what pods got: {grown:#?}");
 }
 

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::hdr::eth::ETH_LEN;
-use crate::invariants;
 use crate::hdr::udp::UDP_LEN;
+use crate::invariants;
 use crate::{Addr4, Addr6};
 
 const V4_SRC: [u8; 4] = [10, 244, 0, 10];

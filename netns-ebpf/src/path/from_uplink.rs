@@ -3,6 +3,7 @@
 //! Compiled twice: for devices with Ethernet headers (`L3_OFF` is their length) and for those without a link layer (0). There
 //! a packet that is a pod's gets an Ethernet header ([`take`]), and from then on both are the same.
 
+use netns_ebpf_common::Mac;
 use netns_ebpf_common::abi::ZONE_HOST;
 use netns_ebpf_common::area::lan_area;
 use netns_ebpf_common::endpoint::Endpoint;
@@ -15,7 +16,6 @@ use netns_ebpf_common::opening::{Opening, Plan, Ports};
 use netns_ebpf_common::parse::{Fragment, IcmpKind, Parsed};
 use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::{DropReason, Next, Verdict};
-use netns_ebpf_common::Mac;
 
 use crate::maps::{self, FamilyMaps, FlowRef};
 use crate::packet::{MARK_HAIRPIN, MARK_HOSTS, Packet, USUAL_HEADERS_BYTES};

@@ -138,7 +138,9 @@ impl Dissected {
         let ok = match self.proto {
             6 => l4.len() >= 20 && (20..=l4.len()).contains(&(usize::from(l4[12] >> 4) * 4)),
             17 => {
-                l4.len() >= 8 && usize::from(word(l4, 4)) >= 8 && (self.is_piece || usize::from(word(l4, 4)) <= l4.len())
+                l4.len() >= 8
+                    && usize::from(word(l4, 4)) >= 8
+                    && (self.is_piece || usize::from(word(l4, 4)) <= l4.len())
             }
             132 => l4.len() >= 12,
             1 if self.version() == V4 => l4.len() >= 8,

@@ -215,8 +215,10 @@ impl Maker {
         if self.v == V4 {
             let words = 1 + self.numbers.below(10);
             let random = self.numbers.bytes(words * 4);
-            packet.options =
-                self.numbers.pick(&[&[1, 1, 7, 7, 4, 0, 0, 0, 0, 1, 0, 0][..], &[131, 7, 4, 0, 0, 0, 0, 0], &random]).to_vec();
+            packet.options = self
+                .numbers
+                .pick(&[&[1, 1, 7, 7, 4, 0, 0, 0, 0, 1, 0, 0][..], &[131, 7, 4, 0, 0, 0, 0, 0], &random])
+                .to_vec();
             return;
         }
         for _ in 0..=self.numbers.below(4) {
@@ -237,8 +239,8 @@ impl Maker {
 
     fn destination(&mut self) -> IpAddr {
         let places = [
-            SERVER, SERVER, SERVER2, HOST, HOST, BLUE.at, RED.at, GREEN.at, GATEWAY, GATEWAY2, HOST2, NOBODY, CLIENT, KEPT,
-            BARE_SIDE, SIDE, NOWHERE, YELLOW.at,
+            SERVER, SERVER, SERVER2, HOST, HOST, BLUE.at, RED.at, GREEN.at, GATEWAY, GATEWAY2, HOST2, NOBODY, CLIENT,
+            KEPT, BARE_SIDE, SIDE, NOWHERE, YELLOW.at,
         ];
         match (self.numbers.below(24), self.v) {
             (0, _) => self.numbers.pick(&[LOOPBACK, NOBODY_AT_ALL]).ip(self.v),
@@ -298,7 +300,8 @@ impl Maker {
             16..=18 => echo(pod ^ self.numbers.one_in(4), sport),
             19..=21 => return self.error(src, dst),
             22 => {
-                let kind = if self.v == V4 { self.numbers.word() as u8 % 20 } else { 126 + self.numbers.word() as u8 % 20 };
+                let kind =
+                    if self.v == V4 { self.numbers.word() as u8 % 20 } else { 126 + self.numbers.word() as u8 % 20 };
                 L4::Icmp { kind, code: 0, rest: [0; 4], body: self.numbers.bytes(24) }
             }
             _ => L4::Raw { proto: self.numbers.pick(&[0, 4, 41, 47, 50, 59, 89, 255]), bytes: self.numbers.bytes(16) },
@@ -355,7 +358,8 @@ impl Maker {
             (_, IpAddr::V6(target)) => {
                 let body = [&target.octets()[..], &[1, 1], &pod.mac].concat();
                 let t = target.octets();
-                let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(t[13]), u16::from_be_bytes([t[14], t[15]]));
+                let group =
+                    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(t[13]), u16::from_be_bytes([t[14], t[15]]));
                 from_pod(pod, group.into(), L4::Icmp { kind: 135, code: 0, rest: [0; 4], body }).hops(255).bytes()
             }
             _ => unreachable!("one family"),
