@@ -25,7 +25,7 @@
 //! Suffixes carry them: `_ns` nanoseconds of `CLOCK_MONOTONIC`, `_bytes`, `_off` bytes from the start of the frame.
 #![no_std]
 
-#[cfg(any(test, feature = "user"))]
+#[cfg(any(test, feature = "user", feature = "invariants"))]
 extern crate std;
 
 pub mod abi;
@@ -43,6 +43,8 @@ pub mod fragment;
 pub mod hdr;
 pub mod host;
 pub mod host_socket;
+#[cfg(any(test, feature = "invariants"))]
+pub mod invariants;
 pub mod kfunc;
 pub mod mapping;
 #[doc = include_str!("../docs/nat-rfcs.md")]

@@ -148,6 +148,12 @@ impl<A> Parsed<A> {
         self.l4_off.get()
     }
 
+    /// Offset of the packet's end, or of the piece's. Of one longer than 65535 bytes it is less; what follows is padding.
+    #[inline(always)]
+    pub const fn end_off(&self) -> usize {
+        self.l4_off() + self.piece_len_bytes as usize
+    }
+
     /// The frame has grown by `by` bytes at its start.
     #[inline(always)]
     pub const fn shift(&mut self, by: usize) {

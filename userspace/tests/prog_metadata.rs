@@ -4,6 +4,8 @@ mod common;
 #[macro_use]
 mod prog;
 
+use std::net::IpAddr;
+
 use netns::datapath::Hook;
 use prog::bench::Notes;
 use prog::*;
@@ -96,3 +98,18 @@ fn a_wrong_sum_is_seen() {
         assert_eq!(found.raw_os_error(), Some(nix::libc::EBADMSG));
     });
 }
+
+both!(
+    fn a_packet_without_a_link_layer_gets_all_of_one(b, v) {
+        // BPF_PROG_TEST_RUN takes the protocol from where an Ethernet header has it, here a part of the source, and the station
+        // from its first byte, here with the traffic class.
+        let client = match v {
+            V4 => IpAddr::from([8, 0, 1, 2]),
+            V6 => IpAddr::from([0x2001, 0xdb8, 0x86dd, 0, 0, 0, 0, 2]),
+        };
+        let sent = Packet { class: 0x10, ..from_lan(client, HOST.ip(v), tcp(40_000, 8080, flag::SYN)) };
+        let got = sent.translated((client, 40_000), (BLUE.ip(v), 80)).delivered(BLUE);
+        let out = b.run(Hook::FromUplinkL3, lan(b), &sent.ip_bytes());
+        assert_eq!((out.action, out.frame), (REDIRECT, got.bytes()));
+    }
+);

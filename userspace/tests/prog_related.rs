@@ -6,6 +6,7 @@ mod prog;
 
 use std::time::Duration;
 
+use netns::datapath::Hook;
 use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::DropReason;
 use prog::*;
@@ -82,6 +83,26 @@ both!(
                     // Errors neither refresh nor change a flow.
                     b.lan_sends(&error, &Want::peer(RED, &got.delivered(RED)));
                 }
+            }
+        }
+    }
+);
+
+both!(
+    fn what_stands_behind_an_error_in_its_frame_is_no_part_of_the_quote(b, v) {
+        for l4 in transports() {
+            let (sent, left, _) = masqueraded(b, v, l4);
+            // TCP's checksum would stand in the padding, and so would all of the transport.
+            for (length, whole) in [(8, true), (16, true), (0, false), (7, false)] {
+                let about = |p: &Packet| quoting(Problem::TimeExceeded, v, p, lengths(v)[1] - 8 + length);
+                let error = from_lan(ROUTER.ip(v), HOST.ip(v), about(&left));
+                let mut got = error.clone();
+                (got.dst, got.l4) = (RED.ip(v), about(&sent.sent_on()));
+                let padded = |p: &Packet| [p.bytes(), vec![0x5a; 24]].concat();
+                let meta = Meta { ifindex: b.uplink, ingress_ifindex: b.uplink, ..Meta::default() };
+                let out = b.run(Hook::FromUplink, meta, &padded(&error));
+                let want = if whole { (7, padded(&got.delivered(RED))) } else { (-1, padded(&error)) };
+                assert_eq!((out.action, out.frame), want, "protocol {}, {length} bytes", sent.proto());
             }
         }
     }

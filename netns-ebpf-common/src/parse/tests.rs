@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::hdr::eth::ETH_LEN;
-use crate::hdr::tcp::TCP_LEN;
 use crate::hdr::udp::UDP_LEN;
+use crate::invariants;
 use crate::{Addr4, Addr6};
 
 const V4_SRC: [u8; 4] = [10, 244, 0, 10];
@@ -315,36 +315,10 @@ fn quotes_golden() {
     assert!(!quote6(frame6(44, &later).as_slice(), ETH_LEN, &mut q), "a later piece");
 }
 
-/// Everything a parsed packet points at lies inside the frame.
-fn assert_inside<A>(p: &Parsed<A>, frame: &[u8]) {
-    let least = match p.l4 {
-        L4::Tcp => TCP_LEN,
-        L4::Udp => UDP_LEN,
-        L4::Icmp => icmp::ICMP_LEN,
-        L4::Sctp => 12,
-        L4::LaterFragment | L4::Other => 0,
-    };
-    assert!(p.l4_off() >= ETH_LEN && p.l4_off() + least <= frame.len(), "{} in {}", p.l4_off(), frame.len());
-    assert!(ETH_LEN + p.headers_len_bytes() <= frame.len());
-    assert!(p.csum_off().is_none_or(|at| at + 2 <= frame.len()));
-}
-
 fn check_all(frame: &[u8]) {
-    if let Ok(p) = parse4(frame) {
-        assert_inside(&p, frame);
-    }
-    if let Ok(p) = parse6(frame) {
-        assert_inside(&p, frame);
-    }
+    invariants::packet(frame);
     for off in [ETH_LEN, 42, 62, frame.len(), 5000] {
-        let mut q = Quote::default();
-        if quote4(frame, off, &mut q) {
-            assert!(q.l3_off() == off && q.l4_off() + 8 <= frame.len());
-        }
-        let mut q = Quote::default();
-        if quote6(frame, off, &mut q) {
-            assert!(q.l3_off() == off && q.l4_off() + 8 <= frame.len());
-        }
+        invariants::quote(frame, off);
     }
 }
 

@@ -3,6 +3,7 @@
 //! Compiled twice: for devices with Ethernet headers (`L3_OFF` is their length) and for those without a link layer (0). There
 //! a packet that is a pod's gets an Ethernet header ([`take`]), and from then on both are the same.
 
+use netns_ebpf_common::Mac;
 use netns_ebpf_common::abi::ZONE_HOST;
 use netns_ebpf_common::area::lan_area;
 use netns_ebpf_common::endpoint::Endpoint;
@@ -98,7 +99,7 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
             if p.is_icmp(IcmpKind::EchoReply) {
                 copy_to_host(pkt)?;
             }
-            take::<L3_OFF, _>(pkt, p)?;
+            take::<F, L3_OFF>(pkt, p)?;
             return Ok(along_flow::<F>(pkt, p, flow));
         }
 
@@ -188,7 +189,7 @@ fn to_mapping<F: FamilyMaps, const L3_OFF: usize>(
         // Another pod's packet: the answers come back in here, too.
         o.plan.peer_flags = o.plan.peer_flags.with(FlowFlags::HAIRPIN);
     }
-    take::<L3_OFF, _>(pkt, p)?;
+    take::<F, L3_OFF>(pkt, p)?;
     Ok(Next::GO_ON)
 }
 
@@ -218,7 +219,7 @@ fn to_published<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(
     let publish::Backend { slot, endpoint } = publish::backend::<F>(p, &found)?;
     let network = maps::network(endpoint.network).ok_or(DropReason::BackendGone)?;
     border::check_source::<F>(pkt, network, p)?;
-    take::<L3_OFF, _>(pkt, p)?;
+    take::<F, L3_OFF>(pkt, p)?;
     if let Some(problem) = deliver::problem(pkt, p, endpoint.mtu_bytes) {
         report::count_endpoint_rx_drop(slot);
         return Ok(Next::end(reject::<F>(pkt, p, problem)));
@@ -281,9 +282,11 @@ fn is_ours<F: FamilyMaps>(p: &Parsed<<F as Family>::Addr>) -> bool {
 
 /// The packet is not the stack's any more: one without a link layer gets an Ethernet header.
 #[inline(always)]
-fn take<const L3_OFF: usize, A>(pkt: &mut Packet, p: &mut Parsed<A>) -> Result<(), DropReason> {
+fn take<F: Family, const L3_OFF: usize>(pkt: &mut Packet, p: &mut Parsed<F::Addr>) -> Result<(), DropReason> {
     if L3_OFF == 0 {
         pkt.grow_l2(ETH_LEN)?;
+        // The stack knows it already; who looks at the frame in the pod does not.
+        pkt.write(0, EthHdr::new(Mac([0; 6]), Mac([0; 6]), F::ETHERTYPE))?;
         p.shift(ETH_LEN);
     }
     Ok(())
@@ -333,7 +336,7 @@ fn error_of_flow<F: FamilyMaps, const L3_OFF: usize>(pkt: &mut Packet, p: &mut P
             return Err(DropReason::HopLimit);
         }
         let (endpoint, network) = deliver::live_endpoint(target.id)?;
-        take::<L3_OFF, _>(pkt, p)?;
+        take::<F, L3_OFF>(pkt, p)?;
         related.shift(rewrite::L3_OFF - L3_OFF);
         if pkt.has_mark(MARK_HAIRPIN) {
             pkt.adopt()?;

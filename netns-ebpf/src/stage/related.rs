@@ -27,6 +27,9 @@ impl<F: FamilyMaps> Related<F> {
     }
 }
 
+/// What is quoted of a transport at least (RFC 792).
+const QUOTED_BYTES: usize = 8;
+
 /// The packet an ICMP error quotes, if its receiver sent that.
 #[inline(always)]
 fn quoted<F: FamilyMaps>(
@@ -35,7 +38,11 @@ fn quoted<F: FamilyMaps>(
 ) -> Result<&'static mut Quoted<<F as Family>::Addr>, DropReason> {
     pkt.pull(ALL_HEADERS_BYTES)?;
     let quoted = maps::quoted::<F>()?;
-    if F::parse_quote(pkt, p.l4_off() + icmp::ICMP_LEN, &mut quoted.quote) && quoted.quote.tuple.src == p.tuple.dst {
+    // What stands behind the error in its frame is no part of the quote.
+    if F::parse_quote(pkt, p.l4_off() + icmp::ICMP_LEN, &mut quoted.quote)
+        && quoted.quote.l4_off() + QUOTED_BYTES <= p.end_off()
+        && quoted.quote.tuple.src == p.tuple.dst
+    {
         Ok(quoted)
     } else {
         Err(DropReason::IcmpUnrelated)
@@ -117,7 +124,8 @@ pub fn translate<F: FamilyMaps>(
     if let Some((csum_off, diff)) = inner_csum {
         let at = quote.l4_off() + csum_off;
         // RFC 792 quotes 8 bytes only: TCP's checksum may be missing. UDP's 0 stays "none" (RFC 768).
-        if let Some(old) = pkt.read::<[u8; 2]>(at)
+        if at + size_of::<[u8; 2]>() <= p.end_off()
+            && let Some(old) = pkt.read::<[u8; 2]>(at)
             && !(quote.proto == proto::UDP && old == [0, 0])
         {
             let new = diff.update(old);

@@ -1,8 +1,5 @@
 //! What must be so after any attack: nothing leaked, and the kernel found nothing to complain about.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use aya::Pod as Plain;
@@ -10,29 +7,22 @@ use aya::maps::{HashMap, Map, MapData};
 use netns_ebpf_common::abi::map;
 use netns_ebpf_common::fragment::{Datagram, DatagramSlot, HeldKey, HeldPiece};
 use netns_ebpf_common::{Addr4, Addr6};
-use nix::libc;
 
 use super::datapath;
-
-/// Words of a kernel that has found a fault of its own.
-const ALARMS: [&str; 8] =
-    ["BUG", "WARNING", "Oops", "Call Trace", "soft lockup", "self-detected stall", "hw csum failure", "suspicious RCU"];
+use crate::common::KernelLog;
 
 /// Slots a test's pods may have.
 const SLOTS: u32 = 16;
 
 /// Begun before an attack, asked after it.
 pub struct Aftermath {
-    /// The kernel's log from then on, where it may be read.
-    log: Option<File>,
+    log: KernelLog,
 }
 
 impl Aftermath {
     /// Begins to look.
     pub fn new() -> Self {
-        let log = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open("/dev/kmsg");
-        let log = log.and_then(|mut log| log.seek(SeekFrom::End(0)).map(|_| log));
-        Self { log: log.ok() }
+        Self { log: KernelLog::new() }
     }
 
     /// Ends all flows and asserts that nothing is left of them, nor of pieces, and that the kernel was silent.
@@ -44,7 +34,7 @@ impl Aftermath {
     /// As [`Self::finds_nothing`] after an attack that sent pieces without their others: these wait for others to displace them, and
     /// no more than so many may.
     #[track_caller]
-    pub fn finds_nothing_but(mut self, pieces: usize) {
+    pub fn finds_nothing_but(self, pieces: usize) {
         let d = datapath();
         d.delete_flows(|_| true).expect("delete flows");
         assert_eq!(d.flows().expect("list flows"), [], "flows and mappings");
@@ -57,21 +47,7 @@ impl Aftermath {
         let known = entries::<DatagramSlot, Datagram<Addr4>>(d.pins(), map::DATAGRAMS4)
             + entries::<DatagramSlot, Datagram<Addr6>>(d.pins(), map::DATAGRAMS6);
         assert!(held <= pieces && known <= pieces, "{held} pieces wait, of {known} datagrams");
-        let alarms = self.alarms();
-        assert!(alarms.is_empty(), "the kernel says:\n{}", alarms.join("\n"));
-    }
-
-    /// What the kernel has said since, if it names a fault.
-    fn alarms(&mut self) -> Vec<String> {
-        let (mut lines, mut block) = (Vec::new(), [0; 8192]);
-        // Each read is one record; the last one fails for want of more.
-        while let Some(Ok(n @ 1..)) = self.log.as_mut().map(|log| log.read(&mut block)) {
-            let line = String::from_utf8_lossy(&block[..n]).into_owned();
-            if ALARMS.iter().any(|word| line.contains(word)) {
-                lines.push(line);
-            }
-        }
-        lines
+        self.log.has_no_alarms();
     }
 }
 

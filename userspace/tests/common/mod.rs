@@ -18,6 +18,7 @@
 
 pub mod command;
 pub mod frame;
+pub mod kernel_log;
 pub mod lan;
 pub mod observer;
 pub mod offload;
@@ -40,6 +41,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use command::{Background, Finished};
+pub use kernel_log::KernelLog;
 pub use snapshot::Snapshot;
 pub use wait::{wait_for, wait_until};
 

@@ -13,11 +13,13 @@
 
 pub mod bench;
 pub mod complete;
+pub mod dissect;
 pub mod errors;
 pub mod flags;
 pub mod flows;
 pub mod mapping;
 pub mod packet;
+pub mod random;
 pub mod state;
 pub mod want;
 pub mod words;
