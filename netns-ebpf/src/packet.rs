@@ -163,7 +163,8 @@ impl Packet {
         if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }
     }
 
-    /// Whether the packet was marked so on its way here, by a program of ours: nothing from a wire or a pod has a mark.
+    /// Whether the packet was marked so on its way here, by a program of ours: nothing from a wire has a mark, and what a pod
+    /// has put on is taken off.
     #[inline(always)]
     pub fn has_mark(&self, mark: u32) -> bool {
         // SAFETY: as in `ifindex`.

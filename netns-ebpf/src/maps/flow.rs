@@ -11,7 +11,7 @@ use netns_ebpf_common::port::UseIndex;
 use netns_ebpf_common::state::State;
 use netns_ebpf_common::tcp::Numbers;
 
-use super::{FamilyMaps, atomic, leave, mapping_key, port, scratch};
+use super::{AccountRef, FamilyMaps, atomic, leave, mapping_key, port, scratch};
 
 /// An entry of the flow table, in place.
 ///
@@ -117,6 +117,15 @@ impl<F: FamilyMaps> FlowRef<F> {
             key.proto = proto;
             key._pad = 0;
             Some(key)
+        }
+    }
+
+    /// Puts the flow, whose opener's entry this is, into its account's queue again: it gives way from now on.
+    #[inline(always)]
+    pub fn queue_again(self, proto: u8) {
+        let Some(peer) = self.peer(proto) else { return };
+        if let (Some(key), Ok(account)) = (peer.peer_key(proto), AccountRef::find::<F>(self.account())) {
+            account.queue::<F>(key);
         }
     }
 

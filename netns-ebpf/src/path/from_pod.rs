@@ -40,6 +40,8 @@ pub fn run(pkt: &mut Packet) -> (Verdict, u32) {
     let Some(network) = maps::network(endpoint.network) else {
         return (Verdict::drop(DropReason::NoEndpoint), slot);
     };
+    // What a program in the pod has noted on it is not the host's to go by.
+    pkt.clear_notes();
     let sender = Sender { slot, endpoint, network, zone: endpoint.network as u16 };
     (link_layer(pkt, &sender).unwrap_or_else(Verdict::drop), slot)
 }

@@ -15,10 +15,10 @@ use netns_ebpf_common::network::Network;
 use netns_ebpf_common::opening::{Opening, Plan, Ports};
 use netns_ebpf_common::parse::{Fragment, IcmpKind, Parsed};
 use netns_ebpf_common::publish::Publish;
-use netns_ebpf_common::verdict::{DropReason, Next, Verdict};
+use netns_ebpf_common::verdict::{DropReason, Kind, Next, Verdict};
 
 use crate::maps::{self, FamilyMaps, FlowRef};
-use crate::packet::{MARK_HAIRPIN, MARK_HOSTS, Packet, USUAL_HEADERS_BYTES};
+use crate::packet::{MARK_HAIRPIN, MARK_HOSTS, Packet, USUAL_HEADERS_BYTES, now_ns};
 use crate::path::{may_go_on, out_of_line};
 use crate::report;
 use crate::rewrite;
@@ -30,7 +30,10 @@ use crate::stage::{deliver, flow, mapping, parse, publish, related};
 /// Runs the hook.
 #[inline(always)]
 pub fn run<const L3_OFF: usize>(pkt: &mut Packet) -> Verdict {
-    link_layer::<L3_OFF>(pkt).unwrap_or_else(Verdict::drop)
+    let is_pods = pkt.has_mark(MARK_HAIRPIN);
+    let verdict = link_layer::<L3_OFF>(pkt).unwrap_or_else(Verdict::drop);
+    // A pod's packet that was sent back to a pod that is not there any more is not the host's: it has the host's own source.
+    if is_pods && matches!(verdict.kind(), Kind::Pass) { Verdict::drop(DropReason::NoFlow) } else { verdict }
 }
 
 /// What there is to do below IP.
@@ -97,7 +100,7 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
                 return Ok(Verdict::PASS);
             }
             if p.is_icmp(IcmpKind::EchoReply) {
-                copy_to_host(pkt)?;
+                copy_to_host(pkt, flow.owner_slot())?;
             }
             take::<F, L3_OFF>(pkt, p)?;
             return Ok(along_flow::<F>(pkt, p, flow));
@@ -129,9 +132,11 @@ fn may_open<F: Family>(p: &Parsed<F::Addr>) -> bool {
 
 /// A pod's answer may have the identifier of a ping of the host's own, which has no socket that could be looked up: the host sees
 /// every answer, and ignores those that are not its.
+///
+/// Rationed for each pod, as errors are: another program may take the mark off, by which a copy is known.
 #[inline(always)]
-fn copy_to_host(pkt: &mut Packet) -> Result<(), DropReason> {
-    if pkt.has_mark(MARK_HAIRPIN) {
+fn copy_to_host(pkt: &mut Packet, slot: u32) -> Result<(), DropReason> {
+    if pkt.has_mark(MARK_HAIRPIN) || !maps::area(slot)?.may_report(now_ns()) {
         return Ok(());
     }
     pkt.set_mark(MARK_HOSTS);

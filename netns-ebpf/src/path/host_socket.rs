@@ -161,9 +161,11 @@ fn may_bind<S: Form>(socket: &Socket) -> Result<(), Refusal> {
     if port == Port([0; 2]) {
         return Ok(());
     }
-    // Answers to a pod that has the port would be taken for the process's, or the other way round: it takes another one, as
-    // whoever asks for a random one does. A socket that has it before is asked when a pod wants it.
-    if maps::is_held(proto, port) {
+    // The answers to a pod that has the port would be taken for the process's, or the other way round: it takes another one, as
+    // whoever asks for a random one does. A socket that has it before is asked when a pod wants it. TCP's are told apart by their
+    // peer, and what pods leave with is never a loopback address.
+    let addr = Aligned(S::addr(socket));
+    if proto == proto::UDP && !is_loopback(&addr.0) && maps::is_held(proto, port) {
         return Err(Refusal::Taken);
     }
     let mut key = Aligned(PublishKey { addr: S::addr(socket), port, proto, _pad: 0 });

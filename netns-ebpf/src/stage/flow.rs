@@ -139,6 +139,10 @@ fn judge<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, p: &Parsed<F::Addr>) -> Fit
     if state as u8 != before as u8 {
         flow.set_state(state);
         peer.set_state(state);
+        if state.is_ended() {
+            let original = if flow.is_original() { flow } else { peer };
+            original.queue_again(proto);
+        }
     }
     fit
 }

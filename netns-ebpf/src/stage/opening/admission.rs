@@ -3,7 +3,8 @@
 //! Who is at its limit may take the place of one of its own flows that nobody has shown to be in use: ended ones, questions
 //! that were answered or never were, handshakes nobody completed, oldest first. Else a client that opens and closes
 //! connections quickly, or a flood of SYNs, would shut the pod off for as long as their time runs. Each account has its own
-//! queue and its own back-off: what one does costs no other.
+//! queue and its own back-off: what one does costs no other. A flow is in the queue from its opening until somebody finds that it is
+//! in use, and again from its end.
 
 use netns_ebpf_common::account;
 use netns_ebpf_common::family::Family;
@@ -93,35 +94,32 @@ impl<F: FamilyMaps> Steps for Oldest<'_, F> {
             self.found = true;
             return true;
         }
-        if self.own {
-            self.account.queue::<F>(key);
-        } else {
+        // One of the account's own that is in use leaves the queue: it is put back when it ends.
+        if !self.own {
             maps::push_opened::<F>(key);
         }
         false
     }
 }
 
-/// Puts the new flow into the queues. The account's forgets a key of one that has gone for each, so it does
-/// not outgrow its flows.
+/// Puts the new flow into the queues.
+///
+/// The account's has no more than about twice its flows: where there are more, keys of flows that have gone are among them, and the
+/// oldest ones are forgotten, whatever they lead to. One that is forgotten wrongly goes by its time alone.
 #[inline(always)]
 pub fn queue<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) {
     let Ok(account) = account_of::<F>(o) else { return };
     maps::push_opened::<F>(&o.flow.key);
     account.queue::<F>(&o.flow.key);
     if account.queue_len() > 2 * account.flows() + 2 * account::QUEUE_PART as u64 {
-        trim::<F>(account, o);
+        let _shrunk = forget::<F>(account, o);
     }
 }
 
+/// Forgets two keys: the queue shrinks.
 #[inline(never)]
-fn trim<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::Addr>) {
-    let key = &mut o.candidate;
-    if account.take::<F>(key) == Taken::Key
-        && let Some(flow) = FlowRef::<F>::find(key)
-        && flow.is_original()
-        && flow.account() == o.plan.account()
-    {
-        account.queue::<F>(key);
-    }
+fn forget<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::Addr>) -> bool {
+    let first = account.take::<F>(&mut o.candidate);
+    let second = account.take::<F>(&mut o.candidate);
+    first == Taken::Key && second == Taken::Key
 }

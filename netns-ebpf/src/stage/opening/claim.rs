@@ -118,9 +118,11 @@ impl<F: FamilyMaps> Steps for Candidates<'_, F> {
             return false;
         }
         // 3. Whether it is somebody else's all the same.
-        if o.search.asks() && is_somebodys::<F>(pkt, o, for_mapping) {
+        if o.search.asks() {
             let _spent = o.search.pay(ASKING_COSTS - 1);
-            return false;
+            if is_somebodys::<F>(pkt, o, for_mapping) {
+                return false;
+            }
         }
         // 4. It is claimed, or noted as one that could be.
         if o.search.note_yielding() {
@@ -139,7 +141,7 @@ fn choose<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool
         if matches!(o.plan.ports, Ports::Keep) || o.destination.proto == proto::SCTP {
             return false;
         }
-        if !o.search.searches() && !begin::<F>(o) {
+        if !o.search.searches() && !begin::<F>(o, for_mapping) {
             return false;
         }
         if !o.search.choose_next() || o.search.has_port() && !o.search.pay(1) {
@@ -155,12 +157,16 @@ fn choose<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool
 
 /// Begins to search where the last one has stopped; `false`: one has just been in vain.
 #[inline(always)]
-fn begin<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) -> bool {
+fn begin<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) -> bool {
     let Some((cursors, vain)) = maps::begin_search::<F>(&o.destination, now_ns()) else { return false };
     let addrs = match o.plan.ports {
         Ports::Pool => maps::snat_pool::<F>(u32::from(o.plan.zone)).map_or(1, |pool| pool.count),
         _ => 1,
     };
+    // What mappings cannot take is looked through first, and every other time.
+    if !for_mapping && vain & 1 == 0 && maps::has_mappings() {
+        o.search.range = o.search.range.without_mappings();
+    }
     o.search.begin(cursors, addrs, vain);
     true
 }
