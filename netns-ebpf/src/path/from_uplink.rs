@@ -96,7 +96,7 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
             if border::yields_to_host::<F>(pkt, p, flow) {
                 return Ok(Verdict::PASS);
             }
-            if p.is_icmp(IcmpKind::EchoReply) {
+            if p.is_icmp(IcmpKind::EchoReply) && matches!(p.fragment, Fragment::Whole) {
                 copy_to_host(pkt)?;
             }
             take::<F, L3_OFF>(pkt, p)?;
@@ -128,7 +128,8 @@ fn may_open<F: Family>(p: &Parsed<F::Addr>) -> bool {
 }
 
 /// A pod's answer may have the identifier of a ping of the host's own, which has no socket that could be looked up: the host sees
-/// every answer, and ignores those that are not its.
+/// every answer, and ignores those that are not its. Of one in pieces it would wait for the rest, take up memory and complain to
+/// the sender in the end, so it sees none of that.
 #[inline(always)]
 fn copy_to_host(pkt: &mut Packet) -> Result<(), DropReason> {
     if pkt.has_mark(MARK_HAIRPIN) {
