@@ -23,10 +23,16 @@ const STAMP_SHIFT: u32 = 36;
 /// Writes the key of the inside entry for packets of this tuple's source; in place, as the programs' stack is short.
 #[inline(always)]
 pub fn set_inside_key<A: Address>(key: &mut FlowKey<A>, zone: u16, proto: u8, tuple: &FlowTuple<A>) {
-    key.tuple.src.set(&tuple.src);
     key.tuple.dst = A::default();
-    key.tuple.sport = tuple.sport;
     key.tuple.dport = Port::default();
+    aim_inside_key(key, zone, proto, tuple);
+}
+
+/// The same over another such key, whose far end is unspecified already.
+#[inline(always)]
+pub fn aim_inside_key<A: Address>(key: &mut FlowKey<A>, zone: u16, proto: u8, tuple: &FlowTuple<A>) {
+    key.tuple.src.set(&tuple.src);
+    key.tuple.sport = tuple.sport;
     key.zone = zone;
     key.proto = proto;
     key._pad = 0;
@@ -36,8 +42,14 @@ pub fn set_inside_key<A: Address>(key: &mut FlowKey<A>, zone: u16, proto: u8, tu
 #[inline(always)]
 pub fn set_outside_key<A: Address>(key: &mut FlowKey<A>, proto: u8, tuple: &FlowTuple<A>) {
     key.tuple.src = A::default();
-    key.tuple.dst.set(&tuple.dst);
     key.tuple.sport = Port::default();
+    aim_outside_key(key, proto, tuple);
+}
+
+/// The same over another such key, whose far end is unspecified already.
+#[inline(always)]
+pub fn aim_outside_key<A: Address>(key: &mut FlowKey<A>, proto: u8, tuple: &FlowTuple<A>) {
+    key.tuple.dst.set(&tuple.dst);
     key.tuple.dport = tuple.dport;
     key.zone = abi::ZONE_HOST;
     key.proto = proto;

@@ -62,11 +62,11 @@ impl Range {
         Self { min: self.min, max: self.max.wrapping_sub(kept as u16) }
     }
 
-    /// The quarter that stays.
+    /// The quarter that stays, or one port.
     #[inline(always)]
     pub const fn without_mappings(self) -> Self {
-        let kept = self.count() / 4;
-        if kept == 0 { self } else { Self { min: self.max.wrapping_sub(kept as u16).wrapping_add(1), max: self.max } }
+        let kept = self.count().div_ceil(4);
+        Self { min: self.max.wrapping_sub(kept as u16).wrapping_add(1), max: self.max }
     }
 
     /// How many of its ports have the parity of `port`.
@@ -475,7 +475,7 @@ mod tests {
         assert_eq!(Range { min: 20_000, max: 32_767 }.of_mappings(), Range { min: 20_000, max: 29_575 });
         assert_eq!(Range { min: 7, max: 7 }.of_mappings(), Range { min: 7, max: 7 });
         assert_eq!(Range { min: 20_000, max: 32_767 }.without_mappings(), Range { min: 29_576, max: 32_767 });
-        assert_eq!(Range { min: 7, max: 9 }.without_mappings(), Range { min: 7, max: 9 });
+        assert_eq!(Range { min: 7, max: 9 }.without_mappings(), Range { min: 9, max: 9 });
     }
 
     #[test]

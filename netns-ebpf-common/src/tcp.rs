@@ -158,6 +158,13 @@ pub fn judge(state: &mut State, original: bool, sender: &mut Numbers, receiver: 
         State::Opening | State::Answered if !receiver.has(Numbers::SYN) || !sender.has(Numbers::SYN) => {
             return Fit::No;
         }
+        // Both have asked at once. The answerer's SYN-ACK was lost, and with the opener's it has no reason to send it again.
+        State::Opening
+            if !original && near && receiver.has(Numbers::ACKED) && acknowledges_syn(sender, receiver, s) =>
+        {
+            sender.seen |= Numbers::ACKED;
+            *state = State::Established;
+        }
         State::Established | State::Assured if s.flags & FIN != 0 && near => {
             *state = if original { State::OriginalFin } else { State::ReplyFin };
         }

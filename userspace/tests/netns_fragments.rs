@@ -84,10 +84,26 @@ fn one_by_one(here: &Isolated, cases: &[Case]) {
 fn pings_of_64_kilobytes_pass() {
     isolated(|here| {
         here.pods();
+        let before = pieces_to_the_host();
         for address in SERVER {
             here.ip(&format!("netns exec red ping -q -c 3 -i 0.2 -W 3 -s 65000 {address}"));
         }
+        // Those it got would wait there for the rest, and the server would hear of it after 30 seconds.
+        assert_eq!(pieces_to_the_host(), before, "the pod's answers in pieces went up the host's stack");
     });
+}
+
+/// Fragments of either family that the host's stack was to put together.
+fn pieces_to_the_host() -> u64 {
+    let read = |path| std::fs::read_to_string(path).expect("read what the stack counts");
+    let text = read("/proc/thread-self/net/snmp");
+    let mut lines = text.lines().filter(|l| l.starts_with("Ip:"));
+    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let mut pairs = names.split_whitespace().zip(values.split_whitespace());
+    let ipv4 = pairs.find(|(name, _)| *name == "ReasmReqds").expect("ReasmReqds").1.to_owned();
+    let text = read("/proc/thread-self/net/snmp6");
+    let ipv6 = text.lines().find_map(|l| l.strip_prefix("Ip6ReasmReqds")).expect("Ip6ReasmReqds").to_owned();
+    [ipv4, ipv6].iter().map(|n| n.trim().parse::<u64>().expect("a number")).sum()
 }
 
 /// Answers each datagram with the same.

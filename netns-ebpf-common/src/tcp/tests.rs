@@ -186,6 +186,14 @@ fn both_may_ask_at_once() {
     t.fits(Opener, &segment(SYN | ACK, ISN[0], ISN[1].wrapping_add(1), 0), State::Opening);
     t.fits(Answerer, &segment(SYN | ACK, ISN[1], ISN[0] + 1, 0), State::Established);
     t.fits(Answerer, &segment(ACK, ISN[1].wrapping_add(1), ISN[0] + 1, 10), State::Assured);
+    // The answerer's SYN-ACK was lost on its way here; with the opener's it does not send it again.
+    let mut t = Tracked::opened();
+    t.fits(Answerer, &segment(SYN, ISN[1], 0, 0), State::Opening);
+    let early = segment(ACK, ISN[1].wrapping_add(1), ISN[0] + 1, 0);
+    assert_eq!((t.sends(Answerer, &early), t.state), (Fit::Yes, State::Opening), "the opener has not answered");
+    t.fits(Opener, &segment(SYN | ACK, ISN[0], ISN[1].wrapping_add(1), 0), State::Opening);
+    t.fits(Answerer, &early, State::Established);
+    t.fits(Opener, &segment(ACK, ISN[0] + 1, ISN[1].wrapping_add(1), 10), State::Established);
     // A SYN of somebody else in between does not keep the right answer out.
     let mut t = Tracked::opened();
     t.fits(Answerer, &segment(SYN, 0x1234, 0, 0), State::Opening);

@@ -11,7 +11,7 @@ use netns_ebpf_common::port::UseIndex;
 use netns_ebpf_common::state::State;
 use netns_ebpf_common::tcp::Numbers;
 
-use super::{AccountRef, FamilyMaps, atomic, leave, mapping_key, port, scratch};
+use super::{AccountRef, FamilyMaps, atomic, inside_key, leave, outside_key, port, scratch};
 
 /// An entry of the flow table, in place.
 ///
@@ -121,12 +121,14 @@ impl<F: FamilyMaps> FlowRef<F> {
     }
 
     /// Puts the flow, whose opener's entry this is, into its account's queue again: it gives way from now on.
-    #[inline(always)]
-    pub fn queue_again(self, proto: u8) {
-        let Some(peer) = self.peer(proto) else { return };
-        if let (Some(key), Ok(account)) = (peer.peer_key(proto), AccountRef::find::<F>(self.account())) {
-            account.queue::<F>(key);
-        }
+    #[inline(never)]
+    pub fn queue_again(self, proto: u8) -> bool {
+        let Some(peer) = self.peer(proto) else { return false };
+        let (Some(key), Ok(account)) = (peer.peer_key(proto), AccountRef::find::<F>(self.account())) else {
+            return false;
+        };
+        account.queue::<F>(key);
+        true
     }
 
     /// The entry of the other direction.
@@ -369,15 +371,15 @@ fn leave_mapping<F: FamilyMaps>(key: &FlowKey<F::Addr>, last_seen_ns: u64) {
 /// The inside entry of the mapping of a flow's entry with this key, whether its time is over or not.
 #[inline(always)]
 pub fn mapping_of<F: FamilyMaps>(key: &FlowKey<F::Addr>) -> Option<FlowRef<F>> {
-    let inside = mapping_key::<F>()?;
-    mapping::set_inside_key(inside, key.zone, key.proto, &key.tuple);
+    let inside = inside_key::<F>()?;
+    mapping::aim_inside_key(inside, key.zone, key.proto, &key.tuple);
     FlowRef::find(inside)
 }
 
 /// The outside entry of the mapping a packet with this tuple is sent to, whether its time is over or not.
 #[inline(always)]
 pub fn mapping_at<F: FamilyMaps>(proto: u8, tuple: &FlowTuple<F::Addr>) -> Option<FlowRef<F>> {
-    let outside = mapping_key::<F>()?;
-    mapping::set_outside_key(outside, proto, tuple);
+    let outside = outside_key::<F>()?;
+    mapping::aim_outside_key(outside, proto, tuple);
     FlowRef::find(outside)
 }

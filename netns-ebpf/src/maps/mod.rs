@@ -41,7 +41,7 @@ pub use self::datagram::{DatagramRef, datagram_slot, held, held_scratch, hold, r
 pub use self::flow::{FlowRef, InsertError, enter_mapping, mapping_at, mapping_of};
 pub use self::port::{PortMaps, begin_search, count_exhausted, count_port, end_search, is_held, ports_in_use, seed};
 pub use self::scratch::{QUOTE_BYTES, Scratch, fib_params, opening, parsed, quote_scratch, quoted};
-use self::scratch::{SCRATCH4, SCRATCH6, mapping_key, scratch};
+use self::scratch::{SCRATCH4, SCRATCH6, inside_key, outside_key, scratch};
 
 #[map]
 static HOST_CONFIG: Array<HostConfig> = Array::with_max_entries(1, 0);

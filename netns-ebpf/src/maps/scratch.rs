@@ -40,8 +40,10 @@ pub struct Scratch<A> {
     pub(super) opening: Opening<A>,
     /// Key of the other direction of a flow at hand.
     pub(super) peer_key: FlowKey<A>,
-    /// Key of a mapping at hand.
-    pub(super) mapping_key: FlowKey<A>,
+    /// Key of the inside entry of a mapping at hand. Its destination is never written.
+    pub(super) inside_key: FlowKey<A>,
+    /// Key of the outside entry of one. Its source is never written.
+    pub(super) outside_key: FlowKey<A>,
     /// The port of an entry that ends.
     pub(super) port: NotedPort,
     /// A part of an account's queue with nothing in it. Never written.
@@ -80,11 +82,18 @@ pub fn opening<F: FamilyMaps>() -> Result<&'static mut Opening<F::Addr>, DropRea
     Ok(unsafe { &mut (*scratch::<F>()?).opening })
 }
 
-/// Where the key of a mapping is put together. Short-lived: each look-up asks for it again.
+/// Where the key of a mapping's inside entry is put together. Short-lived: each look-up asks for it again.
 #[inline(always)]
-pub(super) fn mapping_key<F: FamilyMaps>() -> Option<&'static mut FlowKey<F::Addr>> {
+pub(super) fn inside_key<F: FamilyMaps>() -> Option<&'static mut FlowKey<F::Addr>> {
     // SAFETY: per-CPU, no nesting; the functions of `flow` that ask for it do not keep it.
-    scratch::<F>().ok().map(|scratch| unsafe { &mut (*scratch).mapping_key })
+    scratch::<F>().ok().map(|scratch| unsafe { &mut (*scratch).inside_key })
+}
+
+/// The same of its outside entry.
+#[inline(always)]
+pub(super) fn outside_key<F: FamilyMaps>() -> Option<&'static mut FlowKey<F::Addr>> {
+    // SAFETY: as in `inside_key`.
+    scratch::<F>().ok().map(|scratch| unsafe { &mut (*scratch).outside_key })
 }
 
 /// Working memory for a question to the kernel's routes; asked for once per run.

@@ -30,10 +30,12 @@ use crate::stage::{deliver, flow, mapping, parse, publish, related};
 /// Runs the hook.
 #[inline(always)]
 pub fn run<const L3_OFF: usize>(pkt: &mut Packet) -> Verdict {
-    let is_pods = pkt.has_mark(MARK_HAIRPIN);
     let verdict = link_layer::<L3_OFF>(pkt).unwrap_or_else(Verdict::drop);
     // A pod's packet that was sent back to a pod that is not there any more is not the host's: it has the host's own source.
-    if is_pods && matches!(verdict.kind(), Kind::Pass) { Verdict::drop(DropReason::NoFlow) } else { verdict }
+    if matches!(verdict.kind(), Kind::Pass) && pkt.has_mark(MARK_HAIRPIN) {
+        return Verdict::drop(DropReason::NoFlow);
+    }
+    verdict
 }
 
 /// What there is to do below IP.
@@ -99,7 +101,7 @@ fn internet<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(pkt: &mut Packet) 
             if border::yields_to_host::<F>(pkt, p, flow) {
                 return Ok(Verdict::PASS);
             }
-            if p.is_icmp(IcmpKind::EchoReply) {
+            if p.is_icmp(IcmpKind::EchoReply) && matches!(p.fragment, Fragment::Whole) {
                 copy_to_host(pkt, flow.owner_slot())?;
             }
             take::<F, L3_OFF>(pkt, p)?;
@@ -131,7 +133,8 @@ fn may_open<F: Family>(p: &Parsed<F::Addr>) -> bool {
 }
 
 /// A pod's answer may have the identifier of a ping of the host's own, which has no socket that could be looked up: the host sees
-/// every answer, and ignores those that are not its.
+/// every answer, and ignores those that are not its. Of one in pieces it would wait for the rest, take up memory and complain to
+/// the sender in the end, so it sees none of that.
 ///
 /// Rationed for each pod, as errors are: another program may take the mark off, by which a copy is known.
 #[inline(always)]

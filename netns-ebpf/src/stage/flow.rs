@@ -141,7 +141,7 @@ fn judge<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, p: &Parsed<F::Addr>) -> Fit
         peer.set_state(state);
         if state.is_ended() {
             let original = if flow.is_original() { flow } else { peer };
-            original.queue_again(proto);
+            let _queued = original.queue_again(proto);
         }
     }
     fit

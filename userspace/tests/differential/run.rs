@@ -41,6 +41,8 @@ pub struct Report {
     pub sessions: usize,
     /// How often a known difference occurred.
     pub known: BTreeMap<Known, usize>,
+    /// How often a TCP flow of ours stood where its ends did, by state.
+    pub states: BTreeMap<u8, usize>,
 }
 
 /// Runs so many steps; `Err` tells the first difference nobody knows of.
@@ -88,7 +90,8 @@ fn one_round(worlds: &Worlds, mapping: Mapping, seed: u64, steps: usize, report:
         done += 1;
         report.steps += 1;
         histories[index].push(step.what.clone());
-        if let Err(why) = one_step(worlds, mapping, &mut sessions, index, &step, report) {
+        let outcome = one_step(worlds, mapping, &mut sessions, index, &step, report);
+        if let Err(why) = outcome.and_then(|()| in_state(worlds, &sessions[index], report)) {
             let mut text = format!("{why}\nsession {}", sessions[index].name);
             for line in &histories[index] {
                 let _ = write!(text, "\n  {line}");
@@ -151,6 +154,16 @@ fn one_step(
         }
     }
     Err(text)
+}
+
+/// Sees that our flow stands where both of its ends do.
+fn in_state(worlds: &Worlds, session: &Session, report: &mut Report) -> Result<(), String> {
+    let Some(wanted) = session.state() else { return Ok(()) };
+    *report.states.entry(wanted as u8).or_default() += 1;
+    match worlds.state(session.proto, session.opener, session.target) {
+        Some(state) if state == wanted => Ok(()),
+        state => Err(format!("the flow's state is {state:?}, and not {wanted:?}")),
+    }
 }
 
 /// Whole packets, end by end.

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use netns_ebpf_common::state::State;
+
 use super::canon::Alias;
 use super::known::Known;
 use super::tcp::{Side, Tcp};
@@ -153,6 +155,13 @@ impl Session {
         (hairpin || both).then_some(Known::ErrorSource)
     }
 
+    /// What our flow must be, if there must be one.
+    pub fn state(&self) -> Option<State> {
+        let translated = self.from == End::Lan || self.answerer.is_some_and(|a| a.sees != self.opener.0);
+        let followed = self.proto == 6 && !self.headless && !self.over && self.answerer.is_some() && translated;
+        if followed { self.tcp.state() } else { None }
+    }
+
     pub(super) fn is_echo(&self) -> bool {
         matches!(self.proto, 1 | 58)
     }
@@ -227,16 +236,14 @@ impl Session {
             if segment.side == Side::Answerer && self.wire.contains(&None) {
                 return None;
             }
-            // What ends here is sent again, with all its hops, another time.
             if last_hop
                 && (segment.stray
+                    || !self.tcp.phase.is_settled()
                     || !matches!(segment.l4, L4::Tcp { flags, .. } if flags & (flag::RST | flag::FIN | flag::SYN) == 0))
             {
                 return None;
             }
-            if !last_hop {
-                self.tcp.sent(&segment);
-            }
+            self.tcp.sent(&segment);
             (side, l4) = (segment.side, segment.l4);
             may = segment.stray.then_some(Known::StateNotPoliced);
         } else {

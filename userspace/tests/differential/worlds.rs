@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use netns::datapath::Datapath;
+use netns::datapath::{Datapath, FlowRecord};
+use netns_ebpf_common::state::State;
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket};
 use std::os::fd::AsRawFd;
 
@@ -180,6 +181,14 @@ impl Worlds {
         };
         let conntrack = here.inside("refhost", Conntrack::open);
         Self { worlds: [ours, reference], datapath, conntrack }
+    }
+
+    /// How our flow between these stands.
+    pub fn state(&self, proto: u8, src: (IpAddr, u16), dst: (IpAddr, u16)) -> Option<State> {
+        let flows = self.datapath.flows().expect("list flows");
+        let is_it =
+            |f: &&FlowRecord| f.original && f.proto == proto && ((f.src, f.sport), (f.dst, f.dport)) == (src, dst);
+        flows.iter().find(is_it).map(|f| f.state)
     }
 
     /// Both forget every flow.

@@ -163,12 +163,19 @@ fn begin<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool)
         Ports::Pool => maps::snat_pool::<F>(u32::from(o.plan.zone)).map_or(1, |pool| pool.count),
         _ => 1,
     };
-    // What mappings cannot take is looked through first, and every other time.
-    if !for_mapping && vain & 1 == 0 && maps::has_mappings() {
-        o.search.range = o.search.range.without_mappings();
-    }
+    let _narrowed = (!for_mapping && vain & 1 == 0).then(|| leave_mappings_out::<F>(o));
     o.search.begin(cursors, addrs, vain);
     true
+}
+
+/// Where there are mappings, the part of the range they cannot have is looked through first, and every other time.
+#[inline(never)]
+fn leave_mappings_out<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) -> bool {
+    let has_mappings = maps::has_mappings();
+    if has_mappings {
+        o.search.range = o.search.range.without_mappings();
+    }
+    has_mappings
 }
 
 /// Goes on with the pool's address the search is at.
