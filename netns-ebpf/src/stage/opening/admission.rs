@@ -16,8 +16,11 @@ use crate::maps::{self, AccountRef, FamilyMaps, FlowRef, Taken};
 use crate::packet::{Packet, Steps, now_ns};
 use crate::stage::flow;
 
-/// Flows looked at for one that may go.
-const PROBES: u32 = 32;
+/// Flows of the account looked at for one that may go: each is a look-up of memory nobody has used for long.
+const PROBES: u32 = 12;
+
+/// Flows of the ring looked at for one whose time is over.
+const RING_PROBES: u32 = 6;
 
 /// Takes a place for the planned flow, which [`maps::leave`] gives back.
 #[inline(never)]
@@ -55,7 +58,7 @@ fn make_room<F: FamilyMaps>(pkt: &Packet, account: AccountRef, o: &mut Opening<<
     }
     if !search.found && !maps::ring_backs_off::<F>(now) {
         search.own = false;
-        pkt.repeat(PROBES, &mut search);
+        pkt.repeat(RING_PROBES, &mut search);
         if !search.found {
             maps::ring_back_off::<F>(now);
         }
