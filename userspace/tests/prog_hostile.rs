@@ -379,3 +379,20 @@ fn octets(address: IpAddr) -> Vec<u8> {
         IpAddr::V6(a) => a.octets().to_vec(),
     }
 }
+
+both!(
+    fn with_identifier_0_a_reply_is_no_request_and_a_request_no_reply(b, v) {
+        let sent = from_pod(RED, SERVER.ip(v), echo(true, 0));
+        let pod = Meta { ifindex: RED.ifindex(), ..Meta::default() };
+        assert_eq!(b.run(Hook::FromPod, pod, &sent.bytes()).action, 7);
+        b.pod_sends(RED, &from_pod(RED, SERVER.ip(v), echo(false, 0)), &Want::drop(DropReason::NoFlow));
+        let sent = from_pod(YELLOW, SERVER.ip(v), echo(true, 0));
+        let pod = Meta { ifindex: YELLOW.ifindex(), ..Meta::default() };
+        assert_eq!(b.run(Hook::FromPod, pod, &sent.bytes()).action, 7);
+        let asked = from_lan(SERVER.ip(v), YELLOW.ip(v), echo(true, 0));
+        b.lan_sends(&asked, &Want::drop(DropReason::NotPublished).rx_dropped(YELLOW));
+        let answer = from_lan(SERVER.ip(v), YELLOW.ip(v), echo(false, 0));
+        let meta = Meta { ifindex: b.uplink, ingress_ifindex: b.uplink, ..Meta::default() };
+        assert_eq!(b.run(Hook::FromUplink, meta, &answer.bytes()).action, 7);
+    }
+);

@@ -198,7 +198,7 @@ fn run_family(b: &Bench, mut maker: Maker) -> Result<Tally, String> {
             -1 if out.frame != s.frame => return Err(describe("what goes up the stack is not as it was")),
             -1 | 2 => {}
             7 => {
-                check_sent_on(&s, came.as_ref().ok(), &out).map_err(|why| describe(why))?;
+                check_sent_on(&s, came.as_ref().ok(), &out).map_err(describe)?;
                 maker.learn(&out);
             }
             _ => return Err(describe(&format!("not one of the actions {ACTIONS:?}"))),
@@ -234,7 +234,7 @@ fn sender(s: &Sending) -> Option<Pod> {
 fn run_sweep(program: &SchedClassifier, frame: &[u8]) -> Result<(), String> {
     let mut packet = frame.to_vec();
     let n = packet.len() as u8;
-    if packet.len() >= 30 && n % 4 != 0 {
+    if packet.len() >= 30 && !n.is_multiple_of(4) {
         // A right header, for once: mode, family, how many keys.
         packet[14..26].copy_from_slice(&[n % 5, 0, 0, 0, 4 + n % 3, 0, 0, 0, n, 0, 0, 0]);
     }

@@ -61,6 +61,10 @@ pub fn find<F: FamilyMaps>(zone: u16, p: &Parsed<<F as Family>::Addr>) -> Option
         // The two entries of a mapping have no far end: no packet is theirs.
         return None;
     }
+    if matches!(p.l4, L4::Icmp) && p.is_icmp(IcmpKind::EchoRequest) != flow.is_original() {
+        // With identifier 0 a request and a reply have the same tuple.
+        return None;
+    }
     let now = now_ns();
     if is_expired(flow, p.proto, now) {
         flow.remove_both(key);

@@ -38,11 +38,7 @@ fn quoted<F: FamilyMaps>(
 ) -> Result<&'static mut Quoted<<F as Family>::Addr>, DropReason> {
     pkt.pull(ALL_HEADERS_BYTES)?;
     let quoted = maps::quoted::<F>()?;
-    // What stands behind the error in its frame is no part of the quote.
-    if F::parse_quote(pkt, p.l4_off() + icmp::ICMP_LEN, &mut quoted.quote)
-        && quoted.quote.l4_off() + QUOTED_BYTES <= p.end_off()
-        && quoted.quote.tuple.src == p.tuple.dst
-    {
+    if F::parse_quote(pkt, p.l4_off() + icmp::ICMP_LEN, &mut quoted.quote) && quoted.quote.tuple.src == p.tuple.dst {
         Ok(quoted)
     } else {
         Err(DropReason::IcmpUnrelated)
@@ -98,6 +94,10 @@ pub fn translate<F: FamilyMaps>(
     outer_src: &F::Addr,
 ) -> Result<(), DropReason> {
     let Quoted { quote, inner, outer } = &mut *related.quoted;
+    // What stands behind the error in its frame is no part of the quote.
+    if quote.l4_off() + QUOTED_BYTES > p.end_off() {
+        return Err(DropReason::IcmpUnrelated);
+    }
     let to = related.flow.to();
     inner.set_reverse(to);
     outer.src.set(outer_src);
