@@ -27,6 +27,10 @@ impl HostConfig {
     pub const CSUM_IPV6: u32 = 1;
     /// Some network has endpoint-independent mapping: mappings are looked for.
     pub const MAPPINGS: u32 = 1 << 1;
+    /// The kernel gives odd ports to those who connect and have none: those with the parity of the first of
+    /// `net.ipv4.ip_local_port_range`, and the others only when these are used up (`__inet_hash_connect`, kernel 4.2, commit
+    /// 07f4c90062f8).
+    pub const HOST_TAKES_ODD: u32 = 1 << 2;
 }
 
 /// An interface to the LAN.

@@ -289,6 +289,21 @@ pub const fn may_keep_port(proto: u8, port: u16, ports: Ports, range: Range) -> 
     }
 }
 
+/// The port a flow leaves with if it is free: its own where that may be kept. Outside `range` only those are kept whose parity the
+/// kernel gives to nobody of the host who connects without a port of his own ([`HostConfig::HOST_TAKES_ODD`]); the next one of
+/// that parity stands for the others, so a client's port still has one of its own: what a pod has there the host does not take, nor
+/// can a pod take from the host all it connects from.
+///
+/// [`HostConfig::HOST_TAKES_ODD`]: crate::host::HostConfig::HOST_TAKES_ODD
+#[inline(always)]
+pub const fn preferred_port(proto: u8, port: u16, ports: Ports, range: Range, host_takes_odd: bool) -> u16 {
+    let translates = matches!(ports, Ports::HostRange | Ports::Pool);
+    if !translates || proto != proto::TCP || range.has(port) || port < FIRST_CLIENT_PORT {
+        return port;
+    }
+    if host_takes_odd { port & !1 } else { port | 1 }
+}
+
 /// Lowest port clients are given that ask for none; below it well-known ones are kept for who has them by name (RFC 4787 REQ-3).
 const FIRST_CLIENT_PORT: u16 = 1024;
 

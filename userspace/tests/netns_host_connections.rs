@@ -13,8 +13,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// How long a connection may take that takes microseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// A port clients are given, outside the range of SNAT.
-const PORT: u16 = 45_678;
+/// A port outside the range of SNAT, of the parity pods keep.
+const PORT: u16 = 45_679;
 /// The server's.
 const SERVICE: u16 = 7;
 

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::net::{TcpListener, UdpSocket};
 
 use netns::datapath::{Hook, PublishPorts};
+use netns_ebpf_common::host::HostConfig;
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::state::State;
@@ -53,7 +54,8 @@ both!(
     fn a_clients_tcp_port_outside_the_range_is_kept_and_a_udp_one_is_not(b, v) {
         for port in [1024, 19_999, 32_768, 65_535] {
             b.datapath().delete_flows(|_| true).expect("delete");
-            let (sent, left) = masqueraded(v, SERVER, tcp(port, 80, flag::SYN), port);
+            // An even one becomes the odd one behind it: the even ones are the host's to connect from.
+            let (sent, left) = masqueraded(v, SERVER, tcp(port, 80, flag::SYN), port | 1);
             b.pod_sends(RED, &sent, &Want::neigh(&left).flows([&pair(b, &sent, &left)]));
             assert_eq!(b.ports_counted(), [0, 0], "it is none of the range");
             let (_, at) = opens(b, v, RED, SERVER, udp(port, 80)).expect("a port");
@@ -65,11 +67,15 @@ both!(
         }
         // The host's own, and a published one.
         let any = if v == V4 { "0.0.0.0" } else { "::" };
-        let _listens = TcpListener::bind((any, 40_000)).expect("bind");
-        for port in [40_000, 8080] {
-            let (_, at) = opens(b, v, RED, SERVER, tcp(port, 80, flag::SYN)).expect("a port");
-            assert!(SNAT.contains(&at), "{port} left as {at}");
-        }
+        let _listens = TcpListener::bind((any, 40_001)).expect("bind");
+        let (_, at) = opens(b, v, RED, SERVER, tcp(40_000, 80, flag::SYN)).expect("a port");
+        assert!(SNAT.contains(&at), "40000 left as {at}");
+        // Where the host takes odd ones it is the other way round.
+        b.configure(|c| c.flags |= HostConfig::HOST_TAKES_ODD);
+        let (_, at) = opens(b, v, RED, SERVER, tcp(8081, 80, flag::SYN)).expect("a port");
+        assert!(SNAT.contains(&at), "8080 is published: 8081 left as {at}");
+        let (_, at) = opens(b, v, RED, SERVER, tcp(50_001, 80, flag::SYN)).expect("a port");
+        assert_eq!(at, 50_000);
     }
 );
 

@@ -57,6 +57,19 @@ fn ports_outside_the_range_are_kept_by_tcp_and_sctp_only() {
     }
 }
 
+#[test]
+fn tcp_ports_outside_the_range_have_the_parity_the_host_does_not_take() {
+    let range = Range { min: 20_000, max: 32_767 };
+    let of = |proto, port, odd| preferred_port(proto, port, Ports::HostRange, range, odd);
+    assert_eq!([45_678, 45_679, 65_535].map(|p| of(proto::TCP, p, false)), [45_679, 45_679, 65_535]);
+    assert_eq!([45_678, 45_679, 65_535].map(|p| of(proto::TCP, p, true)), [45_678, 45_678, 65_534]);
+    assert_eq!([20_000, 32_767, 1023].map(|p| of(proto::TCP, p, false)), [20_000, 32_767, 1023]);
+    assert_eq!([of(proto::UDP, 45_678, false), of(proto::SCTP, 80, false)], [45_678, 80]);
+    for ports in [Ports::Keep, Ports::Prefer, Ports::Mapped] {
+        assert_eq!(preferred_port(proto::TCP, 45_678, ports, range, false), 45_678);
+    }
+}
+
 proptest! {
     /// The two entries of a flow lead to each other, whatever it is translated to, and whatever port was claimed.
     #[test]

@@ -38,6 +38,13 @@ pub struct KernelFabric {
 }
 
 impl KernelFabric {
+    /// Whether the kernel gives odd ports to those of the host who ask for none, as a setting of the data path.
+    fn host_takes_odd(&self) -> u32 {
+        let ports = self.host.netns().run(sysctl::local_ports).ok().and_then(Result::ok);
+        let first = ports.and_then(|ports| ports.ranges().next().map(|range| *range.start()));
+        if first.is_some_and(|port| port & 1 == 1) { HostConfig::HOST_TAKES_ODD } else { 0 }
+    }
+
     /// The kernel side of the instance of these directories whose host is `netns`. Call it inside a tokio runtime.
     ///
     /// # Errors
@@ -281,7 +288,7 @@ impl Fabric for KernelFabric {
         let config = HostConfig {
             snat_port_min: instance.host.snat_ports.start(),
             snat_port_max: instance.host.snat_ports.end(),
-            flags: if features.csum_ipv6 { HostConfig::CSUM_IPV6 } else { 0 },
+            flags: if features.csum_ipv6 { HostConfig::CSUM_IPV6 } else { 0 } | self.host_takes_odd(),
             ..HostConfig::default()
         };
         let config = with_nat(config, &instance.nat);

@@ -221,8 +221,9 @@ fn learn(
     let masqueraded = session.is_masqueraded();
     let mapped = world == 0 && mapping == Mapping::Independent && answerer.end == End::Lan;
     let range = if mapped { MAPPINGS } else { RANGE };
-    // TCP keeps a port that is none of the range where it is nobody's; the reference cannot be told to.
+    // TCP keeps a port that is none of the range where it is nobody's, or has the odd one behind it; the reference cannot be told to.
     let keeps_own = range.contains(&own) || world == 0 && proto == 6 && !mapped && own >= 1024;
+    let own = if keeps_own && masqueraded && !range.contains(&own) { own | 1 } else { own };
     if masqueraded && !range.contains(&port) && !(keeps_own && port == own) {
         return Err(format!("the port {port} is not one of the range"));
     }

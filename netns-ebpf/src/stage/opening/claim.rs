@@ -7,7 +7,8 @@
 use netns_ebpf_common::Port;
 use netns_ebpf_common::family::{Address, Family};
 use netns_ebpf_common::flow::{FlowFlags, FlowKey};
-use netns_ebpf_common::opening::{Opening, Pair, Ports, may_keep_port};
+use netns_ebpf_common::host::HostConfig;
+use netns_ebpf_common::opening::{Opening, Pair, Ports, may_keep_port, preferred_port};
 use netns_ebpf_common::port::{ASKING_COSTS, MOST_STEPS, Range, UseIndex, may_have, may_take_over};
 use netns_ebpf_common::proto;
 use netns_ebpf_common::verdict::DropReason;
@@ -46,6 +47,7 @@ pub fn claim<F: FamilyMaps>(
     let ports = o.plan.ports;
     let key = &pair(o, for_mapping).peer_key;
     let (own, proto) = (key.tuple.dport.get(), key.proto);
+    let own = preferred_port(proto, own, ports, range, config.flags & HostConfig::HOST_TAKES_ODD != 0);
     let translates = !matches!(ports, Ports::Keep | Ports::Prefer);
     // A mapping's port is everybody's to send to: it is one of the range in any case.
     let try_own =
