@@ -17,10 +17,10 @@ use crate::packet::{Packet, Steps, now_ns};
 use crate::stage::flow;
 
 /// Flows of the account looked at for one that may go: each is a look-up of memory nobody has used for long.
-const PROBES: u32 = 12;
+const PROBES: u32 = 8;
 
 /// Flows of the ring looked at for one whose time is over.
-const RING_PROBES: u32 = 6;
+const RING_PROBES: u32 = 4;
 
 /// Takes a place for the planned flow, which [`maps::leave`] gives back.
 #[inline(never)]
