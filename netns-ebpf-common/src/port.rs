@@ -419,7 +419,9 @@ impl Search {
     /// After one in vain each address has its turn before the search goes on in the range.
     #[inline(always)]
     pub const fn end(&self, vain: u32, found: bool) -> (u32, u32) {
-        let advanced = self.range.advanced(self.own, self.cursors, self.next);
+        // Of an address that was left for the next one all was tried.
+        let tried = if self.nth_addr == 0 { self.next } else { MOST_TRIED };
+        let advanced = self.range.advanced(self.own, self.cursors, tried);
         if found {
             return (advanced, vain);
         }

@@ -52,6 +52,9 @@ const LONG_LIVED: u8 = 1 << State::Established as u8
     | 1 << State::ReplyFin as u8
     | 1 << State::Assured as u8;
 
+/// How long a question nobody has answered keeps its port in any case: the answer may still be on its way.
+pub const UNANSWERED_NS: u64 = 10_000_000_000;
+
 impl State {
     /// All of them, by number.
     pub const ALL: [Self; 8] = [
@@ -95,14 +98,18 @@ impl State {
     }
 
     /// Whether a flow gives its port to a new one, another's too, when ports are short (RFC 4787 REQ-5a for the questions to
-    /// well-known ports): one that has ended, or that was one question and one answer a while ago.
+    /// well-known ports): one that has ended, that nobody has answered for a while, or that was one question and one answer a while ago.
     ///
-    /// `idle_ns` is the time since its last packet, `dport` the port it was opened to.
+    /// `idle_ns` is the time since its last packet of either direction, `dport` the port it was opened to.
     #[inline(always)]
     pub const fn yields_port(self, proto: u8, dport: u16, idle_ns: u64) -> bool {
         match proto {
             proto::TCP => self.is_ended(),
-            _ => matches!(self, Self::Established) && dport < 1024 && idle_ns >= ONE_SHOT_NS,
+            _ => match self {
+                Self::Opening => idle_ns >= UNANSWERED_NS,
+                Self::Established => dport < 1024 && idle_ns >= ONE_SHOT_NS,
+                _ => false,
+            },
         }
     }
 
@@ -161,7 +168,10 @@ mod tests {
         assert_eq!(yields(proto::TCP, 443, 0), [Closed, Reset]);
         assert_eq!(yields(proto::UDP, 53, ONE_SHOT_NS), [Established]);
         assert_eq!(yields(proto::UDP, 53, ONE_SHOT_NS - 1), []);
-        assert_eq!(yields(proto::UDP, 3478, u64::MAX), [], "a STUN binding is there to be reached");
+        assert_eq!(yields(proto::UDP, 53, UNANSWERED_NS - 1), [Established]);
+        assert_eq!(yields(proto::UDP, 53, UNANSWERED_NS), [Opening, Established]);
+        assert_eq!(yields(proto::UDP, 8125, UNANSWERED_NS), [Opening]);
+        assert_eq!(yields(proto::UDP, 3478, u64::MAX), [Opening], "a STUN binding is there to be reached");
         assert_eq!(yields(proto::ICMP, 0, ONE_SHOT_NS), [Established]);
     }
 

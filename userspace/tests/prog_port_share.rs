@@ -195,7 +195,6 @@ both!(
         let ack = |sport, dport| tcp(sport, dport, flag::ACK);
         let syn_ack = tcp(80, 20_000, flag::SYN | flag::ACK);
         let rows = [
-            ("a question without an answer", udp(20_000, 53), vec![]),
             ("one that was followed by another", udp(20_000, 53), vec![udp(53, 20_000), udp(20_000, 53)]),
             ("a binding to be reached by", udp(20_000, 3478), vec![udp(3478, 20_000)]),
             ("a half-open connection", syn(20_000), vec![]),
@@ -217,6 +216,27 @@ both!(
             }
             age(b, v, 100);
             assert_eq!(port(b, v, BLUE, SERVER, opener.with_ports(100, dport)), None, "{what}");
+        }
+    }
+);
+
+both!(
+    fn questions_nobody_answers_yield_their_port_after_a_while(b, v) {
+        few(b, 20_000..=20_000);
+        for dport in [53, 8125] {
+            b.datapath().delete_flows(|_| true).expect("delete");
+            b.end_back_off(v);
+            assert_eq!(port(b, v, RED, SERVER, udp(20_000, dport)), Some(20_000));
+            age(b, v, 9);
+            assert_eq!(port(b, v, BLUE, SERVER, udp(100, dport)), None, "an answer may be on its way");
+            // It is asked again, and again nobody answers.
+            b.end_back_off(v);
+            assert_eq!(port(b, v, RED, SERVER, udp(20_000, dport)), Some(20_000));
+            age(b, v, 9);
+            assert_eq!(port(b, v, BLUE, SERVER, udp(100, dport)), None, "its opener goes on");
+            b.end_back_off(v);
+            age(b, v, 2);
+            assert_eq!(port(b, v, BLUE, SERVER, udp(100, dport)), Some(20_000));
         }
     }
 );

@@ -1,7 +1,8 @@
 //! The way out: the kernel's own routes decide, asked when a flow is opened.
 
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS,
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
+    BPF_FIB_LKUP_RET_SUCCESS,
 };
 use netns_ebpf_common::family::{Address, Family};
 use netns_ebpf_common::network::Network;
@@ -15,7 +16,7 @@ use crate::packet::Packet;
 pub fn ifindex<F: Family>(pkt: &Packet, network: &Network, p: &Parsed<F::Addr>) -> u32 {
     match look_up::<F>(pkt, network, p.proto, &p.tuple.src, &p.tuple.dst) {
         Way::Out(ifindex) => ifindex,
-        Way::Host | Way::Nowhere => 0,
+        Way::Host | Way::Nowhere | Way::Unknown => 0,
     }
 }
 
@@ -27,6 +28,8 @@ pub enum Way {
     Host,
     /// Nowhere, as a route says.
     Nowhere,
+    /// The gateway device's forwarding is off, as when somebody has set `ip_forward` to 0 meanwhile: the kernel does not say.
+    Unknown,
 }
 
 /// Asks the host's routes as for a packet that came in by the network's gateway device, the only one with forwarding on
@@ -48,6 +51,7 @@ pub fn look_up<F: Family>(pkt: &Packet, network: &Network, proto: u8, src: &F::A
         // A missing neighbour is found later, by the redirect itself; too big is judged against the uplink's MTU.
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => Way::Out(params.ifindex),
         BPF_FIB_LKUP_RET_NOT_FWDED => Way::Host,
+        BPF_FIB_LKUP_RET_FWD_DISABLED => Way::Unknown,
         _ => Way::Nowhere,
     }
 }

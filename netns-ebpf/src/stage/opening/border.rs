@@ -20,7 +20,8 @@ use crate::stage::route::{self, Way};
 /// given to the stack all the same would be forwarded there with a pod's source.
 #[inline(never)]
 pub fn is_hosts<F: FamilyMaps>(pkt: &Packet, network: &Network, p: &Parsed<<F as Family>::Addr>) -> bool {
-    matches!(route::look_up::<F>(pkt, network, p.proto, &p.tuple.src, &p.tuple.dst), Way::Host)
+    // Who asks has found it in the list.
+    matches!(route::look_up::<F>(pkt, network, p.proto, &p.tuple.src, &p.tuple.dst), Way::Host | Way::Unknown)
 }
 
 /// Whether a packet from an uplink may open a flow to a pod of `network`, as far as its source goes: none comes from a wire with an
@@ -36,17 +37,23 @@ pub fn check_source<F: FamilyMaps>(
         return Ok(());
     }
     let src = p.tuple.src;
-    if maps::is_host_addr::<F>(src) || maps::slot_by_addr::<F>(ZONE_HOST as u32, src).is_some() {
-        return Err(DropReason::Martian);
-    }
     match route::look_up::<F>(pkt, network, p.proto, &p.tuple.dst, &src) {
         // Into a network of pods.
         Way::Out(ifindex) if ifindex.wrapping_sub(IFINDEX_GATEWAY) < MAX_NETWORKS => Err(DropReason::Martian),
         Way::Out(_) => Ok(()),
         Way::Host => Err(DropReason::Martian),
-        // A route that forbids the answer, or a gateway device whose forwarding is off.
+        // A route that forbids the answer.
         Way::Nowhere => Err(DropReason::NoRoute),
+        // Then the lists have to do.
+        Way::Unknown if is_listed::<F>(src) => Err(DropReason::Martian),
+        Way::Unknown => Ok(()),
     }
+}
+
+/// Whether an address is one of the host's or a pod's, as far as that is known here.
+#[inline(always)]
+fn is_listed<F: FamilyMaps>(addr: <F as Family>::Addr) -> bool {
+    maps::is_host_addr::<F>(addr) || maps::slot_by_addr::<F>(ZONE_HOST as u32, addr).is_some()
 }
 
 /// Whether a packet along a pod's flow is the answer to a SYN of the host's own: nobody tells us what the host opens by itself, and

@@ -11,6 +11,7 @@ use netns_ebpf_common::host::HostConfig;
 use netns_ebpf_common::opening::{Opening, Pair, Ports, may_keep_port, preferred_port};
 use netns_ebpf_common::port::{ASKING_COSTS, MOST_STEPS, Range, UseIndex, may_have, may_take_over};
 use netns_ebpf_common::proto;
+use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::DropReason;
 
 use super::mapping::is_taken_towards_destination;
@@ -233,10 +234,15 @@ fn look<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) 
         return true;
     }
     let key = &pair(o, for_mapping).peer_key;
-    let (flags, seen_ns) = (there.flags(), there.last_seen_ns());
+    let (flags, state) = (there.flags(), there.state());
+    // One that was not answered is in use while its opener sends.
+    let seen_ns = match state {
+        State::Opening => there.peer(key.proto).map_or(0, FlowRef::last_seen_ns),
+        _ => there.last_seen_ns(),
+    };
     if flags.has(FlowFlags::ORIGINAL)
         || flags.has(FlowFlags::MAPPING)
-        || !there.state().yields_port(key.proto, key.tuple.sport.get(), now.saturating_sub(seen_ns))
+        || !state.yields_port(key.proto, key.tuple.sport.get(), now.saturating_sub(seen_ns))
     {
         return false;
     }
