@@ -60,6 +60,9 @@ fn free(b: &Bench, at: (IpAddr, u16)) {
     assert_eq!(b.datapath().delete_flows(is_it).expect("delete"), 1);
 }
 
+/// Which port is free when a search begins at a place, and by which search it is found.
+type Row<'a> = (&'a dyn Fn(u32) -> Option<u16>, u32);
+
 #[test]
 fn the_last_free_port_of_thousands_is_found_in_the_stated_number_of_searches() {
     both(|b, v| {
@@ -71,7 +74,7 @@ fn the_last_free_port_of_thousands_is_found_in_the_stated_number_of_searches() {
         // The first and the last one a search tries of each parity, the first one behind those, and the one before.
         let behind = |cursors: u32, i: u32| range.candidate(OWN, range.advanced(OWN, cursors, MOST_TRIED), i);
         let before = |cursors: u32, i: u32| range.candidate(OWN, one_back(range, cursors), i);
-        let rows: [(&dyn Fn(u32) -> Option<u16>, u32); 8] = [
+        let rows: [Row<'_>; 8] = [
             (&|c| range.candidate(OWN, c, 0), 1),
             (&|c| range.candidate(OWN, c, half - 1), 1),
             (&|c| range.candidate(OWN, c, half), 1),

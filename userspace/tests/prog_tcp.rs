@@ -94,6 +94,7 @@ impl<'a> Connection<'a> {
     }
 
     #[track_caller]
+    #[expect(clippy::needless_pass_by_value, reason = "a row of a test is read more easily so")]
     fn sends(&self, by_opener: bool, sent: &Packet, want: Want) {
         if self.incoming == by_opener {
             self.b.lan_sends(sent, &want);
@@ -126,6 +127,7 @@ impl<'a> Connection<'a> {
 
     /// The segment gets through, to an end that judges for itself, and changes nothing, not even when the flow was last seen.
     #[track_caller]
+    #[expect(clippy::needless_pass_by_value, reason = "a row of a test is read more easily so")]
     fn is_nothing(&self, by_opener: bool, l4: L4, state: State) {
         let seen = || {
             let mut seen: Vec<_> = self.b.datapath().flows().expect("flows").iter().map(|f| f.last_seen_ns).collect();
