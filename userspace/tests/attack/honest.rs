@@ -39,6 +39,15 @@ pub fn lan_server(here: &Isolated, port: u16) {
     }
 }
 
+/// Waits until the LAN's server has read what an attack sent it: a question asked beside it, with no pod in the way, is answered.
+///
+/// Until then the socket's queue may be full, and an honest question is lost there and not in the data path.
+pub fn has_read_all(here: &Isolated, to: SocketAddr) {
+    let beside = who::datagrams(here, crate::common::pods::client(), to);
+    let answered = (0..100).any(|_| who::asked(&beside, Duration::from_millis(100)).is_some());
+    assert!(answered, "{to} never got to the end of its queue");
+}
+
 /// A socket of the LAN's server that takes datagrams and says nothing.
 pub fn silent(here: &Isolated, port: u16) -> Vec<UdpSocket> {
     let server = crate::common::pods::server();
