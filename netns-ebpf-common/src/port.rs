@@ -414,6 +414,12 @@ impl Search {
         has_best
     }
 
+    /// Whether what is in the way of the one that is taken is what was noted, or less.
+    #[inline(always)]
+    pub const fn still_yields(&self) -> bool {
+        self.there_ns == Self::FREE || self.there_ns <= self.best_ns
+    }
+
     /// Where the next search starts, and with which address, after one that found a port or did not.
     ///
     /// After one in vain each address has its turn before the search goes on in the range.

@@ -242,6 +242,17 @@ both!(
 );
 
 both!(
+    fn a_port_another_cpu_is_about_to_use_yields_to_nobody(b, v) {
+        few(b, 20_000..=20_000);
+        assert_eq!(port(b, v, RED, SERVER, udp(20_000, 8125)), Some(20_000));
+        b.before_opener_entry(v, || {
+            assert_eq!(port(b, v, BLUE, SERVER, udp(100, 8125)), None, "its opener's entry is on its way");
+        });
+        assert_eq!(port(b, v, RED, SERVER, udp(20_000, 8125)), Some(20_000), "it has it still");
+    }
+);
+
+both!(
     fn a_clients_port_used_again_leaves_as_the_same(b, v) {
         let sends = |flags| {
             let meta = Meta { ifindex: RED.ifindex(), ..Meta::default() };

@@ -26,8 +26,16 @@ impl Bench {
     /// Takes one entry out of a family's flow table, a reply's, and leaves its other direction.
     pub fn remove_reply_entry(&self, v: Version) {
         match v {
-            Version::V4 => remove_reply::<Addr4>(map::FLOWS4),
-            Version::V6 => remove_reply::<Addr6>(map::FLOWS6),
+            Version::V4 => drop(take_entry::<Addr4>(map::FLOWS4, false)),
+            Version::V6 => drop(take_entry::<Addr6>(map::FLOWS6, false)),
+        }
+    }
+
+    /// Does something while an opener's entry is not there and the reply's is: another CPU has claimed the port and goes on to insert it.
+    pub fn before_opener_entry(&self, v: Version, act: impl FnOnce()) {
+        match v {
+            Version::V4 => without_entry::<Addr4>(map::FLOWS4, true, act),
+            Version::V6 => without_entry::<Addr6>(map::FLOWS6, true, act),
         }
     }
 
@@ -210,12 +218,26 @@ pub(super) fn empty<K: Plain, V: Plain>(name: &str) {
     keys.iter().for_each(|key| map.remove(key).expect("remove"));
 }
 
-fn remove_reply<A: Copy>(name: &str)
+type Flows<A> = HashMap<MapData, FlowKey<A>, FlowEntry<A>>;
+
+fn take_entry<A: Copy>(name: &str, original: bool) -> (Flows<A>, FlowKey<A>, FlowEntry<A>)
 where
     FlowKey<A>: Plain,
     FlowEntry<A>: Plain,
 {
-    let mut flows = HashMap::<_, FlowKey<A>, FlowEntry<A>>::try_from(Map::HashMap(open_map(name))).expect("a hash");
-    let reply = flows.iter().filter_map(Result::ok).find(|(_, e)| !e.is_original()).expect("a reply's entry").0;
-    flows.remove(&reply).expect("remove");
+    let mut flows = Flows::<A>::try_from(Map::HashMap(open_map(name))).expect("a hash");
+    let such = flows.iter().filter_map(Result::ok).find(|(_, e)| e.is_original() == original);
+    let (key, entry) = such.expect("such an entry");
+    flows.remove(&key).expect("remove");
+    (flows, key, entry)
+}
+
+fn without_entry<A: Copy>(name: &str, original: bool, act: impl FnOnce())
+where
+    FlowKey<A>: Plain,
+    FlowEntry<A>: Plain,
+{
+    let (mut flows, key, entry) = take_entry::<A>(name, original);
+    act();
+    flows.insert(key, entry, 0).expect("insert");
 }

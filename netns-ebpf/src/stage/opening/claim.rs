@@ -82,13 +82,17 @@ pub fn claim<F: FamilyMaps>(
     }
 }
 
-/// Takes the port that its flow yields.
+/// Takes the port that its flow yields, unless another CPU has taken it since: then a flow of now has it.
 #[inline(always)]
 fn take_best<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) -> Outcome {
     set_address::<F>(o, for_mapping);
     let port = Port::new(o.search.best_port);
     let pair = pair(o, for_mapping);
     pair.peer_key.tuple.dport = port;
+    if !look::<F>(o, for_mapping) || !o.search.still_yields() {
+        return Outcome::Taken;
+    }
+    let pair = self::pair(o, for_mapping);
     if let Some(there) = FlowRef::<F>::find(&pair.peer_key) {
         there.remove_both(&pair.peer_key);
     }
@@ -235,9 +239,9 @@ fn look<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) 
     }
     let key = &pair(o, for_mapping).peer_key;
     let (flags, state) = (there.flags(), there.state());
-    // One that was not answered is in use while its opener sends.
+    // One that was not answered is in use while its opener sends. Without the opener's entry another CPU is about to insert that.
     let seen_ns = match state {
-        State::Opening => there.peer(key.proto).map_or(0, FlowRef::last_seen_ns),
+        State::Opening => there.peer(key.proto).unwrap_or(there).last_seen_ns(),
         _ => there.last_seen_ns(),
     };
     if flags.has(FlowFlags::ORIGINAL)
