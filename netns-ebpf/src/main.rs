@@ -7,6 +7,7 @@
 #![expect(missing_docs, reason = "the program macro exports an undocumented twin of each function")]
 
 mod conntrack;
+mod csum;
 mod maps;
 mod packet;
 mod path;

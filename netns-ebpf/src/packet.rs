@@ -5,8 +5,7 @@ use core::mem;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM,
-    bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup, bpf_sock_tuple,
+    __sk_buff, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup, bpf_sock_tuple,
 };
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::TcContext;
@@ -33,9 +32,6 @@ pub const MARK_HAIRPIN: u32 = 0x6e6e_6801;
 
 /// Mark of a copy that is the host's, whatever flow it belongs to.
 pub const MARK_HOSTS: u32 = 0x6e6e_6802;
-
-/// `BPF_F_IPV6` of `bpf_l4_csum_replace`, kernel 6.16 (commit ead7f9b8de65).
-const BPF_F_IPV6: u64 = 1 << 7;
 
 /// A packet at a TC hook.
 ///
@@ -114,7 +110,7 @@ impl Packet {
     }
 
     #[inline(always)]
-    fn skb(&self) -> *mut __sk_buff {
+    pub fn skb(&self) -> *mut __sk_buff {
         self.ctx.skb.skb
     }
 
@@ -270,41 +266,6 @@ impl Packet {
         if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }
     }
 
-    /// Applies a change of addresses (`pseudo`) or of other covered bytes to the transport checksum at `off`.
-    ///
-    /// Right for packets whose checksum is still to be computed by the device (partial), known good (complete) or plain.
-    /// `zero_is_none`: UDP, where a checksum of 0 stays 0.
-    #[inline(always)]
-    pub fn l4_csum_replace(
-        &mut self,
-        off: usize,
-        diff: Sum,
-        pseudo: bool,
-        ipv6: bool,
-        zero_is_none: bool,
-    ) -> Result<(), DropReason> {
-        let mut flags = 0;
-        if pseudo {
-            flags |= BPF_F_PSEUDO_HDR as u64;
-            if ipv6 {
-                flags |= BPF_F_IPV6;
-            }
-        }
-        if zero_is_none {
-            flags |= BPF_F_MARK_MANGLED_0 as u64;
-        }
-        // SAFETY: plain numbers; the helper checks the offset itself.
-        let ret = unsafe { helpers::bpf_l4_csum_replace(self.skb(), off as u32, 0, u64::from(diff.0), flags) };
-        if ret == 0 { Ok(()) } else { Err(DropReason::Internal) }
-    }
-
-    /// Tells a complete checksum of a change no checksum field made good (IPv6's hop limit).
-    #[inline(always)]
-    pub fn csum_update(&mut self, diff: Sum) {
-        // SAFETY: plain numbers. It fails for packets without a complete checksum, which need nothing.
-        unsafe { helpers::bpf_csum_update(self.skb(), diff.0) };
-    }
-
     /// Cuts the packet to `len_bytes`, or fills it up with zeros.
     #[inline(always)]
     pub fn resize(&mut self, len_bytes: usize) -> Result<(), DropReason> {
@@ -450,23 +411,6 @@ impl Packet {
 fn opaque(n: usize) -> usize {
     // SAFETY: reads a live local of the same type.
     unsafe { core::ptr::read_volatile(&n) }
-}
-
-/// Sum of both addresses of `new`, less those of `old`.
-#[inline(always)]
-pub fn addrs_csum_diff<A: Address>(old: &FlowTuple<A>, new: &FlowTuple<A>) -> Sum {
-    let size_bytes = 2 * mem::size_of::<A>() as u32;
-    let (old, new) = (core::ptr::from_ref(old).cast_mut().cast(), core::ptr::from_ref(new).cast_mut().cast());
-    // SAFETY: the helper reads the first `size_bytes` of each tuple: its two addresses, which come first and side by side.
-    Sum(unsafe { helpers::bpf_csum_diff(old, size_bytes, new, size_bytes, 0) } as u32)
-}
-
-/// Sum of an address.
-#[inline(always)]
-pub fn addr_csum<A: Address>(addr: &A) -> Sum {
-    let addr = core::ptr::from_ref(addr).cast_mut().cast();
-    // SAFETY: the helper reads the address, whose size is a multiple of 4.
-    Sum(unsafe { helpers::bpf_csum_diff(core::ptr::null_mut(), 0, addr, mem::size_of::<A>() as u32, 0) } as u32)
 }
 
 /// The time flows are stamped with, `CLOCK_MONOTONIC` at the resolution of a tick: cheaper than the exact clock.

@@ -10,8 +10,9 @@ use netns_ebpf_common::host::HostConfig;
 use netns_ebpf_common::parse::{IcmpKind, L4, Parsed};
 use netns_ebpf_common::verdict::DropReason;
 
+use crate::csum::{self, ZeroCsum};
 use crate::maps;
-use crate::packet::{self, Packet};
+use crate::packet::Packet;
 
 /// Offset of the IP header: every device the programs run on is Ethernet, or was made look like it (`from_uplink`).
 pub const L3_OFF: usize = eth::ETH_LEN;
@@ -49,7 +50,7 @@ pub fn addrs_diff<A: Address>(old: &FlowTuple<A>, new: &FlowTuple<A>) -> Sum {
     if A::WORDS == 1 {
         return Sum::default().sub(old.src.word(0)).sub(old.dst.word(0)).add(new.src.word(0)).add(new.dst.word(0));
     }
-    packet::addrs_csum_diff(old, new)
+    csum::addrs_diff(old, new)
 }
 
 /// Sum of an address.
@@ -58,7 +59,7 @@ pub fn addr_sum<A: Address>(addr: &A) -> Sum {
     if A::WORDS == 1 {
         return Sum::default().add(addr.word(0));
     }
-    packet::addr_csum(addr)
+    csum::addr_sum(addr)
 }
 
 /// Sum of the change of both ports of a tuple.
@@ -95,12 +96,12 @@ pub fn translate<F: Family>(pkt: &mut Packet, p: &Parsed<F::Addr>, to: &FlowTupl
     let addrs = addrs_diff(&p.tuple, to);
     let ports = ports_diff(&p.tuple, to);
     if let Some(csum_off) = p.csum_off() {
-        let udp = matches!(p.l4, L4::Udp);
+        let zero = if matches!(p.l4, L4::Udp) { ZeroCsum::IsNone } else { ZeroCsum::Never };
         if !matches!(p.l4, L4::Icmp) || F::ICMP_PSEUDO_HDR {
-            pkt.l4_csum_replace(csum_off, addrs, true, csum_ipv6::<F>(), udp)?;
+            pkt.l4_csum_replace(csum_off, addrs, true, csum_ipv6::<F>(), zero)?;
         }
         if p.tuple.sport != to.sport || p.tuple.dport != to.dport {
-            pkt.l4_csum_replace(csum_off, ports, false, false, udp)?;
+            pkt.l4_csum_replace(csum_off, ports, false, false, zero)?;
             match p.l4 {
                 L4::Tcp | L4::Udp => {
                     pkt.write(p.l4_off(), [to.sport.0[0], to.sport.0[1], to.dport.0[0], to.dport.0[1]])?;

@@ -59,6 +59,18 @@ both!(
 );
 
 both!(
+    /// RFC 1624 section 3: an IPv4 echo reply of zeros only has a checksum of 0xffff, which no change of another one gives.
+    fn an_echo_reply_of_zeros_has_a_right_checksum(b, v) {
+        let ask = from_pod(TWIN, GATEWAY.ip(v), zeros(true, v));
+        let mut reply = ask.clone();
+        (reply.src, reply.dst) = (ask.dst, ask.src);
+        reply.l4 = zeros(false, v);
+        (reply.eth_dst, reply.eth_src) = (TWIN.mac, TWIN.gateway_mac());
+        b.pod_sends(TWIN, &ask, &Want::out(reply.bytes()));
+    }
+);
+
+both!(
     fn networks_with_one_subnet_do_not_meet(b, v) {
         // The same addresses in another network are another network's pods.
         let sent = from_pod(TWIN, BLUE.ip(v), udp(1000, 53));

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use netns::datapath::Hook;
 use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::DropReason;
+use prog::flows::opens;
 use prog::want::{counters, growth};
 use prog::*;
 
@@ -394,5 +395,23 @@ both!(
         let answer = from_lan(SERVER.ip(v), YELLOW.ip(v), echo(false, 0));
         let meta = Meta { ifindex: b.uplink, ingress_ifindex: b.uplink, ..Meta::default() };
         assert_eq!(b.run(Hook::FromUplink, meta, &answer.bytes()).action, 7);
+    }
+);
+
+both!(
+    /// RFC 1624 section 3: such a reply has a checksum of 0xffff, which no change of another checksum gives.
+    fn a_reply_of_zeros_keeps_a_right_checksum(b, v) {
+        let (_, id) = opens(b, v, RED, SERVER, echo(true, 0)).expect("an identifier");
+        let [high, low] = id.to_be_bytes();
+        let kind = if v == V4 { 0 } else { 129 };
+        let of = |rest| L4::Icmp { kind, code: 0, rest, body: vec![0; 8] };
+        let answer = from_lan(SERVER.ip(v), HOST.ip(v), of([high, low, 0, 0]));
+        let mut got = answer.clone();
+        (got.dst, got.l4) = (RED.ip(v), of([0; 4]));
+        let meta = Meta { ifindex: b.uplink, ingress_ifindex: b.uplink, ..Meta::default() };
+        let first = b.run(Hook::FromUplink, meta, &answer.bytes());
+        assert_eq!(first.frame, got.delivered(RED).bytes());
+        // As others: the flow, answered once, stays as it is.
+        b.lan_sends(&answer, &Want::peer(RED, &got.delivered(RED)));
     }
 );

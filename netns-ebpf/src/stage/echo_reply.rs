@@ -9,6 +9,7 @@ use netns_ebpf_common::network::Network;
 use netns_ebpf_common::parse::Parsed;
 use netns_ebpf_common::verdict::{DropReason, Verdict};
 
+use crate::csum::ZeroCsum;
 use crate::packet::Packet;
 use crate::rewrite::{self, L3_OFF};
 
@@ -24,7 +25,7 @@ pub fn run<F: Family>(
 ) -> Result<Verdict, DropReason> {
     let request: IcmpHdr = pkt.read(p.l4_off()).ok_or(DropReason::Malformed)?;
     let diff = Sum::default().sub([request.kind, request.code]).add([F::ECHO_REPLY, 0]);
-    pkt.l4_csum_replace(p.l4_off() + icmp::CSUM_OFF, diff, false, false, false)?;
+    pkt.l4_csum_replace(p.l4_off() + icmp::CSUM_OFF, diff, false, false, ZeroCsum::Never)?;
     pkt.write(p.l4_off(), [F::ECHO_REPLY, 0])?;
     pkt.write(L3_OFF + F::SRC_OFF, p.tuple.dst)?;
     pkt.write(L3_OFF + F::SRC_OFF + size_of::<F::Addr>(), p.tuple.src)?;

@@ -7,6 +7,7 @@ use netns_ebpf_common::parse::{IcmpKind, Parsed, Quote, Quoted};
 use netns_ebpf_common::proto;
 use netns_ebpf_common::verdict::DropReason;
 
+use crate::csum::ZeroCsum;
 use crate::maps::{self, FamilyMaps, FlowRef};
 use crate::packet::{ALL_HEADERS_BYTES, Packet};
 use crate::rewrite;
@@ -137,7 +138,7 @@ pub fn translate<F: FamilyMaps>(
     rewrite::ip_addrs::<F>(pkt, quote.l3_off(), addrs, inner)?;
 
     let csum_off = p.l4_off() + icmp::CSUM_OFF;
-    pkt.l4_csum_replace(csum_off, change, false, false, false)?;
+    pkt.l4_csum_replace(csum_off, change, false, false, ZeroCsum::Never)?;
     rewrite::translate::<F>(pkt, p, outer)
 }
 

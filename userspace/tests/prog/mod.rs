@@ -29,7 +29,7 @@ pub use bench::{Bench, bench};
 pub use bench::{Meta, host_config};
 pub use errors::{Problem, originated};
 pub use flows::{Pair, Target};
-pub use packet::{L4, Packet, V4, V6, Version, echo, flag, from_host, from_lan, from_pod, sctp, tcp, udp};
+pub use packet::{L4, Packet, V4, V6, Version, echo, flag, from_host, from_lan, from_pod, sctp, tcp, udp, zeros};
 pub use want::Want;
 pub use world::*;
 

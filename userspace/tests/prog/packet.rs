@@ -128,6 +128,15 @@ pub fn echo(request: bool, id: u16) -> L4 {
     L4::Echo { request, id, payload: b"echo, echo".to_vec() }
 }
 
+/// An echo whose identifier, sequence number and payload are zeros.
+pub fn zeros(request: bool, v: Version) -> L4 {
+    let kind = match v {
+        V4 => 8 * u8::from(request),
+        V6 => 129 - u8::from(request),
+    };
+    L4::Icmp { kind, code: 0, rest: [0; 4], body: vec![0; 8] }
+}
+
 impl L4 {
     /// The same with another payload.
     pub fn with_payload(mut self, bytes: usize) -> Self {

@@ -459,13 +459,9 @@ fn turn_around(numbers: &mut Numbers, d: &Dissected, frame: &mut [u8]) -> Option
             frame[l4 + 13] = flags;
         }
         17 | 132 => frame[l4..l4 + 4].rotate_left(2),
-        1 | 58 => {
-            frame[l4] = match (d.version(), frame[l4]) {
-                (V4, 8) => 0,
-                (V6, 128) => 129,
-                _ => return None,
-            }
-        }
+        // The other family's has no length one may trust.
+        1 if d.version() == V4 && frame[l4] == 8 => frame[l4] = 0,
+        58 if d.version() == V6 && frame[l4] == 128 => frame[l4] = 129,
         _ => return None,
     }
     let turned = if d.l3_at == 0 { dissect_l3(frame) } else { dissect(frame) };
