@@ -392,12 +392,18 @@ impl Search {
         if self.there_ns == Self::FREE {
             return false;
         }
-        if self.there_ns < self.best_ns {
+        if self.may_be_best(self.there_ns) {
             self.best_ns = self.there_ns;
             self.best_port = self.port;
             self.best_addr = self.addr();
         }
         true
+    }
+
+    /// Whether one last seen then would be taken rather than those noted so far, or is the one that was noted.
+    #[inline(always)]
+    pub const fn may_be_best(&self, seen_ns: u64) -> bool {
+        seen_ns <= self.best_ns
     }
 
     /// Whether there is one that needs no longer rest.

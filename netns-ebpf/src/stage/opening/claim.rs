@@ -11,7 +11,7 @@ use netns_ebpf_common::host::HostConfig;
 use netns_ebpf_common::opening::{Opening, Pair, Ports, may_keep_port, preferred_port};
 use netns_ebpf_common::port::{ASKING_COSTS, MOST_STEPS, Range, UseIndex, may_have, may_take_over};
 use netns_ebpf_common::proto;
-use netns_ebpf_common::state::State;
+use netns_ebpf_common::state::{State, UNANSWERED_NS};
 use netns_ebpf_common::verdict::DropReason;
 
 use super::mapping::is_taken_towards_destination;
@@ -237,13 +237,15 @@ fn look<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) 
         o.search.set_yielding(0);
         return true;
     }
-    let key = &pair(o, for_mapping).peer_key;
     let (flags, state) = (there.flags(), there.state());
-    // One that was not answered is in use while its opener sends. Without the opener's entry another CPU is about to insert that.
-    let seen_ns = match state {
-        State::Opening => there.peer(key.proto).unwrap_or(there).last_seen_ns(),
-        _ => there.last_seen_ns(),
-    };
+    // One that was not answered is in use while its opener sends, whose entry is never the older one: it is looked for only where
+    // it matters. Without it another CPU is about to insert it.
+    let mut seen_ns = there.last_seen_ns();
+    let may_yield = o.search.may_be_best(seen_ns) && now.saturating_sub(seen_ns) >= UNANSWERED_NS;
+    let key = &pair(o, for_mapping).peer_key;
+    if state == State::Opening && may_yield {
+        seen_ns = there.peer(key.proto).unwrap_or(there).last_seen_ns();
+    }
     if flags.has(FlowFlags::ORIGINAL)
         || flags.has(FlowFlags::MAPPING)
         || !state.yields_port(key.proto, key.tuple.sport.get(), now.saturating_sub(seen_ns))
