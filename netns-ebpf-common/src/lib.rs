@@ -59,6 +59,7 @@ pub mod proto;
 pub mod publish;
 pub mod shared;
 pub mod skb;
+pub mod standing;
 pub mod state;
 pub mod sweep;
 pub mod tcp;

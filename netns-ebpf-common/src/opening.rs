@@ -11,6 +11,7 @@ use crate::hdr::tcp::TcpFields;
 use crate::mapping;
 use crate::port::{Range, Search};
 use crate::proto;
+use crate::standing::Yield;
 use crate::state::State;
 use crate::tcp::Numbers;
 
@@ -170,6 +171,10 @@ pub struct Opening<A> {
     pub mapping: Pair<A>,
     /// Key of a flow that may have to go.
     pub candidate: FlowKey<A>,
+    /// Key of the one that goes if no other is found.
+    pub best: FlowKey<A>,
+    /// How readily that gives way.
+    pub best_yields: Yield,
     /// The search for its port.
     pub search: Search,
     /// Whose, and towards where.

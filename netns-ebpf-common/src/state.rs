@@ -90,13 +90,6 @@ impl State {
         matches!(self, Self::Closed | Self::Reset)
     }
 
-    /// Whether a flow gives its place to a newer one of the same pod and side when those are at their limit: whatever nobody has
-    /// shown to be in use. A client that has completed its handshake and been sent something is safe.
-    #[inline(always)]
-    pub const fn gives_way(self) -> bool {
-        matches!(self, Self::Opening | Self::Answered | Self::Established | Self::Closed | Self::Reset)
-    }
-
     /// Whether a flow gives its port to a new one, another's too, when ports are short (RFC 4787 REQ-5a for the questions to
     /// well-known ports): one that has ended, that nobody has answered for a while, or that was one question and one answer a while ago.
     ///
@@ -152,12 +145,6 @@ mod tests {
             assert_eq!(State::from_u8(state as u8), state);
         }
         assert_eq!(State::from_u8(200), Opening);
-    }
-
-    #[test]
-    fn what_is_in_use_gives_no_place() {
-        let stays: Vec<_> = State::ALL.into_iter().filter(|s| !s.gives_way()).collect();
-        assert_eq!(stays, [OriginalFin, ReplyFin, Assured]);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use netns::datapath::{ExhaustedPorts, Hook};
 use netns_ebpf_common::flow::TargetKind;
 use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::DropReason;
+use prog::clients::*;
 use prog::flows::{masqueraded, pair, table};
-use prog::want::{counters, growth};
 use prog::*;
 
 /// Flows one account gets of an empty table.
@@ -21,54 +21,6 @@ const SHARE: u16 = FLOWS as u16 / 2;
 
 /// How long a look in vain, for a flow that may go or for a port, stands for those that would follow.
 const BACK_OFF: Duration = Duration::from_millis(10);
-
-fn meta(pod: Pod) -> Meta {
-    Meta { ifindex: pod.ifindex(), ..Meta::default() }
-}
-
-fn lan(b: &Bench) -> Meta {
-    Meta { ifindex: b.uplink, ingress_ifindex: b.uplink, ..Meta::default() }
-}
-
-/// Whether a pod gets to open a flow to a server from this port.
-fn opens(b: &Bench, v: Version, pod: Pod, sport: u16) -> bool {
-    let sent = from_pod(pod, SERVER.ip(v), udp(sport, 53)).bytes();
-    b.run(Hook::FromPod, meta(pod), &sent);
-    table(b.datapath()).iter().any(|r| r.original && r.src == pod.ip(v) && r.sport == sport)
-}
-
-/// The same, and if it does the server answers and the pod goes on: a flow in use, which gives way to none.
-fn uses(b: &Bench, v: Version, pod: Pod, sport: u16) -> bool {
-    let opened = opens(b, v, pod, sport);
-    if opened {
-        let flow = table(b.datapath()).into_iter().find(|r| r.original && r.src == pod.ip(v) && r.sport == sport);
-        let flow = flow.expect("the flow");
-        let answer = from_lan(SERVER.ip(v), flow.to_src, udp(53, flow.to_sport)).bytes();
-        b.run(Hook::FromUplink, lan(b), &answer);
-        b.run(Hook::FromPod, meta(pod), &from_pod(pod, SERVER.ip(v), udp(sport, 53)).bytes());
-    }
-    opened
-}
-
-/// How many flows a pod gets to use from `first` on.
-fn uses_many(b: &Bench, v: Version, pod: Pod, first: u16) -> u16 {
-    (0..2 * FLOWS as u16).take_while(|n| uses(b, v, pod, first + n)).count() as u16
-}
-
-/// A client's packet to the web server blue publishes.
-fn to_web(b: &Bench, v: Version, sport: u16, flags: u8) {
-    b.run(Hook::FromUplink, lan(b), &from_lan(CLIENT.ip(v), HOST.ip(v), tcp(sport, 8080, flags)).bytes());
-}
-
-/// The web server's packet to a client.
-fn from_web(b: &Bench, v: Version, dport: u16, flags: u8) {
-    b.run(Hook::FromPod, meta(BLUE), &from_pod(BLUE, CLIENT.ip(v), tcp(80, dport, flags)).bytes());
-}
-
-/// The ports of the clients that have a flow to the web server, with its state.
-fn clients(b: &Bench) -> Vec<(u16, State)> {
-    table(b.datapath()).iter().filter(|r| r.original && r.dport == 8080).map(|r| (r.sport, r.state)).collect()
-}
 
 both!(
     fn a_pod_has_its_share_and_a_newcomer_has_room(b, v) {
@@ -152,105 +104,6 @@ both!(
 );
 
 both!(
-    fn handshakes_nobody_completes_give_way_oldest_first(b, v) {
-        // One client is heard by the server, one completes its handshake and no more, one has ended, one is half-way, the rest
-        // never come back.
-        for sport in 40_000..40_000 + SHARE {
-            to_web(b, v, sport, flag::SYN);
-        }
-        for sport in [40_000, 40_001] {
-            from_web(b, v, sport, flag::SYN | flag::ACK);
-            to_web(b, v, sport, flag::ACK);
-        }
-        from_web(b, v, 40_000, flag::ACK);
-        from_web(b, v, 40_002, flag::RST | flag::ACK);
-        from_web(b, v, 40_003, flag::SYN | flag::ACK);
-        assert_eq!(
-            clients(b)[..5],
-            [
-                (40_000, State::Assured),
-                (40_001, State::Established),
-                (40_002, State::Reset),
-                (40_003, State::Answered),
-                (40_004, State::Opening)
-            ]
-        );
-        let before = counters(b);
-        for n in 0..5 {
-            to_web(b, v, 41_000 + n, flag::SYN);
-            let found: Vec<_> = clients(b).iter().map(|(sport, _)| *sport).collect();
-            let mut wanted = vec![40_000];
-            wanted.extend(40_002 + n..40_000 + SHARE);
-            wanted.extend(41_000..=41_000 + n);
-            assert_eq!(found, wanted);
-        }
-        let grown = growth(&before, &counters(b));
-        assert_eq!(grown.get("verdict from_uplink peer"), Some(&5), "{grown:?}");
-        b.assert_accounts();
-    }
-);
-
-both!(
-    fn assured_clients_never_give_way(b, v) {
-        for sport in 40_000..40_000 + SHARE {
-            to_web(b, v, sport, flag::SYN);
-            from_web(b, v, sport, flag::SYN | flag::ACK);
-            to_web(b, v, sport, flag::ACK);
-            from_web(b, v, sport, flag::ACK);
-        }
-        let sent = from_lan(CLIENT.ip(v), HOST.ip(v), tcp(41_000, 8080, flag::SYN));
-        for _ in 0..3 {
-            b.lan_sends(&sent, &Want::drop(DropReason::FlowLimit).rx_dropped(BLUE));
-        }
-        // Another pod's clients are not theirs to replace either, nor the other way round.
-        let other = from_lan(CLIENT.ip(v), HOST.ip(v), tcp(42_000, 8443, flag::SYN)).bytes();
-        b.run(Hook::FromUplink, lan(b), &other);
-        b.lan_sends(&sent, &Want::drop(DropReason::FlowLimit).rx_dropped(BLUE));
-        assert_eq!(table(b.datapath()).iter().filter(|r| r.original && r.dport == 8443).count(), 1);
-        // One that ends makes room, and not before both sides have ended it.
-        from_web(b, v, 40_007, flag::FIN | flag::ACK);
-        b.wait(BACK_OFF);
-        b.lan_sends(&sent, &Want::drop(DropReason::FlowLimit).rx_dropped(BLUE));
-        to_web(b, v, 40_007, flag::FIN | flag::ACK);
-        // The last look in vain stands for a moment.
-        wait_until("the client to get in", Duration::from_secs(5), || {
-            to_web(b, v, 41_000, flag::SYN);
-            clients(b).iter().any(|(sport, _)| *sport == 41_000)
-        });
-        let found: Vec<_> = clients(b).iter().map(|(sport, _)| *sport).collect();
-        assert!(found.contains(&41_000) && !found.contains(&40_007), "{found:?}");
-        b.assert_accounts();
-    }
-);
-
-both!(
-    fn datagrams_give_way_until_the_asker_goes_on_after_an_answer(b, v) {
-        let ask = |sport| {
-            b.run(Hook::FromUplink, lan(b), &from_lan(CLIENT.ip(v), HOST.ip(v), udp(sport, 5353)).bytes());
-        };
-        for sport in 40_000..40_000 + SHARE {
-            ask(sport);
-        }
-        for sport in [40_000, 40_001] {
-            b.run(Hook::FromPod, meta(BLUE), &from_pod(BLUE, CLIENT.ip(v), udp(53, sport)).bytes());
-        }
-        ask(40_000);
-        let clients = || -> Vec<_> { table(b.datapath()).iter().filter(|r| r.original).map(|r| (r.sport, r.state)).collect() };
-        assert_eq!(
-            clients()[..3],
-            [(40_000, State::Assured), (40_001, State::Established), (40_002, State::Opening)]
-        );
-        ask(41_000);
-        ask(41_001);
-        let found = clients();
-        assert_eq!(found[..2], [(40_000, State::Assured), (40_003, State::Opening)]);
-        assert_eq!(found[found.len() - 2..].iter().map(|c| c.0).collect::<Vec<_>>(), [41_000, 41_001]);
-        assert_eq!(found.len(), usize::from(SHARE));
-        b.assert_accounts();
-    }
-);
-
-both!(
     /// Finding 10: a look for flows that may go costs and stops nobody but its own account.
     fn a_pod_with_many_flows_in_use_is_in_nobodys_way(b, v) {
         // Many flows of red that stay, then clients of blue that never complete their handshake, then red is at its limit and looks
@@ -265,55 +118,6 @@ both!(
             assert!(clients(b).iter().any(|(sport, _)| *sport == 41_000 + n), "client {n}");
         }
         assert_eq!(table(b.datapath()).iter().filter(|r| r.original && r.dport == 53).count(), usize::from(of_red));
-        b.assert_accounts();
-    }
-);
-
-both!(
-    /// What a pod opens gives way as what is opened to it does: ended, half-open and one-shot flows, the oldest first.
-    fn a_pods_own_flows_give_way_to_newer_ones(b, v) {
-        b.configure(|c| c.flows_per_pod = 4);
-        let red = |sport, flags| drop(b.run(Hook::FromPod, meta(RED), &from_pod(RED, SERVER.ip(v), tcp(sport, 80, flags)).bytes()));
-        let server = |port, flags| {
-            drop(b.run(Hook::FromUplink, lan(b), &from_lan(SERVER.ip(v), HOST.ip(v), tcp(80, port, flags)).bytes()));
-        };
-        let states = || -> Vec<_> {
-            table(b.datapath()).iter().filter(|r| r.original).map(|r| (r.sport, r.state)).collect()
-        };
-        // In use; half-open; ended; a question that was answered.
-        red(21_000, flag::SYN);
-        server(21_000, flag::SYN | flag::ACK);
-        red(21_000, flag::ACK);
-        server(21_000, flag::ACK);
-        red(21_001, flag::SYN);
-        red(21_002, flag::SYN);
-        server(21_002, flag::RST | flag::ACK);
-        assert!(opens(b, v, RED, 21_003));
-        b.run(Hook::FromUplink, lan(b), &from_lan(SERVER.ip(v), HOST.ip(v), udp(53, 21_003)).bytes());
-        assert_eq!(
-            states(),
-            [
-                (21_000, State::Assured),
-                (21_001, State::Opening),
-                (21_002, State::Reset),
-                (21_003, State::Established)
-            ]
-        );
-        // Each newer one takes the place of the oldest that is not in use.
-        for (n, stay) in [(0, vec![21_002, 21_003]), (1, vec![21_003]), (2, vec![])] {
-            assert!(uses(b, v, RED, 22_000 + n));
-            let wanted: Vec<u16> = [vec![21_000], stay, (22_000..=22_000 + n).collect()].concat();
-            assert_eq!(states().iter().map(|s| s.0).collect::<Vec<_>>(), wanted);
-        }
-        // All are in use now, a half-closed one too.
-        red(21_000, flag::FIN | flag::ACK);
-        assert_eq!(states()[0], (21_000, State::OriginalFin));
-        let sent = from_pod(RED, SERVER.ip(v), udp(23_000, 53));
-        let error = originated(Problem::Prohibited, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
-        for _ in 0..2 {
-            b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::FlowLimit, &error));
-            b.wait(BACK_OFF);
-        }
         b.assert_accounts();
     }
 );

@@ -161,10 +161,23 @@ pub fn find_quoted<F: FamilyMaps>(zone: u16, proto: u8, quoted: &FlowTuple<F::Ad
     if is_expired(flow, proto, now_ns()) { None } else { Some(flow) }
 }
 
+/// How long a flow of this state may be idle.
+#[inline(always)]
+pub fn timeout_ns(state: State, proto: u8) -> u64 {
+    maps::timeout_ns(state.timeout_class(proto))
+}
+
+/// How long both directions have been idle.
+#[inline(always)]
+pub fn idle_ns<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, now: u64) -> u64 {
+    let peer_seen_ns = flow.peer(proto).map_or(0, FlowRef::last_seen_ns);
+    now.saturating_sub(flow.last_seen_ns().max(peer_seen_ns))
+}
+
 /// Whether both directions have been idle for too long. The other entry is looked at only if this one has.
 #[inline(always)]
 pub fn is_expired<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, now: u64) -> bool {
-    let timeout_ns = maps::timeout_ns(flow.state().timeout_class(proto));
+    let timeout_ns = timeout_ns(flow.state(), proto);
     let peer_last_seen_ns = || flow.peer(proto).map(FlowRef::last_seen_ns);
     flow::is_expired(flow.last_seen_ns(), peer_last_seen_ns, now, timeout_ns)
 }

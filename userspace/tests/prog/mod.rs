@@ -12,6 +12,7 @@
 #![allow(dead_code, unused_imports, unused_macros, reason = "each test binary uses its own part of these tools")]
 
 pub mod bench;
+pub mod clients;
 pub mod complete;
 pub mod dissect;
 pub mod errors;

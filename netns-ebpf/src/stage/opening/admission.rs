@@ -1,14 +1,16 @@
 //! A place for a new flow in its pod's account and in the table comes before any entry.
 //!
-//! Who is at its limit may take the place of one of its own flows that nobody has shown to be in use: ended ones, questions
-//! that were answered or never were, handshakes nobody completed, oldest first. Else a client that opens and closes
-//! connections quickly, or a flood of SYNs, would shut the pod off for as long as their time runs. Each account has its own
-//! queue and its own back-off: what one does costs no other. A flow is in the queue from its opening until somebody finds that it is
-//! in use, and again from its end.
+//! Who is at its limit may take the place of one of its own flows: which of them, `netns_ebpf_common::standing` says. Else a
+//! client that opens and closes connections quickly, or a flood of SYNs or datagrams, would shut the pod off for as long as their
+//! time runs. Each account has its own queue and its own back-off: what one does costs no other. A flow is in the queue from its
+//! opening on, oldest first. One that is looked at and does not go is put behind the others, but for a connection in use: that is
+//! put back when it ends.
 
 use netns_ebpf_common::account;
 use netns_ebpf_common::family::Family;
 use netns_ebpf_common::opening::Opening;
+use netns_ebpf_common::proto;
+use netns_ebpf_common::standing::Yield;
 use netns_ebpf_common::verdict::DropReason;
 
 use super::account_of;
@@ -17,7 +19,7 @@ use crate::packet::{Packet, Steps, now_ns};
 use crate::stage::flow;
 
 /// Flows of the account looked at for one that may go: each is a look-up of memory nobody has used for long.
-const PROBES: u32 = 8;
+const PROBES: u32 = 5;
 
 /// Flows of the ring looked at for one whose time is over.
 const RING_PROBES: u32 = 4;
@@ -49,10 +51,13 @@ fn try_enter<F: FamilyMaps>(account: AccountRef, o: &Opening<<F as Family>::Addr
 #[inline(always)]
 fn make_room<F: FamilyMaps>(pkt: &Packet, account: AccountRef, o: &mut Opening<<F as Family>::Addr>) -> bool {
     let now = now_ns();
-    let mut search = Oldest::<F> { account, o, own: true, found: false };
+    o.best_yields = Yield::NEVER;
+    let mut search = Oldest::<F> { account, o, own: true, found: false, in_vain: false };
     if !account.backs_off(now) {
         pkt.repeat(PROBES, &mut search);
-        if !search.found {
+        search.found |= settle::<F>(account, search.o, search.found);
+        // Keys of flows that have gone are looked at once, whatever comes of it.
+        if !search.found && search.in_vain {
             account.back_off(now);
         }
     }
@@ -76,6 +81,20 @@ struct Oldest<'a, F: FamilyMaps> {
     o: &'a mut Opening<F::Addr>,
     own: bool,
     found: bool,
+    /// One that stays was looked at.
+    in_vain: bool,
+}
+
+/// What becomes of a flow that was looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Weighed {
+    /// It goes.
+    Goes,
+    /// It stays, unless no other is found.
+    Stays,
+    /// It has gone before.
+    Gone,
 }
 
 impl<F: FamilyMaps> Steps for Oldest<'_, F> {
@@ -88,21 +107,64 @@ impl<F: FamilyMaps> Steps for Oldest<'_, F> {
             Taken::Gap => return false,
             Taken::Key => {}
         }
-        // A key that leads to a reply, or from an account's queue to another's flow, was one of a flow that is gone.
-        let Some(flow) = FlowRef::<F>::find(key) else { return false };
-        if !flow.is_original() || self.own && flow.account() != self.o.plan.account() {
-            return false;
-        }
-        if self.own && flow.state().gives_way() || flow::is_expired(flow, key.proto, now_ns()) {
-            self.found = true;
-            return true;
-        }
-        // One of the account's own that is in use leaves the queue: it is put back when it ends.
-        if !self.own {
-            maps::push_opened::<F>(key);
-        }
-        false
+        let weighed = if self.own { weigh::<F>(self.account, self.o) } else { weigh_in_ring::<F>(self.o) };
+        self.found = weighed == Weighed::Goes;
+        self.in_vain |= weighed == Weighed::Stays;
+        self.found
     }
+}
+
+/// Weighs one of the account's own flows; the best of those that stay is kept at hand, the others are put back.
+#[inline(never)]
+fn weigh<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::Addr>) -> Weighed {
+    let key = &o.candidate;
+    // A key that leads to a reply or to another's flow was one of a flow that is gone.
+    let Some(flow) = FlowRef::<F>::find(key).filter(|flow| flow.is_original() && flow.account() == o.plan.account())
+    else {
+        return Weighed::Gone;
+    };
+    let (state, proto) = (flow.state(), key.proto);
+    let idle_ns = flow::idle_ns(flow, proto, now_ns());
+    let yields = Yield::of(state, proto, o.plan.account().incoming, idle_ns, flow::timeout_ns(state, proto));
+    if yields.is_at_once() {
+        return Weighed::Goes;
+    }
+    if yields.is_before(o.best_yields) {
+        if o.best_yields.yields() {
+            account.queue::<F>(&o.best);
+        }
+        o.best_yields = yields;
+        o.best.set(&o.candidate);
+    } else if yields.yields() || proto != proto::TCP {
+        account.queue::<F>(key);
+    }
+    Weighed::Stays
+}
+
+/// Ends the look among the account's own: the best one goes if none went at once, and is put back if one did. Whether it goes.
+#[inline(never)]
+fn settle<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::Addr>, found: bool) -> bool {
+    if !o.best_yields.yields() {
+        return false;
+    }
+    if found {
+        account.queue::<F>(&o.best);
+    } else {
+        o.candidate.set(&o.best);
+    }
+    !found
+}
+
+/// Weighs a flow of the ring: it goes if its time is over, and is put back if not.
+#[inline(never)]
+fn weigh_in_ring<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) -> Weighed {
+    let key = &o.candidate;
+    let Some(flow) = FlowRef::<F>::find(key).filter(|flow| flow.is_original()) else { return Weighed::Gone };
+    if flow::is_expired(flow, key.proto, now_ns()) {
+        return Weighed::Goes;
+    }
+    maps::push_opened::<F>(key);
+    Weighed::Stays
 }
 
 /// Puts the new flow into the queues.
