@@ -106,6 +106,22 @@ fn questions_of_nobody_lock_nobody_out() {
     });
 }
 
+/// Two questions of one sender with an answer between look like a conversation.
+#[test]
+fn conversations_of_nobody_lock_nobody_out() {
+    nobody_is_locked_out("pairs of questions", |attacker, family, senders| {
+        let to = host(family, 8080);
+        let frames = |n| attacker.frame(nobody(family, n), to.ip(), udp(40_000, to.port()));
+        let batch = |first: u32| (first..first + BATCH).map(frames).collect::<Vec<_>>();
+        attacker.send(&batch(0));
+        for first in (BATCH..senders).step_by(BATCH as usize) {
+            attacker.send(&batch(first));
+            // Those of the batch before have been answered.
+            attacker.send(&batch(first - BATCH));
+        }
+    });
+}
+
 /// Blue's port is flooded by SYNs while red, which has nothing to do with it, has as many flows as it may: each of blue's clients
 /// gets in by its first or second SYN.
 #[test]
