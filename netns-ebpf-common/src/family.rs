@@ -88,7 +88,12 @@ fn same_prefix<A: Address>(a: &A, b: &A, mask: &A) -> bool {
 /// A number of an address, the same wherever it is asked; each bit of the address changes about half of its bits.
 #[inline(always)]
 pub fn addr_hash<A: Address>(addr: &A) -> u32 {
-    let mut hash = 0x9e37_79b9;
+    addr_hash_from(0x9e37_79b9, addr)
+}
+
+/// The same from another start.
+#[inline(always)]
+pub fn addr_hash_from<A: Address>(mut hash: u32, addr: &A) -> u32 {
     let mut i = 0;
     while i < A::WORDS {
         hash = mix(hash ^ u32::from_be_bytes(addr.word(i)));

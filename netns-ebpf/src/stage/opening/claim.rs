@@ -9,12 +9,12 @@ use netns_ebpf_common::family::{Address, Family};
 use netns_ebpf_common::flow::{FlowFlags, FlowKey};
 use netns_ebpf_common::host::HostConfig;
 use netns_ebpf_common::opening::{Opening, Pair, Ports, may_keep_port, preferred_port};
-use netns_ebpf_common::port::{ASKING_COSTS, MOST_STEPS, Range, UseIndex, may_have, may_take_over};
+use netns_ebpf_common::port::share::{UseIndex, may_have, may_take_over};
+use netns_ebpf_common::port::{ASKING_COSTS, MOST_STEPS, Range};
 use netns_ebpf_common::proto;
 use netns_ebpf_common::state::{State, UNANSWERED_NS};
 use netns_ebpf_common::verdict::DropReason;
 
-use super::mapping::is_taken_towards_destination;
 use crate::maps::{self, FamilyMaps, FlowRef, InsertError};
 use crate::packet::{Packet, Steps, now_ns};
 use crate::stage::{flow, mapping, publish};
@@ -265,12 +265,6 @@ fn insert<F: FamilyMaps>(pair: &Pair<<F as Family>::Addr>) -> Outcome {
     }
 }
 
-/// Whether a key is free, but for a flow whose time is over.
-#[inline(always)]
-pub fn is_free<F: FamilyMaps>(key: &FlowKey<<F as Family>::Addr>, now: u64) -> bool {
-    FlowRef::<F>::find(key).is_none_or(|there| flow::is_over(there, key.proto, now))
-}
-
 /// Whether a candidate is to be left to somebody else.
 #[inline(never)]
 fn is_somebodys<F: FamilyMaps>(pkt: &Packet, o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) -> bool {
@@ -280,6 +274,18 @@ fn is_somebodys<F: FamilyMaps>(pkt: &Packet, o: &mut Opening<<F as Family>::Addr
     }
     let key = &o.flow.peer_key;
     maps::has_mappings() && mapping::at::<F>(key.proto, &key.tuple).is_some() || host_has::<F>(pkt, key)
+}
+
+/// Whether the planned flow could not have the port that the mapping's outside `key` has: another flow has it towards this very
+/// destination.
+#[inline(always)]
+fn is_taken_towards_destination<F: FamilyMaps>(
+    key: &FlowKey<<F as Family>::Addr>,
+    flow_key: &mut FlowKey<<F as Family>::Addr>,
+) -> bool {
+    flow_key.tuple.dst.set(&key.tuple.dst);
+    flow_key.tuple.dport = key.tuple.dport;
+    FlowRef::<F>::find(flow_key).is_some_and(|there| !flow::is_over(there, flow_key.proto, now_ns()))
 }
 
 /// Whether the replies would be somebody's already: of a published port, of a socket of the host that listens on the port or

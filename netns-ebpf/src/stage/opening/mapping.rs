@@ -1,7 +1,7 @@
 //! The endpoint-independent mapping of a flow's source: found, or made.
 
 use netns_ebpf_common::family::{Address, Family};
-use netns_ebpf_common::flow::{FlowFlags, FlowKey};
+use netns_ebpf_common::flow::FlowFlags;
 use netns_ebpf_common::mapping;
 use netns_ebpf_common::opening::{Opening, Ports};
 use netns_ebpf_common::parse::Parsed;
@@ -72,16 +72,4 @@ pub fn finish<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) -> Result<(),
     let inside = FlowRef::<F>::find(&o.mapping.key).ok_or(DropReason::FlowTableFull)?;
     adopt::<F>(inside, o);
     Ok(())
-}
-
-/// Whether the planned flow could not have the port that the mapping's outside `key` has: another flow has it towards this very
-/// destination.
-#[inline(always)]
-pub fn is_taken_towards_destination<F: FamilyMaps>(
-    key: &FlowKey<<F as Family>::Addr>,
-    flow_key: &mut FlowKey<<F as Family>::Addr>,
-) -> bool {
-    flow_key.tuple.dst.set(&key.tuple.dst);
-    flow_key.tuple.dport = key.tuple.dport;
-    !claim::is_free::<F>(flow_key, now_ns())
 }
