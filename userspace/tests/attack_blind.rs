@@ -5,7 +5,7 @@ mod common;
 #[macro_use]
 mod prog;
 
-use attack::{Aftermath, Attacker, Live, Random, blind, flows, sized};
+use attack::{Aftermath, Attacker, Live, blind, flows, sized};
 use common::isolated;
 use netns::check::Family;
 
@@ -26,7 +26,7 @@ fn blind_packets_change_no_flow() {
             live.everywhere(here, family, SCALE);
         }
         let attacker = Attacker::on_lan(here);
-        let mut random = Random::new();
+        let mut random = attack::random();
         let before = flows();
         assert!(before.len() >= 2000, "{} entries of 1,000 flows", before.len());
         let (tuples, before) = (blind::from_outside(&before), blind::states(&before));

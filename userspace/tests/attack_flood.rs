@@ -8,7 +8,7 @@ mod prog;
 use std::time::Duration;
 
 use attack::attacker::{host, segment, spoil};
-use attack::{Aftermath, Attacker, Random, honest, nobody, sized};
+use attack::{Aftermath, Attacker, honest, nobody, sized};
 use common::pods::{BLUE, RED, TOPOLOGY, client, server};
 use common::{Isolated, isolated, who};
 use netns::check::Family;
@@ -78,7 +78,7 @@ fn handshakes_nobody_answers_lock_nobody_out() {
 fn handshakes_with_acks_of_no_meaning_lock_nobody_out() {
     nobody_is_locked_out("SYNs with ACKs", |attacker, family, senders| {
         let to = host(family, 8080);
-        let mut random = Random::new();
+        let mut random = attack::random();
         let mut frame = |n, flags, ack| {
             attacker.frame(nobody(family, n), to.ip(), segment((40_000, to.port()), flags, random.word(), ack, &[]))
         };

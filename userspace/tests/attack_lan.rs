@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use attack::attacker::{host, segment};
 use attack::live::held_connection;
-use attack::{Aftermath, Attacker, Random, blind, flows};
+use attack::{Aftermath, Attacker, blind, flows};
 use common::pods::{BLUE, GATEWAY, RED, TOPOLOGY, client, uplink};
 use common::{Isolated, isolated};
 use netns::check::{Family, Site};
+use prog::random::Numbers;
 use prog::{L4, flag};
 
 /// Connections of an attack.
@@ -52,7 +53,7 @@ impl Scene {
     }
 
     /// Segments as if of the client of every connection, with numbers of no meaning.
-    fn as_clients(&self, random: &mut Random, flags: u8) {
+    fn as_clients(&self, random: &mut Numbers, flags: u8) {
         let frame = |(near, _): &(TcpStream, TcpStream)| {
             let (from, to) = (near.local_addr().expect("own"), near.peer_addr().expect("the host's"));
             let l4 = segment((from.port(), to.port()), flags, random.word(), random.word(), &[]);
@@ -78,13 +79,13 @@ fn said(from: &mut TcpStream, to: &mut TcpStream) -> bool {
 fn all_survive(
     what: &'static str,
     begin: impl Fn(&Isolated, Family) -> Scene + Send + 'static,
-    attack: impl Fn(&Scene, &mut Random) + Send + 'static,
+    attack: impl Fn(&Scene, &mut Numbers) + Send + 'static,
 ) {
     isolated(move |here| {
         here.lan();
         here.up(&format!("{TOPOLOGY}{SHARED}")).ok();
         let aftermath = Aftermath::new();
-        let mut random = Random::new();
+        let mut random = attack::random();
         let mut left = Vec::new();
         for family in Family::ALL {
             let mut scene = begin(here, family);
@@ -142,7 +143,7 @@ fn a_syn_ends_no_half_closed_connection() {
         here.lan();
         here.up(&format!("{TOPOLOGY}{SHARED}")).ok();
         let aftermath = Aftermath::new();
-        let mut random = Random::new();
+        let mut random = attack::random();
         let mut left = Vec::new();
         for family in Family::ALL {
             let mut scene = Scene::new(here, family);
@@ -292,12 +293,7 @@ fn a_flood_of_the_dearest_packets_goes_as_fast_as_another() {
             let ordinary: Vec<_> = (0..4000).map(|n| syn(n + 1, host(family, 0).ip(), 30_000)).collect();
             attacker.send(&RANGE.map(|port| syn(0, host(family, 0).ip(), port)).collect::<Vec<_>>());
             let dear: Vec<_> = RANGE.step_by(4).map(|port| syn(0, GATEWAY.ip(family), port)).collect();
-            let (dear, ordinary) = attacker.rates(&dear, &ordinary);
-            println!(
-                "{family:?}: {dear:.0} packets/s of the dearest, {ordinary:.0} of ordinary ones: {:.3}",
-                dear / ordinary
-            );
-            slow.push(dear / ordinary);
+            slow.push(attack::relative_rate(&attacker, family, &dear, &ordinary));
         }
         assert!(slow.iter().all(|ratio| *ratio >= 0.2), "{slow:.3?}");
         aftermath.finds_nothing();

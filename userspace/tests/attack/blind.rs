@@ -8,7 +8,8 @@ use netns::datapath::FlowRecord;
 use netns_ebpf_common::abi::ZONE_HOST;
 
 use super::attacker::segment;
-use super::{Attacker, PSH, Random, nobody};
+use super::{Attacker, PSH, nobody};
+use crate::prog::random::Numbers;
 use crate::prog::{L4, Packet, echo, flag, udp};
 
 const TCP: u8 = 6;
@@ -45,7 +46,7 @@ pub fn changed(before: &BTreeMap<String, String>, after: &BTreeMap<String, Strin
 }
 
 /// One more blind packet towards one of these flows, or towards one that is guessed.
-pub fn frame(by: &Attacker, random: &mut Random, tuples: &[Tuple]) -> Vec<u8> {
+pub fn frame(by: &Attacker, random: &mut Numbers, tuples: &[Tuple]) -> Vec<u8> {
     let mut at = tuples[random.below(tuples.len())];
     // One in eight is a guess: somebody else, or another port of the peer's.
     match random.below(16) {
@@ -68,7 +69,7 @@ pub fn frame(by: &Attacker, random: &mut Random, tuples: &[Tuple]) -> Vec<u8> {
     }
 }
 
-fn tcp(random: &mut Random, at: Tuple) -> L4 {
+fn tcp(random: &mut Numbers, at: Tuple) -> L4 {
     const KINDS: [u8; 12] = [
         flag::SYN,
         flag::SYN | flag::FIN,
@@ -89,7 +90,7 @@ fn tcp(random: &mut Random, at: Tuple) -> L4 {
 }
 
 /// An error of some router about a packet that would have gone the other way, had it been sent.
-fn icmp_error(by: &Attacker, random: &mut Random, at: Tuple) -> Vec<u8> {
+fn icmp_error(by: &Attacker, random: &mut Numbers, at: Tuple) -> Vec<u8> {
     let quoted = match at.proto {
         TCP => segment((at.dst.1, at.src.1), flag::ACK, random.word(), random.word(), &[]),
         UDP => udp(at.dst.1, at.src.1),

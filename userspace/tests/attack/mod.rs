@@ -19,6 +19,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use netns::check::Family;
 use netns::datapath::{Datapath, FlowRecord};
 
+use crate::prog::random::Numbers;
+
 pub use aftermath::Aftermath;
 pub use attacker::Attacker;
 pub use live::Live;
@@ -55,35 +57,19 @@ pub fn flows() -> Vec<FlowRecord> {
     datapath().flows().expect("list flows")
 }
 
-/// Marsaglia's xorshift: numbers nobody has to guess, only to repeat.
-pub struct Random(u64);
+/// Numbers at random, from the seed the run was given or from the time of day; prints it.
+pub fn random() -> Numbers {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_nanos() as u64;
+    let seed = std::env::var("NETNS_ATTACK_SEED").map_or_else(|_| now(), |n| n.parse().expect("a seed"));
+    println!("NETNS_ATTACK_SEED={seed}");
+    Numbers::new(seed)
+}
 
-impl Random {
-    /// Begins with the seed the run was given, or with the time of day; prints it.
-    pub fn new() -> Self {
-        let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_nanos() as u64;
-        let seed = std::env::var("NETNS_ATTACK_SEED").map_or_else(|_| now(), |n| n.parse().expect("a seed"));
-        println!("NETNS_ATTACK_SEED={seed}");
-        Self(seed | 1)
-    }
-
-    /// The next 32 bits.
-    pub fn word(&mut self) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) as u32
-    }
-
-    /// One of `n`.
-    pub fn below(&mut self, n: usize) -> usize {
-        self.word() as usize % n
-    }
-
-    /// A port no test uses.
-    pub fn port(&mut self) -> u16 {
-        1024 + (self.word() % 60_000) as u16
-    }
+/// How fast a flood of the dearest packets goes, as a part of the same flood of ordinary ones.
+pub fn relative_rate<F: AsRef<[u8]>>(by: &Attacker, family: Family, dear: &[F], ordinary: &[F]) -> f64 {
+    let (dear, ordinary) = by.rates(dear, ordinary);
+    println!("{family:?}: {dear:.0} packets/s of the dearest, {ordinary:.0} of ordinary ones: {:.3}", dear / ordinary);
+    dear / ordinary
 }
 
 /// An address nobody has, of those behind the default route: the n-th of 4 million.

@@ -1,11 +1,12 @@
 //! Many frames at once.
 
-use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::libc;
+
+use crate::common::frame::bound_to;
 
 /// Frames of one system call.
 const BATCH: usize = 64;
@@ -20,31 +21,8 @@ impl Spray {
     ///
     /// # Panics
     /// When there is no such interface.
-    #[expect(unsafe_code, reason = "no safe crate in use here binds a packet socket to an interface")]
     pub fn open(ifname: &str) -> Self {
-        let name = CString::new(ifname).expect("an interface name");
-        // SAFETY: `name` is a NUL-terminated string that outlives the call.
-        let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) };
-        assert_ne!(ifindex, 0, "no interface {ifname}: {}", io::Error::last_os_error());
-        // SAFETY: plain arguments; the result is checked before it is owned.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        assert!(fd >= 0, "packet socket: {}", io::Error::last_os_error());
-        // SAFETY: `fd` was just made and nobody else has it.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        let address = libc::sockaddr_ll {
-            sll_family: libc::AF_PACKET as u16,
-            sll_protocol: 0,
-            sll_ifindex: ifindex.cast_signed(),
-            sll_hatype: 0,
-            sll_pkttype: 0,
-            sll_halen: 0,
-            sll_addr: [0; 8],
-        };
-        let length = size_of_val(&address) as libc::socklen_t;
-        // SAFETY: the pointer and length describe `address`, a complete `sockaddr_ll` that lives until the call returns.
-        let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
-        assert_eq!(bound, 0, "bind a packet socket to {ifname}: {}", io::Error::last_os_error());
-        Self { socket }
+        Self { socket: bound_to(ifname, 0) }
     }
 
     /// Sends all frames; the kernel's programs have run over each when it returns, as far as a device has no queue.

@@ -36,6 +36,11 @@ impl Numbers {
         self.word() as usize % n
     }
 
+    /// A port no test uses.
+    pub fn port(&mut self) -> u16 {
+        1024 + (self.word() % 60_000) as u16
+    }
+
     /// True once in `n` times.
     pub fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
