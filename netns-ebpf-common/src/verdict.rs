@@ -263,7 +263,7 @@ drop_reasons! {
     Martian = 11, "martian";
     /// The host veth or gateway device belongs to no live endpoint or network: run `netns status`.
     NoEndpoint = 12, "no-endpoint";
-    /// No pod of the network has this address; the sender got host-unreachable.
+    /// No pod of the network has this address, or nobody of the LAN; the sender got host-unreachable.
     UnknownAddress = 13, "unknown-address";
     /// The hop limit ran out; the sender got time-exceeded.
     HopLimit = 14, "hop-limit";

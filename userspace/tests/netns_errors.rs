@@ -14,6 +14,7 @@ use common::wait::wait_for;
 use common::{Isolated, isolated};
 use netns::check::Family;
 use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, SockRef, Socket, Type};
 
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -85,6 +86,43 @@ fn is_told(here: &Isolated, f: Family, what: &str) {
         (error.raw_os_error() == Some(libc::EMSGSIZE)).then_some(())
     });
     assert!(told.is_some(), "{what}: the client is told the path's MTU");
+}
+
+/// The kernel looks for the neighbour of a pod's packet and does not find one: its error is the host's to hear, whose address the
+/// packet has. The pod hears of it all the same, when the kernel has given up.
+#[test]
+fn a_pod_hears_that_nobody_has_an_address_of_the_lan() {
+    isolated(|here| {
+        here.pods();
+        let absent = |f| -> std::net::IpAddr {
+            match f {
+                Family::V4 => [192, 0, 2, 77].into(),
+                Family::V6 => "2001:db8:1::77".parse().expect("an address"),
+            }
+        };
+        let told = |error: std::io::Error| error.raw_os_error();
+        let tries = |f| {
+            let to = SocketAddr::new(absent(f), 80);
+            let datagrams = UdpSocket::bind(SocketAddr::new(RED.ip(f), 0)).expect("bind");
+            datagrams.connect(to).expect("connect");
+            // Without this a UDP socket is not told: the kernel takes it for something that may pass.
+            match f {
+                Family::V4 => setsockopt(&datagrams, sockopt::Ipv4RecvErr, &true),
+                Family::V6 => setsockopt(&datagrams, sockopt::Ipv6RecvErr, &true),
+            }
+            .expect("ask for errors");
+            let connected = std::net::TcpStream::connect_timeout(&to, Duration::from_secs(20)).expect_err("nobody");
+            let asked = wait_for(Duration::from_secs(20), || datagrams.send(b"anybody?").err());
+            (told(connected), asked.and_then(told))
+        };
+        std::thread::scope(|scope| {
+            let tries = Family::ALL.map(|f| (f, scope.spawn(move || here.inside(RED.name, || tries(f)))));
+            for (f, tried) in tries {
+                let found = tried.join().expect("the pod's part");
+                assert_eq!(found, (Some(libc::EHOSTUNREACH), Some(libc::EHOSTUNREACH)), "{f:?}: by TCP, by UDP");
+            }
+        });
+    });
 }
 
 /// Counters of messages the LAN could not believe.

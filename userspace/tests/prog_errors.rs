@@ -10,6 +10,7 @@ use netns::datapath::Hook;
 use netns_ebpf_common::area::{ERROR_BURST, lan_area};
 use netns_ebpf_common::verdict::DropReason;
 use netns_ebpf_common::{Addr4, Addr6};
+use prog::flows::masqueraded;
 use prog::*;
 
 /// Long enough for a test to be over before another error is paid for.
@@ -85,5 +86,45 @@ both!(
         b.pod_sends(RED, &sent, &want);
         b.set_error_debt(&[area_of(CLIENT, v)], Duration::ZERO);
         b.lan_sends(&last, &told);
+    }
+);
+
+/// The kernel's neighbour table, as somebody on the LAN answers or does not.
+fn neighbour(v: Version, change: &str) {
+    let via = if v == V4 { "192.0.2.254" } else { "2001:db8:1::fe" };
+    let arguments = format!("neigh {change} {via} dev up0");
+    let done = std::process::Command::new("ip").args(arguments.split(' ')).status().expect("ip");
+    assert!(done.success(), "ip {arguments}");
+}
+
+both!(
+    fn a_next_hop_nobody_answers_for_is_said_once_a_search(b, v) {
+        for (port, l4) in [(20_000, tcp(20_000, 80, flag::SYN)), (20_001, udp(20_001, 53))] {
+            let (sent, left) = masqueraded(v, SERVER, l4, port);
+            let goes_out = || b.pod_sends(RED, &sent, &Want::neigh(&left));
+            let error = originated(Problem::HostUnreachable, GATEWAY.ip(v), &sent, (RED.mac, RED.gateway_mac()));
+            let meta = Meta { ifindex: RED.ifindex(), ..Meta::default() };
+            assert_eq!(b.run(Hook::FromPod, meta, &sent.bytes()).frame, left.bytes());
+            goes_out();
+            for _ in 0..2 {
+                b.age(v, Duration::from_secs(3), |_, _| true);
+                b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::UnknownAddress, &error));
+                // The kernel is to look for it again.
+                goes_out();
+            }
+            // Somebody is there and says nothing.
+            neighbour(v, "replace lladdr 02:00:00:00:00:fe nud permanent");
+            b.age(v, Duration::from_secs(3), |_, _| true);
+            goes_out();
+            neighbour(v, "del");
+            // It has answered once.
+            let (there, back) = (sent.l4.ports().1, port);
+            let reply = if sent.proto() == 17 { udp(there, back) } else { tcp(there, back, flag::SYN | flag::ACK) };
+            let meta = Meta { ifindex: b.uplink, ingress_ifindex: b.uplink, ..Meta::default() };
+            b.run(Hook::FromUplink, meta, &from_lan(SERVER.ip(v), HOST.ip(v), reply).bytes());
+            b.age(v, Duration::from_secs(3), |_, _| true);
+            let meta = Meta { ifindex: RED.ifindex(), ..Meta::default() };
+            assert_eq!(b.run(Hook::FromPod, meta, &sent.bytes()).frame, left.bytes());
+        }
     }
 );

@@ -216,7 +216,7 @@ impl Search {
         if self.there_ns == Self::FREE {
             return false;
         }
-        if self.may_be_best(self.there_ns) {
+        if self.there_ns < self.best_ns {
             self.best_ns = self.there_ns;
             self.best_port = self.port;
             self.best_addr = self.addr();

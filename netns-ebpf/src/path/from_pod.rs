@@ -10,6 +10,7 @@ use netns_ebpf_common::network::Network;
 use netns_ebpf_common::opening::{Opening, Plan, Ports};
 use netns_ebpf_common::parse::{Fragment, IcmpKind, L4, Parsed};
 use netns_ebpf_common::publish::Publish;
+use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::{DropReason, Next, Verdict};
 
 use crate::maps::{self, FamilyMaps, FlowRef};
@@ -20,7 +21,8 @@ use crate::rewrite;
 use crate::stage::icmp_error::{self, Answer, ErrorFormat, Problem};
 use crate::stage::opening::{self, border};
 use crate::stage::{
-    arp_reply, deliver, echo_reply, flow, fragment, mapping, ndp_reply, parse, publish, related, route, source_check,
+    arp_reply, deliver, echo_reply, flow, fragment, mapping, ndp_reply, neighbour, parse, publish, related, route,
+    source_check,
 };
 
 /// The sending pod.
@@ -162,6 +164,9 @@ fn along_flow<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>
                 let uplink = maps::uplink(target.id).ok_or(DropReason::NoRoute)?;
                 if let Some(problem) = deliver::problem(pkt, p, uplink.mtu_bytes) {
                     return Ok(reject::<F>(pkt, sender, p, problem));
+                }
+                if matches!(flow.state(), State::Opening) && neighbour::is_silent::<F>(pkt, sender.network, p, flow) {
+                    return Ok(reject::<F>(pkt, sender, p, Problem::HOST_UNREACHABLE));
                 }
                 if flags.has(FlowFlags::TRANSLATED) {
                     rewrite::translate::<F>(pkt, p, to)?;

@@ -8,6 +8,7 @@ pub mod fragment;
 pub mod icmp_error;
 pub mod mapping;
 pub mod ndp_reply;
+pub mod neighbour;
 pub mod opening;
 pub mod parse;
 pub mod publish;

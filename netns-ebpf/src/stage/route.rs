@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
-    BPF_FIB_LKUP_RET_SUCCESS,
+    BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LKUP_RET_UNREACHABLE,
 };
 use netns_ebpf_common::family::{Address, Family};
 use netns_ebpf_common::network::Network;
@@ -32,11 +32,31 @@ pub enum Way {
     Unknown,
 }
 
-/// Asks the host's routes as for a packet that came in by the network's gateway device, the only one with forwarding on
-/// (`bpf_fib_lookup` asks for it, whatever the global `ip_forward` says).
+/// Asks the host's routes as for a packet that came in by the network's gateway device.
 #[inline(always)]
 pub fn look_up<F: Family>(pkt: &Packet, network: &Network, proto: u8, src: &F::Addr, dst: &F::Addr) -> Way {
-    let Some(params) = maps::fib_params() else { return Way::Nowhere };
+    match ask::<F>(pkt, network, proto, src, dst) {
+        // A missing neighbour is found later, by the redirect itself; too big is judged against the uplink's MTU.
+        (BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED, ifindex) => {
+            Way::Out(ifindex)
+        }
+        (BPF_FIB_LKUP_RET_NOT_FWDED, _) => Way::Host,
+        (BPF_FIB_LKUP_RET_FWD_DISABLED, _) => Way::Unknown,
+        _ => Way::Nowhere,
+    }
+}
+
+/// Whether there is a way, and its next hop has no link-layer address at this moment: nobody has asked for it, or nobody answers.
+#[inline(always)]
+pub fn lacks_neighbour<F: Family>(pkt: &Packet, network: &Network, p: &Parsed<F::Addr>) -> bool {
+    ask::<F>(pkt, network, p.proto, &p.tuple.src, &p.tuple.dst).0 == BPF_FIB_LKUP_RET_NO_NEIGH
+}
+
+/// Asks by the gateway device, the only one with forwarding on (`bpf_fib_lookup` asks for it, whatever the global `ip_forward`
+/// says): what the kernel says, and the device of the way out.
+#[inline(always)]
+fn ask<F: Family>(pkt: &Packet, network: &Network, proto: u8, src: &F::Addr, dst: &F::Addr) -> (u32, u32) {
+    let Some(params) = maps::fib_params() else { return (BPF_FIB_LKUP_RET_UNREACHABLE, 0) };
     params.family = F::AF;
     params.l4_protocol = proto;
     params.sport = 0;
@@ -47,13 +67,8 @@ pub fn look_up<F: Family>(pkt: &Packet, network: &Network, proto: u8, src: &F::A
     params.__bindgen_anon_3.ipv6_src = words(src);
     params.__bindgen_anon_4.ipv6_dst = words(dst);
     params.__bindgen_anon_5.tbid = 0;
-    match pkt.fib_lookup(params, 0) as u32 {
-        // A missing neighbour is found later, by the redirect itself; too big is judged against the uplink's MTU.
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => Way::Out(params.ifindex),
-        BPF_FIB_LKUP_RET_NOT_FWDED => Way::Host,
-        BPF_FIB_LKUP_RET_FWD_DISABLED => Way::Unknown,
-        _ => Way::Nowhere,
-    }
+    let said = pkt.fib_lookup(params, 0) as u32;
+    (said, params.ifindex)
 }
 
 #[inline(always)]
