@@ -1,7 +1,7 @@
 //! Senders' areas: what packets claim of memory and work before they belong to a flow is counted against who sends them.
 //!
 //! Each pod has an area of its own, and the LAN a few by source address. An area has its own places for fragments and its own
-//! ration of ICMP errors, so a flood costs nobody but its sender.
+//! rations of ICMP errors and of what the host is shown, so a flood costs nobody but its sender.
 
 use crate::abi;
 use crate::family::{Address, addr_hash};
@@ -32,6 +32,8 @@ pub struct Area {
     pub is_entered: Shared<u64>,
     /// Until when the errors sent so far take time to be paid for, `CLOCK_MONOTONIC`; 0 before the first.
     pub errors_paid_ns: Shared<u64>,
+    /// The same of a pod's echo replies the host was shown.
+    pub copies_paid_ns: Shared<u64>,
 }
 
 /// When the errors sent so far and another one are paid for; `None` if it has to wait (RFC 4443 section 2.4 (f), RFC 1812
@@ -44,7 +46,7 @@ pub const fn pay_error(paid_ns: u64, now_ns: u64) -> Option<u64> {
     if paid_ns > now_ns { None } else { Some(paid_ns) }
 }
 
-plain!(Area { held_so_far, is_entered, errors_paid_ns }: size 24, align 8);
+plain!(Area { held_so_far, is_entered, errors_paid_ns, copies_paid_ns }: size 32, align 8);
 
 #[cfg(test)]
 mod tests {

@@ -97,7 +97,7 @@ impl<A> FlowKey<A> {
 /// One direction of a flow.
 ///
 /// Concurrency: everything but [`Self::state`], [`Self::last_seen_ns`], the numbers of a connection ([`Self::numbers`]),
-/// [`Self::publish`] and [`FlowFlags::ENDING`] is constant from insertion to removal; those are single aligned words any CPU may
+/// [`Self::publish`], [`FlowFlags::ENDING`] and [`FlowFlags::UNQUEUED`] is constant from insertion to removal; those are single aligned words any CPU may
 /// store, where a lost race costs one refresh, not correctness.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -267,6 +267,8 @@ impl FlowFlags {
     pub const PORT_COUNTED: Self = Self(1 << 6);
     /// The address it leaves with is one of its network's pool.
     pub const POOLED: Self = Self(1 << 7);
+    /// Of the opener's entry: it is in no account's queue. Set by atomic operations only.
+    pub const UNQUEUED: Self = Self(1 << 14);
     /// A CPU is taking the entry out; set by atomic operations only.
     pub const ENDING: Self = Self(1 << 15);
 

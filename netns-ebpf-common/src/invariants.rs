@@ -170,6 +170,12 @@ fn check_step(before: Shown, after: Shown, original: bool, s: &TcpFields, fit: F
     }
     if was != is {
         let ok = match is {
+            // A reset that is taken back leads to where the connection stood, as far as both have shown.
+            State::Opening | State::Answered | State::Established if was == State::Reset => {
+                let (taken_back, acked) = (before.1.seen & Numbers::RESET != 0, before.1.seen & before.2.seen);
+                let anew = !original && s.flags == SYN | ACK;
+                anew || taken_back && (is == State::Established) == (acked & Numbers::ACKED != 0)
+            }
             State::Opening => false,
             State::Answered => !original && s.flags == SYN | ACK,
             State::Established => {
@@ -179,11 +185,7 @@ fn check_step(before: Shown, after: Shown, original: bool, s: &TcpFields, fit: F
             State::ReplyFin => !original && s.flags & FIN != 0,
             State::Closed => matches!(was, State::OriginalFin | State::ReplyFin) && s.flags & FIN != 0,
             State::Reset => s.flags & RST != 0,
-            State::Assured => match was {
-                State::Established => !original,
-                State::Reset => before.1.seen & Numbers::RESET != 0,
-                _ => false,
-            },
+            State::Assured => was == State::Established && !original,
         };
         assert!(ok, "{}", what());
     }

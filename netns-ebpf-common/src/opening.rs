@@ -88,7 +88,7 @@ impl Plan {
             zone: ZONE_HOST,
             peer_zone: network,
             flags: FlowFlags::INCOMING,
-            peer_flags: FlowFlags::NONE,
+            peer_flags: FlowFlags::INCOMING,
             ports: Ports::Keep,
             _pad: [0; 3],
         }

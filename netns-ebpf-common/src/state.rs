@@ -93,16 +93,17 @@ impl State {
     /// Whether a flow gives its port to a new one, another's too, when ports are short (RFC 4787 REQ-5a for the questions to
     /// well-known ports): one that has ended, that nobody has answered for a while, or that was one question and one answer a while ago.
     ///
-    /// `idle_ns` is the time since its last packet of either direction, `dport` the port it was opened to.
+    /// `idle_ns` is the time since its last packet of either direction, `dport` the port it was opened to. `is_incoming`: a client
+    /// opened it to a pod, and whoever is on the LAN may have sent that in a client's name, to keep his port from him.
     #[inline(always)]
-    pub const fn yields_port(self, proto: u8, dport: u16, idle_ns: u64) -> bool {
-        match proto {
-            proto::TCP => self.is_ended(),
-            _ => match self {
-                Self::Opening => idle_ns >= UNANSWERED_NS,
-                Self::Established => dport < 1024 && idle_ns >= ONE_SHOT_NS,
-                _ => false,
-            },
+    pub const fn yields_port(self, proto: u8, dport: u16, is_incoming: bool, idle_ns: u64) -> bool {
+        let is_tcp = proto == proto::TCP;
+        match self {
+            Self::Closed | Self::Reset => is_tcp,
+            Self::Opening | Self::Answered => (is_incoming || !is_tcp) && idle_ns >= UNANSWERED_NS,
+            Self::Established if is_tcp => false,
+            Self::Established => is_incoming && idle_ns >= UNANSWERED_NS || dport < 1024 && idle_ns >= ONE_SHOT_NS,
+            Self::OriginalFin | Self::ReplyFin | Self::Assured => false,
         }
     }
 
@@ -150,16 +151,28 @@ mod tests {
     #[test]
     fn ended_connections_and_answered_questions_yield_their_port() {
         let yields = |proto, dport, idle_ns| -> Vec<_> {
-            State::ALL.into_iter().filter(|s| s.yields_port(proto, dport, idle_ns)).collect()
+            State::ALL.into_iter().filter(|s| s.yields_port(proto, dport, false, idle_ns)).collect()
         };
-        assert_eq!(yields(proto::TCP, 443, 0), [Closed, Reset]);
+        assert_eq!(yields(proto::TCP, 443, u64::MAX), [Closed, Reset]);
         assert_eq!(yields(proto::UDP, 53, ONE_SHOT_NS), [Established]);
         assert_eq!(yields(proto::UDP, 53, ONE_SHOT_NS - 1), []);
         assert_eq!(yields(proto::UDP, 53, UNANSWERED_NS - 1), [Established]);
-        assert_eq!(yields(proto::UDP, 53, UNANSWERED_NS), [Opening, Established]);
-        assert_eq!(yields(proto::UDP, 8125, UNANSWERED_NS), [Opening]);
-        assert_eq!(yields(proto::UDP, 3478, u64::MAX), [Opening], "a STUN binding is there to be reached");
+        assert_eq!(yields(proto::UDP, 53, UNANSWERED_NS), [Opening, Answered, Established]);
+        assert_eq!(yields(proto::UDP, 8125, UNANSWERED_NS), [Opening, Answered]);
+        assert_eq!(yields(proto::UDP, 3478, u64::MAX), [Opening, Answered], "a STUN binding is there to be reached");
         assert_eq!(yields(proto::ICMP, 0, ONE_SHOT_NS), [Established]);
+    }
+
+    /// Whoever is on the LAN may have sent them in a client's name.
+    #[test]
+    fn what_a_client_has_not_gone_on_with_yields_its_port_after_a_while() {
+        let yields = |proto, idle_ns| -> Vec<_> {
+            State::ALL.into_iter().filter(|s| s.yields_port(proto, 5000, true, idle_ns)).collect()
+        };
+        assert_eq!(yields(proto::TCP, UNANSWERED_NS - 1), [Closed, Reset]);
+        assert_eq!(yields(proto::TCP, UNANSWERED_NS), [Opening, Answered, Closed, Reset]);
+        assert_eq!(yields(proto::UDP, UNANSWERED_NS - 1), []);
+        assert_eq!(yields(proto::UDP, UNANSWERED_NS), [Opening, Answered, Established]);
     }
 
     #[test]

@@ -172,10 +172,16 @@ pub fn judge(state: &mut State, original: bool, sender: &mut Numbers, receiver: 
         State::Established if !original => *state = State::Assured,
         State::OriginalFin if !original && s.flags & FIN != 0 && near => *state = State::Closed,
         State::ReplyFin if original && s.flags & FIN != 0 && near => *state = State::Closed,
-        // Who has sent a reset and goes on has not sent it (RFC 7857 section 2.2).
+        // Who has sent a reset and goes on has not sent it (RFC 7857 section 2.2). That is no more than was shown before.
         State::Reset if sender.has(Numbers::RESET) && near => {
             sender.seen &= !Numbers::RESET;
-            *state = State::Assured;
+            *state = if sender.has(Numbers::ACKED) && receiver.has(Numbers::ACKED) {
+                State::Established
+            } else if sender.has(Numbers::SYN) && receiver.has(Numbers::SYN) {
+                State::Answered
+            } else {
+                State::Opening
+            };
         }
         _ => {}
     }

@@ -5,7 +5,8 @@ use core::mem;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup, bpf_sock_tuple,
+    __sk_buff, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, BPF_TCP_SYN_SENT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    bpf_fib_lookup, bpf_sock_tuple,
 };
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::TcContext;
@@ -377,11 +378,7 @@ impl Packet {
     /// Whether a socket of the host would take a packet with this tuple.
     #[inline(always)]
     pub fn host_socket<A: Address>(&self, tcp: bool, tuple: &FlowTuple<A>) -> bool {
-        const CURRENT_NETNS: u64 = u64::MAX;
-        // The kernel's `bpf_sock_tuple`: both addresses, both ports, in network order. So is ours.
-        const { assert!(mem::size_of::<FlowTuple<A>>() == 8 * A::WORDS + 4) };
-        let size_bytes = mem::size_of::<FlowTuple<A>>() as u32;
-        let tuple: *mut bpf_sock_tuple = core::ptr::from_ref(tuple).cast_mut().cast();
+        let (tuple, size_bytes) = sock_tuple(tuple);
         // SAFETY: `tuple` holds `size_bytes` and is only read; a socket found is released at once and not looked into.
         unsafe {
             let sk = if tcp {
@@ -397,12 +394,38 @@ impl Packet {
         true
     }
 
+    /// Whether a TCP socket of the host has asked the packet's source for a connection, and waits for the answer.
+    #[inline(always)]
+    pub fn host_connects<A: Address>(&self, tuple: &FlowTuple<A>) -> bool {
+        let (tuple, size_bytes) = sock_tuple(tuple);
+        // SAFETY: `tuple` holds `size_bytes` and is only read; of a socket that is found one word is read before it is released.
+        unsafe {
+            let sk = helpers::bpf_skc_lookup_tcp(self.ctx.as_ptr(), tuple, size_bytes, CURRENT_NETNS, 0);
+            if sk.is_null() {
+                return false;
+            }
+            let state = (&raw const (*sk).state).read_volatile();
+            helpers::bpf_sk_release(sk.cast());
+            state == BPF_TCP_SYN_SENT
+        }
+    }
+
     /// Whether a packet with this tuple would be the reply of a connection of TCP or UDP the host's connection tracking knows: of the
     /// host itself, or of another NAT. `false` where the kernel has none, or has it as a module.
     #[inline(always)]
     pub fn host_conntrack<A: Address>(&self, proto: u8, tuple: &FlowTuple<A>) -> bool {
         conntrack::has_reply(self.skb(), proto, tuple)
     }
+}
+
+/// The caller's network namespace, for look-ups of sockets.
+const CURRENT_NETNS: u64 = u64::MAX;
+
+/// The kernel's `bpf_sock_tuple` and its size: both addresses, both ports, in network order. So is ours.
+#[inline(always)]
+fn sock_tuple<A: Address>(tuple: &FlowTuple<A>) -> (*mut bpf_sock_tuple, u32) {
+    const { assert!(mem::size_of::<FlowTuple<A>>() == 8 * A::WORDS + 4) };
+    (core::ptr::from_ref(tuple).cast_mut().cast(), mem::size_of::<FlowTuple<A>>() as u32)
 }
 
 /// Hides from the compiler what it knows of `n`, so that a bounds check that follows is not optimised away: the verifier has not

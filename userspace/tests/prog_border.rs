@@ -5,12 +5,13 @@ mod common;
 #[macro_use]
 mod prog;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 
 use netns::datapath::Hook;
 use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::DropReason;
 use prog::bench::Notes;
+use prog::flows::table;
 use prog::mapping::{independent, leaves, reaches};
 use prog::*;
 
@@ -117,6 +118,30 @@ both!(
         // The mark ends with it.
         assert_eq!((out.action, out.notes), (REDIRECT, Notes::default()));
         assert_eq!(flows::table(b.datapath()).len(), 2);
+    }
+);
+
+both!(
+    /// What does not fit a connection changes nothing in it, whatever socket of the host has its port.
+    fn a_syn_ack_of_nobody_ends_no_connection_where_the_host_listens(b, v) {
+        let port = 45_679;
+        let red = |l4| b.run(Hook::FromPod, Meta { ifindex: RED.ifindex(), ..Meta::default() }, &from_pod(RED, SERVER.ip(v), l4).bytes());
+        let server = |l4| b.run(Hook::FromUplink, lan(b), &from_lan(SERVER.ip(v), HOST.ip(v), l4).bytes());
+        for established in [false, true] {
+            b.datapath().delete_flows(|_| true).expect("delete flows");
+            red(tcp(port, 443, flag::SYN));
+            let flow = table(b.datapath()).into_iter().find(|r| r.original).expect("the flow");
+            let wire = flow.to_sport;
+            if established {
+                server(tcp(443, wire, flag::SYN | flag::ACK));
+                red(tcp(port, 443, flag::ACK));
+            }
+            let before = table(b.datapath());
+            let _listener = TcpListener::bind((HOST.ip(v), wire)).expect("listen");
+            let (flags, window, payload) = (flag::SYN | flag::ACK, 512, Vec::new());
+            server(L4::Tcp { sport: 443, dport: wire, seq: 0xdead_beef, ack: 0x1234_5678, flags, window, payload });
+            assert_eq!(table(b.datapath()), before, "established: {established}");
+        }
     }
 );
 

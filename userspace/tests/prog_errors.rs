@@ -89,6 +89,21 @@ both!(
     }
 );
 
+both!(
+    /// The host is shown echo replies to pods, as its own pings may have the same identifier, from a ration of their own.
+    fn echo_replies_use_up_no_errors_of_the_pod(b, v) {
+        let meta = Meta { ifindex: RED.ifindex(), ..Meta::default() };
+        b.run(Hook::FromPod, meta, &from_pod(RED, SERVER.ip(v), echo(true, 20_000)).bytes());
+        let reply = from_lan(SERVER.ip(v), HOST.ip(v), echo(false, 20_000)).bytes();
+        let lan = Meta { ifindex: b.uplink, ingress_ifindex: b.uplink, ..Meta::default() };
+        for _ in 0..3 * ERROR_BURST {
+            b.run(Hook::FromUplink, lan, &reply);
+        }
+        let (sent, want) = last_hop(RED, v);
+        b.pod_sends(RED, &sent, &want);
+    }
+);
+
 /// The kernel's neighbour table, as somebody on the LAN answers or does not.
 fn neighbour(v: Version, change: &str) {
     let via = if v == V4 { "192.0.2.254" } else { "2001:db8:1::fe" };

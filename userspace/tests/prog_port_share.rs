@@ -316,3 +316,26 @@ both!(
         assert_eq!(b.ports_counted(), [0, 0], "swept");
     }
 );
+
+both!(
+    /// Somebody has asked in a client's name, from all its ports, by another address of the host: they are the client's after a while.
+    fn handshakes_of_nobody_keep_no_client_from_his_ports(b, v) {
+        few(b, 20_000..=20_063);
+        let meta = Meta { ifindex: b.uplink, ingress_ifindex: b.uplink, ..Meta::default() };
+        let sends = |to: Place, sport: u16| {
+            b.run(Hook::FromUplink, meta, &from_lan(CLIENT.ip(v), to.ip(v), tcp(sport, 9000, flag::SYN)).bytes());
+        };
+        for sport in (20_000..=20_063).chain([40_000]) {
+            sends(HOST2, sport);
+        }
+        let gets_in = || {
+            sends(HOST, 40_000);
+            table(b.datapath()).iter().any(|r| r.original && r.dst == HOST.ip(v) && r.sport == 40_000)
+        };
+        assert!(!gets_in());
+        age(b, v, 10);
+        b.end_back_off(v);
+        assert!(gets_in());
+        b.assert_accounts();
+    }
+);

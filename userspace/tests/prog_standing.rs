@@ -132,6 +132,68 @@ both!(
     }
 );
 
+/// A segment in a client's name to the web server blue publishes, with a checksum nobody takes it for.
+fn forged(v: Version, sport: u16, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
+    let l4 = L4::Tcp { sport, dport: 8080, seq, ack, flags, window: 512, payload: Vec::new() };
+    let mut frame = from_lan(CLIENT.ip(v), HOST.ip(v), l4).bytes();
+    let checksum_at = 14 + if v == V4 { 20 } else { 40 } + 16;
+    frame[checksum_at] ^= 0x55;
+    frame
+}
+
+both!(
+    /// A reset of one's own that is taken back shows nobody that its sender hears.
+    fn resets_of_nobody_shut_no_client_out(b, v) {
+        let lan_sends = |frame: Vec<u8>| drop(b.run(Hook::FromUplink, lan(b), &frame));
+        for sport in 40_000..40_000 + SHARE {
+            lan_sends(forged(v, sport, 77, 0, flag::SYN));
+            lan_sends(forged(v, sport, 78, 0, flag::RST));
+            lan_sends(forged(v, sport, 78, 1, flag::ACK));
+        }
+        for n in 0..SHARE {
+            to_web(b, v, 50_000 + n, flag::SYN);
+            assert!(clients(b).iter().any(|(sport, _)| *sport == 50_000 + n), "client {n}");
+        }
+        b.assert_accounts();
+    }
+);
+
+both!(
+    /// A connection that is ended and goes on, over and over, is in the queue once.
+    fn a_flow_is_queued_once_however_often_it_ends(b, v) {
+        b.configure(|c| c.flows_per_pod = 4);
+        let ends_and_goes_on = |sport: u16, seq: u32, ack: u32| {
+            for _ in 0..200 {
+                b.run(Hook::FromUplink, lan(b), &forged(v, sport, seq, 0, flag::RST));
+                b.run(Hook::FromUplink, lan(b), &forged(v, sport, seq, ack, flag::ACK));
+            }
+        };
+        // A handshake of nobody; a connection.
+        b.run(Hook::FromUplink, lan(b), &forged(v, 40_000, 77, 0, flag::SYN));
+        ends_and_goes_on(40_000, 78, 1);
+        to_web(b, v, 40_001, flag::SYN);
+        from_web(b, v, 40_001, flag::SYN | flag::ACK);
+        to_web(b, v, 40_001, flag::ACK);
+        from_web(b, v, 40_001, flag::ACK);
+        let (seq, ack) = match tcp(40_001, 8080, flag::ACK) {
+            L4::Tcp { seq, ack, .. } => (seq, ack),
+            _ => unreachable!("a TCP segment"),
+        };
+        ends_and_goes_on(40_001, seq, ack);
+        assert_eq!(b.queue_len(v, BLUE), 2);
+        // Clients push the first one out, and the connection out of the queue, into which its end brings it back.
+        from_web(b, v, 40_001, flag::ACK);
+        for sport in 41_000..41_020 {
+            to_web(b, v, sport, flag::SYN);
+        }
+        assert!(clients(b).contains(&(40_001, State::Assured)), "{:?}", clients(b));
+        assert_eq!(b.queue_len(v, BLUE), 3);
+        ends_and_goes_on(40_001, seq, ack);
+        assert_eq!(b.queue_len(v, BLUE), 4);
+        b.assert_accounts();
+    }
+);
+
 both!(
     /// Two datagrams of any source, with an answer between, look like a conversation: they close no publish, of neither protocol.
     fn conversations_of_nobody_shut_no_client_out(b, v) {

@@ -144,7 +144,27 @@ fn only_its_sender_takes_a_reset_back() {
     let mut t = Tracked::assured();
     t.fits(Opener, &segment(RST, NEXT[0], 0, 0), State::Reset);
     t.fits(Answerer, &segment(ACK, NEXT[1], NEXT[0], 200), State::Reset);
-    t.fits(Opener, &segment(ACK, NEXT[0], NEXT[1], 10), State::Assured);
+    t.fits(Opener, &segment(ACK, NEXT[0], NEXT[1], 10), State::Established);
+    t.fits(Answerer, &segment(ACK, NEXT[1] + 200, NEXT[0] + 10, 0), State::Assured);
+}
+
+/// Else three segments of a stranger, whose SYN nobody has answered, were a connection that stays.
+#[test]
+fn a_reset_that_is_taken_back_shows_no_more_than_there_was() {
+    let (rst, ack) = (segment(RST, ISN[0] + 1, 0, 0), segment(ACK, ISN[0] + 1, 1, 0));
+    let mut t = Tracked::opened();
+    t.fits(Opener, &rst, State::Reset);
+    t.fits(Opener, &ack, State::Opening);
+    let mut t = Tracked::opened();
+    t.fits(Answerer, &segment(SYN | ACK, ISN[1], ISN[0] + 1, 0), State::Answered);
+    t.fits(Opener, &rst, State::Reset);
+    t.fits(Opener, &segment(ACK, ISN[0] + 1, ISN[1].wrapping_add(1), 0), State::Answered);
+    t.fits(Opener, &segment(ACK, ISN[0] + 1, ISN[1].wrapping_add(1), 0), State::Established);
+    // The pod refuses, and the stranger goes on.
+    let mut t = Tracked::opened();
+    t.fits(Answerer, &segment(RST | ACK, 0, ISN[0] + 1, 0), State::Reset);
+    t.fits(Opener, &rst, State::Reset);
+    t.fits(Opener, &ack, State::Opening);
 }
 
 #[test]

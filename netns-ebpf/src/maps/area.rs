@@ -52,6 +52,15 @@ impl AreaRef {
         paid_ns.store(paid);
         true
     }
+
+    /// Whether the host may be shown another echo reply to the pod, as often as that.
+    #[inline(always)]
+    pub fn may_copy(self, now_ns: u64) -> bool {
+        let paid_ns = field!(self.0, copies_paid_ns);
+        let Some(paid) = pay_error(paid_ns.load(), now_ns) else { return false };
+        paid_ns.store(paid);
+        true
+    }
 }
 
 /// A sender's area.

@@ -64,7 +64,7 @@ impl<F: FamilyMaps> FlowRef<F> {
     /// What the direction is.
     #[inline(always)]
     pub fn flags(self) -> FlowFlags {
-        // SAFETY: as in `to`; `ENDING`, which may change, is asked for by `mark_ending` alone.
+        // SAFETY: as in `to`; those that may change are asked for by `mark` alone.
         unsafe { (*self.0.as_ptr()).flags }
     }
 
@@ -120,9 +120,24 @@ impl<F: FamilyMaps> FlowRef<F> {
         }
     }
 
-    /// Puts the flow, whose opener's entry this is, into its account's queue again: it gives way from now on.
+    /// Leaves the flow, whose opener's entry this is and whose key was taken out of its account's queue, out of that: a connection in
+    /// use gives way to nobody until it ends.
+    #[inline(always)]
+    pub fn leave_queue(self, proto: u8) {
+        self.mark(FlowFlags::UNQUEUED, true);
+        // Another CPU may have ended it before, and found it in the queue.
+        if self.state().is_ended() {
+            let _queued = self.queue_again(proto);
+        }
+    }
+
+    /// Puts the flow, whose opener's entry this is, into its account's queue again if it is not there: it gives way from now on.
+    /// However often a connection is ended and goes on, its key is there once.
     #[inline(never)]
     pub fn queue_again(self, proto: u8) -> bool {
+        if !self.mark(FlowFlags::UNQUEUED, false) {
+            return false;
+        }
         let Some(peer) = self.peer(proto) else { return false };
         let (Some(key), Ok(account)) = (peer.peer_key(proto), AccountRef::find::<F>(self.account())) else {
             return false;
@@ -173,29 +188,29 @@ impl<F: FamilyMaps> FlowRef<F> {
     /// by mistake, for that moment, is one whoever would end it finds again.
     #[inline(always)]
     fn begin_end(self, key: &FlowKey<F::Addr>) -> bool {
-        if self.mark_ending(true) {
+        if self.mark(FlowFlags::ENDING, true) {
             return false;
         }
         if Self::find(key).is_some_and(|there| there.0 == self.0) {
             return true;
         }
-        self.mark_ending(false);
+        self.mark(FlowFlags::ENDING, false);
         false
     }
 
-    /// Sets or clears [`FlowFlags::ENDING`]; says whether it was set.
+    /// Sets or clears one of the flags that may change; says whether it was set.
     #[inline(always)]
-    fn mark_ending(self, ending: bool) -> bool {
+    fn mark(self, flag: FlowFlags, set: bool) -> bool {
         const OFF: usize = core::mem::offset_of!(FlowEntry<Addr4>, flags) & 7;
         const {
             assert!(core::mem::offset_of!(FlowEntry<F::Addr>, flags) & 7 == OFF && cfg!(target_endian = "little"));
         }
-        const BIT: u64 = (FlowFlags::ENDING.bits() as u64) << (8 * OFF);
+        let bit = u64::from(flag.bits()) << (8 * OFF);
         // SAFETY: the aligned word of map memory, which outlives the run, that the flags are in; what else is in it stays as it is.
         unsafe {
             let word = core::ptr::addr_of_mut!((*self.0.as_ptr()).flags).sub(OFF).cast::<u64>();
-            let before = if ending { atomic::fetch_or(word, BIT) } else { atomic::fetch_and(word, !BIT) };
-            before & BIT != 0
+            let before = if set { atomic::fetch_or(word, bit) } else { atomic::fetch_and(word, !bit) };
+            before & bit != 0
         }
     }
 
@@ -210,7 +225,7 @@ impl<F: FamilyMaps> FlowRef<F> {
         }
         if !Self::remove(key) {
             // The kernel has given up on the bucket's lock.
-            self.mark_ending(false);
+            self.mark(FlowFlags::ENDING, false);
             return 0;
         }
         if flags.has(FlowFlags::PORT_COUNTED) {

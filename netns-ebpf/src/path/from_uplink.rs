@@ -139,7 +139,7 @@ fn may_open<F: Family>(p: &Parsed<F::Addr>) -> bool {
 /// Rationed for each pod, as errors are: another program may take the mark off, by which a copy is known.
 #[inline(always)]
 fn copy_to_host(pkt: &mut Packet, slot: u32) -> Result<(), DropReason> {
-    if pkt.has_mark(MARK_HAIRPIN) || !maps::area(slot)?.may_report(now_ns()) {
+    if pkt.has_mark(MARK_HAIRPIN) || !maps::area(slot)?.may_copy(now_ns()) {
         return Ok(());
     }
     pkt.set_mark(MARK_HOSTS);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use aya::Pod as Plain;
 use aya::maps::{Array, HashMap, Map, MapData};
 use netns_ebpf_common::abi::{self, map};
-use netns_ebpf_common::account::{Destination, PortSearch};
+use netns_ebpf_common::account::{Destination, PodAccounts, PortSearch};
 use netns_ebpf_common::area::Area;
 use netns_ebpf_common::flow::{FlowEntry, FlowFlags, FlowKey, FlowTuple, Target};
 use netns_ebpf_common::fragment::{Datagram, DatagramSlot, HeldKey, HeldPiece};
@@ -20,7 +20,7 @@ use nix::time::{ClockId, clock_gettime};
 use super::bench::{Bench, PINS};
 use super::packet::Version;
 use super::words::words;
-use super::world::{PODS, Place};
+use super::world::{PODS, Place, Pod};
 
 impl Bench {
     /// Takes one entry out of a family's flow table, a reply's, and leaves its other direction.
@@ -62,6 +62,14 @@ impl Bench {
             (Version::V6, IpAddr::V6(at)) => occupy::<Addr6>(map::FLOWS6, (from.v6.into(), port), at.into(), ports),
             _ => panic!("{at} is of the other family"),
         }
+    }
+
+    /// Keys in the queue of a pod's account of incoming flows.
+    pub fn queue_len(&self, v: Version, pod: Pod) -> u64 {
+        let name = if v == Version::V4 { map::ACCOUNTS4 } else { map::ACCOUNTS6 };
+        let accounts = Array::<_, PodAccounts>::try_from(Map::Array(open_map(name))).expect("accounts");
+        let account = accounts.get(&pod.slot, 0).expect("an account").incoming;
+        account.queued - account.taken
     }
 
     /// How often ports in use are counted, towards destinations and by themselves.

@@ -137,6 +137,8 @@ fn weigh<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::Addr
         o.best.set(&o.candidate);
     } else if yields.yields() || proto != proto::TCP {
         account.queue::<F>(key);
+    } else {
+        flow.leave_queue(proto);
     }
     Weighed::Stays
 }

@@ -61,16 +61,16 @@ fn is_listed<F: FamilyMaps>(addr: <F as Family>::Addr) -> bool {
 #[inline(always)]
 pub fn yields_to_host<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>, flow: FlowRef<F>) -> bool {
     const SYN_ACK: u8 = flag::SYN | flag::ACK;
-    // One that answers the pod has just brought its flow to this state.
+    // One that answers the pod has just brought its flow to another state.
     matches!(p.l4, L4::Tcp)
         && p.tcp.flags & SYN_ACK == SYN_ACK
-        && !matches!(flow.state(), State::Answered)
+        && matches!(flow.state(), State::Opening | State::Closed | State::Reset)
         && is_for_host::<F>(pkt, p, flow)
 }
 
 #[inline(never)]
 fn is_for_host<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>, flow: FlowRef<F>) -> bool {
-    if !pkt.host_socket(true, &p.tuple) {
+    if !pkt.host_connects(&p.tuple) {
         return false;
     }
     let OnStack(ref key) = OnStack(FlowKey::new(ZONE_HOST, p.proto, p.tuple));

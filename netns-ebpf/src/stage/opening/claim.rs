@@ -243,12 +243,17 @@ fn look<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) 
     let mut seen_ns = there.last_seen_ns();
     let may_yield = o.search.may_be_best(seen_ns) && now.saturating_sub(seen_ns) >= UNANSWERED_NS;
     let key = &pair(o, for_mapping).peer_key;
-    if state == State::Opening && may_yield {
+    if matches!(state, State::Opening | State::Answered) && may_yield {
         seen_ns = there.peer(key.proto).unwrap_or(there).last_seen_ns();
     }
     if flags.has(FlowFlags::ORIGINAL)
         || flags.has(FlowFlags::MAPPING)
-        || !state.yields_port(key.proto, key.tuple.sport.get(), now.saturating_sub(seen_ns))
+        || !state.yields_port(
+            key.proto,
+            key.tuple.sport.get(),
+            flags.has(FlowFlags::INCOMING),
+            now.saturating_sub(seen_ns),
+        )
     {
         return false;
     }
