@@ -106,6 +106,25 @@ fn questions_of_nobody_lock_nobody_out() {
     });
 }
 
+/// A reset that its own sender takes back, of a connection nobody has answered.
+#[test]
+fn resets_that_are_taken_back_lock_nobody_out() {
+    nobody_is_locked_out("SYNs with resets", |attacker, family, senders| {
+        let to = host(family, 8080);
+        let frames = |n| {
+            [(flag::SYN, 77, 0), (flag::RST, 78, 0), (flag::ACK, 78, 1)].map(|(flags, seq, ack)| {
+                let l4 = segment((40_000, to.port()), flags, seq, ack, &[]);
+                let mut frame = attacker.frame(nobody(family, n), to.ip(), l4);
+                spoil(&mut frame, family, TCP_CHECKSUM_AT);
+                frame
+            })
+        };
+        for first in (0..senders).step_by(BATCH as usize) {
+            attacker.send(&(first..first + BATCH).flat_map(frames).collect::<Vec<_>>());
+        }
+    });
+}
+
 /// Two questions of one sender with an answer between look like a conversation.
 #[test]
 fn conversations_of_nobody_lock_nobody_out() {
