@@ -3,6 +3,7 @@
 //! A flow is accounted to one pod: among the flows the pod opened, or apart from them among those opened to it by a
 //! published port. Each family has accounts and a table of its own.
 
+use crate::abi;
 use crate::flow::FlowKey;
 use crate::plain;
 use crate::verdict::DropReason;
@@ -87,6 +88,36 @@ pub struct Admission {
     pub ring_out: u64,
     /// Until when nobody looks in the ring for flows whose time is over, after a look in vain. `CLOCK_MONOTONIC`.
     pub retry_at_ns: u64,
+}
+
+/// How many more keys an account's queue has than the account has flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crowding {
+    /// At most about twice as many.
+    None,
+    /// More: those of flows that have gone are dropped.
+    Some,
+    /// Four times as many: all are, whatever they lead to. A flow that is forgotten so goes by its time alone.
+    Much,
+}
+
+/// Judges the length of a queue.
+#[inline(always)]
+pub const fn crowding(keys: u64, flows: u64) -> Crowding {
+    const SLACK: u64 = 2 * QUEUE_PART as u64;
+    if keys <= 2 * flows + SLACK {
+        Crowding::None
+    } else if keys <= 4 * flows + 2 * SLACK {
+        Crowding::Some
+    } else {
+        Crowding::Much
+    }
+}
+
+/// Whether the ring of all flows has many more keys than there are flows, or is so full that its oldest are soon forgotten.
+#[inline(always)]
+pub const fn ring_is_crowded(keys: u64, flows: u64) -> bool {
+    keys > 2 * flows + 1024 || keys > (abi::OPENED_RING / 4 * 3) as u64
 }
 
 /// Where flows are refused for want of a port, and whose.

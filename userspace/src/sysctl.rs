@@ -4,13 +4,11 @@
 //! functions inside [`crate::netns::Netns::run`].
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
-
-use nix::fcntl::{Flock, FlockArg};
 
 /// The key of the list of ports the kernel gives to nobody who does not ask for them by number.
 pub const RESERVED_PORTS: &str = "ipv4/ip_local_reserved_ports";
@@ -188,8 +186,9 @@ pub fn reserved_ports() -> Result<PortSet, SysctlError> {
 }
 
 /// Reserves `ports`; returns those that were not reserved before and are therefore to be given back.
+///
+/// The list is read and written: the caller keeps others of us out. No lock on the file would, as anybody may take that, and keep it.
 pub fn reserve_ports(ports: &PortSet) -> Result<PortSet, SysctlError> {
-    let _lock = lock_ports()?;
     let before = reserved_ports()?;
     let added = ports.difference(&before);
     if !added.is_empty() {
@@ -198,16 +197,8 @@ pub fn reserve_ports(ports: &PortSet) -> Result<PortSet, SysctlError> {
     Ok(added)
 }
 
-/// Keeps two instances from losing each other's change between reading the list and writing it.
-fn lock_ports() -> Result<Flock<File>, SysctlError> {
-    let path = path(RESERVED_PORTS)?;
-    let file = File::open(&path).map_err(|e| error("read", path.clone(), None, e))?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| error("lock", path, None, e.into()))
-}
-
-/// Gives back what [`reserve_ports`] added; ports that are not reserved are no matter.
+/// Gives back what [`reserve_ports`] added; ports that are not reserved are no matter. The caller keeps others of us out.
 pub fn release_ports(added: &PortSet) -> Result<(), SysctlError> {
-    let _lock = lock_ports()?;
     let before = reserved_ports()?;
     let left = before.difference(added);
     if left == before {

@@ -68,7 +68,7 @@ fn it_can_be_explored_and_ends_without_a_trace() {
             assert!(sandbox.stdout().contains("exec red -- ping 10.244.0.20"), "{}", sandbox.stdout());
             here.netns(["exec", "red", "--", "ping", "-c", "1", "-W", "2", "10.244.0.20"]).ok();
             here.netns(["exec", "blue", "--", "ping", "-c", "1", "-W", "2", "2001:db8:ffff::7"]).ok();
-            let status = here.netns(["status", "-o", "json"]).json();
+            let status = here.netns(["--instance", "sandbox", "status", "-o", "json"]).json();
             assert_eq!(status["instance"], "sandbox", "{status:#}");
             assert_eq!(own_links(here), ["lo"], "the machine's own namespace has no new device");
             sandbox.signal(signal);

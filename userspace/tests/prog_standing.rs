@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::wait_until;
 use netns::datapath::Hook;
+use netns_ebpf_common::abi::OPENED_RING;
 use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::DropReason;
 use prog::clients::*;
@@ -190,6 +191,52 @@ both!(
         assert_eq!(b.queue_len(v, BLUE), 3);
         ends_and_goes_on(40_001, seq, ack);
         assert_eq!(b.queue_len(v, BLUE), 4);
+        b.assert_accounts();
+    }
+);
+
+both!(
+    /// The queues of all accounts share their memory: none keeps what it once had.
+    fn queues_shrink_with_their_accounts(b, v) {
+        for sport in 40_000..40_000 + SHARE {
+            to_web(b, v, sport, flag::SYN);
+        }
+        assert_eq!(b.queue_len(v, BLUE), u64::from(SHARE));
+        b.datapath().delete_flows(|_| true).expect("delete flows");
+        assert!(b.queue_len(v, BLUE) <= 64, "{}", b.queue_len(v, BLUE));
+        // However often one tuple is opened anew.
+        for _ in 0..500 {
+            to_web(b, v, 40_000, flag::SYN);
+            from_web(b, v, 40_000, flag::RST | flag::ACK);
+        }
+        assert!(b.queue_len(v, BLUE) <= 80, "{}", b.queue_len(v, BLUE));
+        b.assert_accounts();
+    }
+);
+
+both!(
+    /// Connections whose clients have vanished, with more openings since than are remembered by age.
+    fn no_flow_stays_for_good_where_nobody_sweeps(b, v) {
+        for sport in 40_000..40_000 + SHARE {
+            to_web(b, v, sport, flag::SYN);
+            from_web(b, v, sport, flag::SYN | flag::ACK);
+            to_web(b, v, sport, flag::ACK);
+            from_web(b, v, sport, flag::ACK);
+        }
+        let pod = meta(RED);
+        for n in 0..OPENED_RING + 1000 {
+            let l4 = udp(20_000 + (n % 5000) as u16, 53 + (n / 5000) as u16);
+            b.run(Hook::FromPod, pod, &from_pod(RED, SERVER.ip(v), l4).bytes());
+        }
+        b.datapath().delete_flows(|r| r.owner_slot == Some(RED.slot)).expect("delete flows");
+        b.age(v, Duration::from_secs(7441), |_, _| true);
+        let mut tries = 0;
+        wait_until("a client to get in", Duration::from_secs(20), || {
+            tries += 1;
+            to_web(b, v, 50_000, flag::SYN);
+            clients(b).iter().any(|(sport, _)| *sport == 50_000)
+        });
+        assert!(tries < 2000, "{tries}");
         b.assert_accounts();
     }
 );

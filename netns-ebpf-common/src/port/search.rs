@@ -162,7 +162,7 @@ impl Search {
     /// Whether the candidate may be taken from those that are free: ports outside the range are nobody's share.
     #[inline(always)]
     pub const fn may_take(&self) -> bool {
-        self.may_have_more || !self.range.has(self.port)
+        self.may_have_more || !self.counts.has(self.port)
     }
 
     /// No flow is in the candidate's way.

@@ -6,7 +6,7 @@ use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use netns_ebpf_common::account::{
-    Account, AccountState, Admission, BACK_OFF_NS, PodAccounts, QUEUE_PART, QueueKey, QueuePart,
+    self, Account, AccountState, Admission, BACK_OFF_NS, PodAccounts, QUEUE_PART, QueueKey, QueuePart,
 };
 use netns_ebpf_common::family::{Family, V4, V6};
 use netns_ebpf_common::flow::FlowKey;
@@ -115,6 +115,12 @@ impl AccountRef {
     #[inline(always)]
     pub fn flows(self) -> u64 {
         self.load(core::mem::offset_of!(AccountState, flows))
+    }
+
+    /// Whose it is.
+    #[inline(always)]
+    pub const fn account(self) -> Account {
+        self.account
     }
 
     /// How many places of its queue are filled.
@@ -244,6 +250,21 @@ pub fn pop_opened<F: AccountMaps>(key: &mut FlowKey<F::Addr>) -> Taken {
     // SAFETY: see `push_opened`.
     key.set(unsafe { &*place });
     Taken::Key
+}
+
+/// Whether the ring has many more keys than there are flows, or is so full that its oldest are soon forgotten.
+#[inline(always)]
+pub fn ring_is_crowded<F: AccountMaps>() -> bool {
+    let Some(admission) = F::admission().get_ptr_mut(0) else { return false };
+    // SAFETY: aligned words of an element just looked up, read whole.
+    let (total, first, end) = unsafe {
+        (
+            (&raw const (*admission).total).read_volatile(),
+            (&raw const (*admission).ring_out).read_volatile(),
+            (&raw const (*admission).ring_in).read_volatile(),
+        )
+    };
+    account::ring_is_crowded(end.wrapping_sub(first), total)
 }
 
 /// Whether a look in the ring has just been in vain.

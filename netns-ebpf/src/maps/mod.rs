@@ -34,6 +34,7 @@ use netns_ebpf_common::{Addr4, Addr6};
 
 pub use self::account::{
     AccountMaps, AccountRef, Taken, enter, leave, pop_opened, push_opened, ring_back_off, ring_backs_off,
+    ring_is_crowded,
 };
 pub use self::area::{AreaRef, area};
 pub use self::counters::{count_drop, count_flow, count_published, count_verdict, with_endpoint_stats};

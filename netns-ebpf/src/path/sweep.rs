@@ -9,9 +9,10 @@ use netns_ebpf_common::hdr::eth::ETH_LEN;
 use netns_ebpf_common::plain::Plain;
 use netns_ebpf_common::sweep::{SWEEP_KEYS_BYTES, SweepHeader, SweepMode};
 
-use crate::maps::{self, FamilyMaps, FlowRef};
+use crate::maps::{self, AccountRef, FamilyMaps, FlowRef};
 use crate::packet::{Packet, Steps, now_ns};
 use crate::stage::flow;
+use crate::stage::opening::admission;
 
 /// Where the keys begin.
 const KEYS_OFF: usize = ETH_LEN + size_of::<SweepHeader>();
@@ -69,7 +70,13 @@ where
         } else if self.header.mode == SweepMode::Any as u32
             || self.header.mode == SweepMode::Expired as u32 && flow::is_over(flow, key.proto, now_ns())
         {
+            let account = flow.is_original().then(|| flow.account());
             self.done += flow.remove_both(key);
+            if let Some(account) = account
+                && let Ok(account) = AccountRef::find::<F>(account)
+            {
+                let _shrunk = admission::tidy_swept::<F>(pkt, account, o);
+            }
         }
         false
     }

@@ -43,12 +43,16 @@ pub(super) async fn run(global: &Global, args: &RunArgs) -> Result<u8, CliError>
 async fn run_file(global: &Global, path: &Path, signals: &mut Signals) -> Result<u8, CliError> {
     let document = read_topology(path)?;
     let mut instance = open(choose(global.instance.as_deref())?)?;
+    let was_up = instance.state()?.is_some();
     let applied = instance.up(&document).await.map_err(in_file(path))?;
     let watched = match global.print(&applied, up::text) {
         Ok(()) => watch(global, &mut instance, signals).await,
         Err(e) => Err(e),
     };
-    instance.down().await?;
+    // What was up before is somebody's: it is watched, and left as the file says.
+    if !was_up {
+        instance.down().await?;
+    }
     watched?;
     Ok(0)
 }

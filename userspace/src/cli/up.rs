@@ -8,6 +8,7 @@ use super::open::{in_file, open, read_topology};
 use super::table::list;
 use super::{CliError, Global};
 use crate::instance::{Applied, PublishView, choose};
+use crate::topology::{InputError, Problem};
 
 /// Arguments of `up`.
 #[derive(Debug, Args)]
@@ -15,10 +16,17 @@ pub struct UpArgs {
     /// The topology file; - is standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
+    /// Take a file that declares nothing at its word: remove all networks, pods and publishes that came from files
+    #[arg(long)]
+    pub prune: bool,
 }
 
 pub(super) async fn run(global: &Global, args: &UpArgs) -> Result<u8, CliError> {
     let document = read_topology(&args.file)?;
+    if document.declares_nothing() && !args.prune {
+        let error = InputError::new("the file", "", Problem::DeclaresNothing);
+        return Err(CliError::File { path: args.file.clone(), error });
+    }
     let mut instance = open(choose(global.instance.as_deref())?)?;
     let applied = instance.up(&document).await.map_err(in_file(&args.file))?;
     global.print(&applied, text)?;

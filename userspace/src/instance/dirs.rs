@@ -20,6 +20,8 @@ pub const BPFFS: &str = "/sys/fs/bpf";
 pub const PIN_ROOT: &str = "/sys/fs/bpf/netns-ebpf";
 /// The instance when nothing else is said.
 pub const DEFAULT_INSTANCE: &str = "default";
+/// The sandbox's instance.
+pub const SANDBOX_INSTANCE: &str = "sandbox";
 /// File below [`STATE_ROOT`] that says that one of us made [`RUN_DIR`].
 const RUN_DIR_NOTE: &str = "made-run-netns";
 
@@ -228,7 +230,8 @@ pub fn list(root: &Path) -> Vec<String> {
     names
 }
 
-/// Which instance a verb is about: the one asked for, else the only one that is up, else the default one.
+/// Which instance a verb is about: the one asked for, else the only one that is up, else the default one. The sandbox is never
+/// meant unless it is named: it may be wrecked, and is nobody's host.
 ///
 /// # Errors
 ///
@@ -237,11 +240,11 @@ pub fn choose(asked: Option<&str>) -> Result<Dirs, InstanceError> {
     if let Some(name) = asked {
         return Ok(Dirs::new(name)?);
     }
-    let up = list(Path::new(STATE_ROOT));
+    let up: Vec<_> = list(Path::new(STATE_ROOT)).into_iter().filter(|name| name != SANDBOX_INSTANCE).collect();
     match up.as_slice() {
         [] => Ok(Dirs::new(DEFAULT_INSTANCE)?),
         [only] => Ok(Dirs::new(only)?),
-        // The default instance is the host's own; a sandbox beside it has to be named.
+        // The default instance is the host's own; any other beside it has to be named.
         many if many.iter().any(|n| n == DEFAULT_INSTANCE) => Ok(Dirs::new(DEFAULT_INSTANCE)?),
         _ => Err(InstanceError::Several(up)),
     }

@@ -66,7 +66,8 @@ impl KernelFabric {
         Datapath::open(self.dirs.pins()).is_ok()
     }
 
-    /// Held while bpffs is mounted or unmounted and pins come first or go last, across all instances.
+    /// Held while what all instances share is read and changed: bpffs, the list of reserved ports. What is locked is a directory only
+    /// root can open.
     fn root_lock(&self) -> Result<Option<Flock<File>>, FabricError> {
         let Some(root) = self.dirs.state().parent() else { return Ok(None) };
         let fail = |e: io::Error| FabricError::step(format!("lock {}", root.display()), e);
@@ -262,6 +263,7 @@ impl Fabric for KernelFabric {
 
     async fn reserve(&self, ports: &str) -> Result<(), FabricError> {
         let ports = port_set(ports)?;
+        let _lock = self.root_lock()?;
         let done = self.host.netns().run(|| sysctl::reserve_ports(&ports));
         done.map_err(|e| FabricError::step("enter the host's namespace", e))?
             .map(|_| ())
@@ -269,6 +271,7 @@ impl Fabric for KernelFabric {
     }
 
     async fn release(&self, ports: &str) -> Result<(), FabricError> {
+        let _lock = self.root_lock()?;
         self.host.release_ports(&port_set(ports)?).map_err(|e| FabricError::step("give reserved ports back", e))
     }
 

@@ -20,7 +20,9 @@ mod view;
 
 use crate::store::{State, Store};
 
-pub use dirs::{BPFFS, DEFAULT_INSTANCE, Dirs, PIN_ROOT, STATE_ROOT, choose, leave, list, note_run_dir};
+pub use dirs::{
+    BPFFS, DEFAULT_INSTANCE, Dirs, PIN_ROOT, SANDBOX_INSTANCE, STATE_ROOT, choose, leave, list, note_run_dir,
+};
 pub use error::{FabricError, InstanceError};
 pub use fabric::{Ending, Fabric};
 pub use kernel::KernelFabric;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::check::Site;
 
 /// The instance the sandbox runs as.
-pub const INSTANCE: &str = "sandbox";
+pub use crate::instance::SANDBOX_INSTANCE as INSTANCE;
 /// The namespace that plays the host.
 pub const HOST: &str = "sandbox-host";
 /// The namespace that plays the LAN.

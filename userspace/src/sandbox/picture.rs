@@ -40,7 +40,7 @@ fn commands(netns: &str) -> String {
         (format!("exec {} -- ping {}", BLUE.name, FAR.v6), "out to the LAN and beyond, translated"),
         (format!("exec {} -- nc -l -p 80", RED.name), "serve in a pod ..."),
         (format!("exec {LAN} -- nc {} 8080", HOST_UPLINK.v4), "... and reach its published port from the LAN"),
-        ("status".to_owned(), "networks, pods, published ports, counters"),
+        ("--instance sandbox status".to_owned(), "networks, pods, published ports, counters"),
     ];
     let width = tries.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
     let lines: String =

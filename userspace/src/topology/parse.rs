@@ -24,6 +24,11 @@ pub struct Document {
 }
 
 impl Document {
+    /// Whether there is not one table or field in it: an empty file, or none of what somebody meant to hand over.
+    pub fn declares_nothing(&self) -> bool {
+        self.positions.is_empty()
+    }
+
     /// Adds the place in the file to an error that names a field of it.
     pub fn locate(&self, error: InputError) -> InputError {
         if error.at.is_some() {

@@ -249,6 +249,8 @@ pub enum Problem {
     ChangedLive { now: String },
     #[error("pods {0} of this network were added by hand; delete them first")]
     NetworkInUse(String),
+    #[error("declares nothing; --prune removes what came from files all the same")]
+    DeclaresNothing,
     #[error("{0}")]
     Usage(String),
 }

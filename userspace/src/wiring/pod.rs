@@ -156,8 +156,11 @@ impl Host {
             self.netlink.create_veth(&pair).await?;
         }
         let settings = [
-            // Nothing reaches the host's own stack by this device: it needs no address of its own.
+            // Nothing reaches the host's own stack by this device: it needs no address of its own. Should the program go, whatever the
+            // pod sends ends here, and is not forwarded with any source it likes.
             (format!("ipv6/conf/{name}/disable_ipv6"), "1"),
+            (format!("ipv4/conf/{name}/forwarding"), "0"),
+            (format!("ipv4/conf/{name}/rp_filter"), "1"),
         ];
         self.netns.run(|| {
             write_settings(&settings)?;

@@ -6,7 +6,7 @@
 //! opening on, oldest first. One that is looked at and does not go is put behind the others, but for a connection in use: that is
 //! put back when it ends.
 
-use netns_ebpf_common::account;
+use netns_ebpf_common::account::{self, Crowding};
 use netns_ebpf_common::family::Family;
 use netns_ebpf_common::opening::Opening;
 use netns_ebpf_common::proto;
@@ -23,6 +23,9 @@ const PROBES: u32 = 5;
 
 /// Flows of the ring looked at for one whose time is over.
 const RING_PROBES: u32 = 4;
+
+/// Keys of an account's queue looked at for each of its flows that is swept.
+const SWEPT_KEYS: u32 = 16;
 
 /// Takes a place for the planned flow, which [`maps::leave`] gives back.
 #[inline(never)]
@@ -62,9 +65,9 @@ fn make_room<F: FamilyMaps>(pkt: &Packet, account: AccountRef, o: &mut Opening<<
         }
     }
     if !search.found && !maps::ring_backs_off::<F>(now) {
-        search.own = false;
+        (search.own, search.in_vain) = (false, false);
         pkt.repeat(RING_PROBES, &mut search);
-        if !search.found {
+        if !search.found && search.in_vain {
             maps::ring_back_off::<F>(now);
         }
     }
@@ -169,24 +172,67 @@ fn weigh_in_ring<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) -> Weighed
     Weighed::Stays
 }
 
-/// Puts the new flow into the queues.
-///
-/// The account's has no more than about twice its flows: where there are more, keys of flows that have gone are among them, and the
-/// oldest ones are forgotten, whatever they lead to. One that is forgotten wrongly goes by its time alone.
+/// Puts the new flow into the queues, and tidies both.
 #[inline(always)]
 pub fn queue<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) {
     let Ok(account) = account_of::<F>(o) else { return };
     maps::push_opened::<F>(&o.flow.key);
     account.queue::<F>(&o.flow.key);
-    if account.queue_len() > 2 * account.flows() + 2 * account::QUEUE_PART as u64 {
-        let _shrunk = forget::<F>(account, o);
+    let _shrunk = tidy::<F>(account, o);
+    if maps::ring_is_crowded::<F>() {
+        let _swept = sweep_ring::<F>(o);
     }
 }
 
-/// Forgets two keys: the queue shrinks.
+/// Looks at some of the oldest keys of an account that has many more of them than flows: those of flows that have gone are dropped.
+/// The queues of all accounts share their memory, and none keeps what it once had.
 #[inline(never)]
-fn forget<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::Addr>) -> bool {
-    let first = account.take::<F>(&mut o.candidate);
-    let second = account.take::<F>(&mut o.candidate);
-    first == Taken::Key && second == Taken::Key
+fn tidy<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::Addr>) -> bool {
+    tidy_one::<F>(account, o) && tidy_one::<F>(account, o) && tidy_one::<F>(account, o)
+}
+
+/// The same where a flow was swept: whose flows go by themselves opens none that would do it.
+#[inline(never)]
+pub fn tidy_swept<F: FamilyMaps>(pkt: &Packet, account: AccountRef, o: &mut Opening<<F as Family>::Addr>) -> bool {
+    pkt.repeat(SWEPT_KEYS, &mut Tidy::<F> { account, o });
+    true
+}
+
+struct Tidy<'a, F: FamilyMaps> {
+    account: AccountRef,
+    o: &'a mut Opening<F::Addr>,
+}
+
+impl<F: FamilyMaps> Steps for Tidy<'_, F> {
+    #[inline(always)]
+    fn step(&mut self, _: &Packet) -> bool {
+        !tidy_one::<F>(self.account, self.o)
+    }
+}
+
+/// One key of those; `false`: there are not too many.
+#[inline(never)]
+fn tidy_one<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::Addr>) -> bool {
+    let crowding = account::crowding(account.queue_len(), account.flows());
+    if crowding == Crowding::None || account.take::<F>(&mut o.best) != Taken::Key {
+        return false;
+    }
+    let is_there = |flow: &FlowRef<F>| flow.is_original() && flow.account() == account.account();
+    // A tuple that was opened anew, over and over, leads each of its keys to the flow that is there now: there is an end to that, too.
+    if crowding == Crowding::Some && FlowRef::<F>::find(&o.best).filter(is_there).is_some() {
+        account.queue::<F>(&o.best);
+    }
+    true
+}
+
+/// Looks at the oldest flow of the ring of all: one whose time is over goes, one that has gone is forgotten.
+///
+/// So the ring has all flows there are, as long as there are no more than it has places, and a host on which nobody sweeps
+/// keeps no flow for good.
+#[inline(never)]
+fn sweep_ring<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) -> bool {
+    if maps::pop_opened::<F>(&mut o.candidate) != Taken::Key || weigh_in_ring::<F>(o) != Weighed::Goes {
+        return false;
+    }
+    FlowRef::<F>::find(&o.candidate).is_some_and(|flow| flow.remove_both(&o.candidate) > 0)
 }

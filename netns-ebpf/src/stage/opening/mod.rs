@@ -3,7 +3,7 @@
 //! A hook plans the flow in an [`Opening`] and hands that on. The steps: a place in the account of its pod ([`admission`]), a
 //! mapping if its network has them ([`mapping`]), a source port ([`claim`]), both entries.
 
-mod admission;
+pub mod admission;
 pub mod border;
 mod claim;
 mod mapping;

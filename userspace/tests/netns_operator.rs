@@ -1,0 +1,119 @@
+//! What an operator does to a host beside netns, and what others on the machine may do: no verb hangs, hits what is not meant, or
+//! leaves a pod to itself.
+
+mod common;
+
+use std::fs::{self, File};
+use std::time::Duration;
+
+use common::frame::Tap;
+use common::pods::{RED, TOPOLOGY};
+use common::{Isolated, isolated, wait_until};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::Signal;
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn pods(here: &Isolated) -> Vec<String> {
+    let status = here.status();
+    status["pods"].as_array().expect("pods").iter().map(|p| p["name"].as_str().expect("a name").to_owned()).collect()
+}
+
+#[test]
+fn a_lock_anybody_may_take_stops_no_verb() {
+    isolated(|here| {
+        here.lan();
+        let file = File::open("/proc/sys/net/ipv4/ip_local_reserved_ports").expect("open the list");
+        let _held = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e).expect("lock it");
+        here.up(TOPOLOGY).ok();
+        here.netns(["publish", "add", "blue", "8081:80"]).ok();
+        here.netns(["down"]).ok();
+    });
+}
+
+#[test]
+fn an_empty_file_removes_nothing_unless_that_is_asked_for() {
+    isolated(|here| {
+        here.pods();
+        for text in ["", "# nothing but a comment\n"] {
+            here.up(text).fails(2, &["declares nothing", "--prune"]);
+            assert_eq!(pods(here), ["red", "blue", "green"]);
+        }
+        let file = here.file("empty.toml", "");
+        here.netns(["down"]).ok();
+        here.up(&TOPOLOGY.replace("uplink = \"up0\"", "uplink = \"none\"")).ok();
+        here.netns(["up", "--prune", "-f", &file.display().to_string()]).fails(2, &["host.uplink"]);
+    });
+}
+
+#[test]
+fn running_a_file_that_is_up_watches_it_and_leaves_it_up() {
+    isolated(|here| {
+        here.pods();
+        here.netns(["add", "precious"]).ok();
+        let file = here.file("topology.toml", TOPOLOGY);
+        let mut run = here.netns_background(["run", "--config", &file.display().to_string()]);
+        run.wait_for_output("nothing to change", SOON);
+        run.signal(Signal::SIGINT);
+        assert_eq!(run.finish(SOON).status, 0);
+        assert_eq!(pods(here), ["red", "blue", "green", "precious"]);
+    });
+}
+
+#[test]
+fn a_wrecked_sandbox_is_in_nobodys_way() {
+    isolated(|here| {
+        let mut sandbox = here.netns_background(["run"]);
+        sandbox.wait_for_output("Try in another terminal", SOON);
+        // It is never meant by a verb that does not name it.
+        here.netns(["status"]).fails(1, &["\"default\" is not up"]);
+        sandbox.signal(Signal::SIGKILL);
+        sandbox.finish(SOON);
+        here.ip("netns del sandbox-host");
+        here.netns(["add", "bare"]).ok();
+        here.netns(["del", "bare"]).ok();
+        here.lan();
+        // The wreck's pods have the names of this file's.
+        let topology = TOPOLOGY.replace("name = \"", "name = \"my-").replace("network = \"", "network = \"my-");
+        here.up(&topology).ok();
+        here.netns(["down"]).ok();
+        here.netns(["run", "--check"]).ok();
+    });
+}
+
+/// Somebody unmounts the BPF file system, or takes the program off, on a host that forwards.
+#[test]
+fn what_a_pod_sends_without_its_program_reaches_nobody() {
+    isolated(|here| {
+        here.lan();
+        here.tool("sysctl", "-qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+        here.up(TOPOLOGY).ok();
+        let links = fs::read_dir("/sys/fs/bpf/netns-ebpf/default/links").expect("links");
+        for link in links.map(|l| l.expect("a link").path()) {
+            if link.display().to_string().contains("from_pod") {
+                fs::remove_file(link).expect("take the program off");
+            }
+        }
+        let socket = here.inside(RED.name, || std::net::UdpSocket::bind("0.0.0.0:0").expect("bind"));
+        let sends = || socket.send_to(b"nobody hears this", "198.51.100.7:9").expect("send");
+        // The kernel takes it off in its own time.
+        let counted = || here.status()["pods"][0]["counters"]["tx_packets"].as_u64().expect("a counter");
+        wait_until("the program to be off", SOON, || {
+            let before = counted();
+            sends();
+            counted() == before
+        });
+        let lan = here.inside("lan", || Tap::open("lan0"));
+        (0..5).for_each(|_| assert_eq!(sends(), 17));
+        here.tool("ping", "-c 1 -W 2 192.0.2.1");
+        let leaked = |frame: &[u8]| frame.windows(6).any(|w| w == b"nobody");
+        let mut seen = false;
+        // The ping came behind it on the same wire.
+        let arrived = lan.find(SOON, |frame| {
+            seen |= leaked(frame);
+            frame.len() > 34 && frame[12..14] == [8, 0] && frame[23] == 1
+        });
+        assert!(arrived.is_some(), "the ping");
+        assert!(!seen, "a pod's packet");
+    });
+}
