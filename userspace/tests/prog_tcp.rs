@@ -249,7 +249,7 @@ both!(
                 // RFC 7857 section 2.2: its sender goes on, so it was not the sender's. What the receiver sends shows nothing.
                 c.passes(!by_opener, segment(ack, seq, flag::ACK), State::Reset);
                 c.is_nothing(by_opener, segment(JUNK, ack, flag::ACK), State::Reset);
-                c.passes(by_opener, segment(seq, ack, flag::ACK), State::Assured);
+                c.passes(by_opener, segment(seq, ack, flag::ACK), State::Established);
                 c.passes(by_opener, segment(seq, ack, flag::RST | flag::ACK), State::Reset);
             }
         }
