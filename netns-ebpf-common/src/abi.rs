@@ -22,7 +22,7 @@ pub const IFINDEX_ENDPOINT: u32 = 0x0100_0000;
 pub const IFINDEX_GATEWAY: u32 = 0x0200_0000;
 
 /// Host addresses (of either family) the data path can know.
-pub const MAX_HOST_ADDRS: u32 = 1024;
+pub const MAX_HOST_ADDRS: u32 = 16_384;
 
 /// Uplinks of one instance.
 pub const MAX_UPLINKS: u32 = 64;

@@ -81,6 +81,20 @@ fn a_wrecked_sandbox_is_in_nobodys_way() {
     });
 }
 
+#[test]
+fn a_host_may_have_thousands_of_addresses() {
+    isolated(|here| {
+        here.pods();
+        let batch: String =
+            (0..3000).map(|n| format!("addr add 10.96.{}.{}/32 dev lo\n", n / 250, n % 250 + 1)).collect();
+        let file = here.file("addresses", &batch);
+        here.ip(&format!("-batch {}", file.display()));
+        here.netns(["add", "late"]).ok();
+        here.netns(["del", "late"]).ok();
+        here.netns(["down"]).ok();
+    });
+}
+
 /// Somebody unmounts the BPF file system, or takes the program off, on a host that forwards.
 #[test]
 fn what_a_pod_sends_without_its_program_reaches_nobody() {
