@@ -17,10 +17,10 @@ pub struct UpArgs {
     pub file: PathBuf,
 }
 
-pub(super) async fn run(global: &Global, args: &UpArgs) -> Result<u8, CliError> {
+pub(super) fn run(global: &Global, args: &UpArgs) -> Result<u8, CliError> {
     let document = read_topology(&args.file)?;
     let mut instance = open(choose(global.instance.as_deref())?)?;
-    let applied = instance.up(&document).await.map_err(in_file(&args.file))?;
+    let applied = instance.up(&document).map_err(in_file(&args.file))?;
     global.print(&applied, text)?;
     Ok(0)
 }
