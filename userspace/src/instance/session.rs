@@ -117,9 +117,9 @@ impl<F: Fabric> Session<'_, F> {
     /// Carries a plan out; on failure everything it made is undone.
     ///
     /// What it removes stays removed: the plan was judged as a whole, and a pod's processes do not come back.
-    pub(super) fn carry_out(mut self, plan: Plan) -> Result<Applied, InstanceError> {
+    pub(super) fn carry_out(mut self, plan: &Plan) -> Result<Applied, InstanceError> {
         let mut applied = Applied { instance: self.name(), changed: !plan.is_empty(), ..Applied::default() };
-        match self.steps(&plan, &mut applied) {
+        match self.steps(plan, &mut applied) {
             Ok(()) => Ok(applied),
             Err(cause) => {
                 let left = self.undo_unfinished()?;
@@ -378,10 +378,10 @@ impl<F: Fabric> Session<'_, F> {
     }
 
     /// Changes live publishes: intent first, then the data path. A killed or failed change is carried on by the next verb.
-    pub(super) fn switch(mut self, rows: Vec<PublishRow>) -> Result<Applied, InstanceError> {
+    pub(super) fn switch(mut self, rows: &[PublishRow]) -> Result<Applied, InstanceError> {
         let mut applied = Applied { instance: self.name(), changed: !rows.is_empty(), ..Applied::default() };
         self.open_fabric()?;
-        self.switch_rows(&rows, &mut applied)?;
+        self.switch_rows(rows, &mut applied)?;
         self.refresh()?;
         Ok(applied)
     }

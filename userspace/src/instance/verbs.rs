@@ -55,7 +55,7 @@ impl<F: Fabric> Instance<F> {
             plan::up(state, host_netns.as_deref(), document, &host, &mut || store.next_id())
         });
         match planned {
-            Ok(plan) => session.carry_out(plan),
+            Ok(plan) => session.carry_out(&plan),
             Err(e) => {
                 // Nothing was changed: not even a directory stays of an instance that is not up.
                 if session.state.instance.is_none() {
@@ -99,7 +99,7 @@ impl<F: Fabric> Instance<F> {
         let Session { fabric, store, state, .. } = &mut session;
         let host = Surroundings { facts: &facts, ports: &**fabric, host_id: fabric.host_id(), others: &others };
         let plan = plan::add(state, request, &host, &mut || store.next_id())?;
-        session.carry_out(plan)
+        session.carry_out(&plan)
     }
 
     /// Deletes a pod, its namespace, and what it alone publishes; other publishes go on with the pods they have left.
@@ -111,7 +111,7 @@ impl<F: Fabric> Instance<F> {
         let session = self.live()?;
         let Some(pod) = session.state.pod(name) else { return Err(InstanceError::NoPod(name.to_owned())) };
         let plan = Plan { remove_pods: vec![pod.id], ..Plan::default() };
-        session.carry_out(plan)
+        session.carry_out(&plan)
     }
 
     /// Publishes ports of live pods; what is published exactly like this already stays as it is.
@@ -125,7 +125,7 @@ impl<F: Fabric> Instance<F> {
         let Session { fabric, store, state, .. } = &mut session;
         let host = Surroundings { facts: &facts, ports: &**fabric, host_id: fabric.host_id(), others: &others };
         let plan = plan::publish(state, publishes, &host, &mut || store.next_id())?;
-        session.carry_out(plan)
+        session.carry_out(&plan)
     }
 
     /// Withdraws published ports of a pod. TCP connections that came in by them run on, or end with a RST if `reset`; the
@@ -152,7 +152,7 @@ impl<F: Fabric> Instance<F> {
                 plan.switched.push(PublishRow { backends: left, ..found.clone() });
             }
         }
-        session.carry_out(plan)
+        session.carry_out(&plan)
     }
 
     /// Sends a publish's new connections, and its next datagrams, to other pods, in one step for all its ports; it takes
@@ -193,7 +193,7 @@ impl<F: Fabric> Instance<F> {
         }
         let moved = PublishRow { backends, draining: false, ..row.clone() };
         let rows = if moved == *row { Vec::new() } else { vec![moved] };
-        session.switch(rows)
+        session.switch(&rows)
     }
 
     /// Makes publishes take no new connections and no datagrams; established TCP connections go on. With `drain` false they
@@ -293,7 +293,7 @@ impl<F: Fabric> Session<'_, F> {
                 rows.push(changed);
             }
         }
-        self.switch(rows)
+        self.switch(&rows)
     }
 }
 

@@ -237,8 +237,10 @@ impl Netlink {
         let mut message = RouteMessage::default();
         message.header.address_family = family(destination);
         message.header.destination_prefix_length = if destination.is_ipv4() { 32 } else { 128 };
-        // The route itself, not what comes of it; and the table it is in, for which the kernel says "main" otherwise.
-        message.header.flags = RouteFlags::FibMatch | RouteFlags::LookupTable;
+        // The route itself, not what comes of it. Of IPv4, the kernel says that any is in the main table unless it is asked for
+        // that as well; of IPv6 it always tells, and refuses the question.
+        message.header.flags = RouteFlags::FibMatch;
+        message.header.flags.set(RouteFlags::LookupTable, destination.is_ipv4());
         message.attributes.push(RouteAttribute::Destination(destination.into()));
         message.attributes.extend(oif.map(RouteAttribute::Oif));
         let what = || format!("find the route to {destination}");
@@ -291,5 +293,10 @@ pub fn default_routes(routes: &[Route], family: Family) -> Vec<&Route> {
 /// Whether the kernel says that it has no route, or one that refuses.
 fn is_no_route(error: &NetlinkError) -> bool {
     let NetlinkError::Refused { source, .. } = error else { return false };
-    matches!(source.errno, Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL)
+    match source.errno {
+        Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES => true,
+        // A blackhole, of which there is nothing to say. Of a wrong question there is.
+        Errno::EINVAL => source.words.is_none(),
+        _ => false,
+    }
 }
