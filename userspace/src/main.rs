@@ -4,22 +4,16 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Parser;
 use netns::cli::{Cli, CliError, Format};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    match start() {
-        Ok(status) => ExitCode::from(status),
-        Err(e) => {
-            eprintln!("netns: {e:#}");
-            ExitCode::FAILURE
-        }
-    }
+    ExitCode::from(run())
 }
 
-fn start() -> anyhow::Result<u8> {
+/// Returns the exit status.
+fn run() -> u8 {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,aya=error"));
     let colour = std::io::stderr().is_terminal();
     tracing_subscriber::fmt()
@@ -32,21 +26,20 @@ fn start() -> anyhow::Result<u8> {
         Ok(cli) => cli,
         Err(e) if e.use_stderr() && wants_json(std::env::args_os()) => {
             eprintln!("{}", CliError::usage_json(&e.to_string()));
-            return Ok(2);
+            return 2;
         }
         Err(e) => e.exit(),
     };
     let format = cli.global.output;
-    // One thread: a verb may move into its instance's host namespace, and everything after it stays there.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    match runtime.block_on(cli.run()) {
-        Ok(status) => Ok(status),
+    // On this one thread: a verb may move into its instance's host namespace, and everything after it stays there.
+    match cli.run() {
+        Ok(status) => status,
         Err(e) => {
             match format {
                 Format::Text => eprintln!("netns: {e}"),
                 Format::Json => eprintln!("{}", e.to_json()),
             }
-            Ok(e.exit_status())
+            e.exit_status()
         }
     }
 }

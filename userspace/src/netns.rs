@@ -204,7 +204,7 @@ impl Netns {
 
     /// Moves the calling thread into the namespace, for good.
     ///
-    /// Threads started later inherit it, threads that exist do not: call it before the runtime starts.
+    /// Threads started later inherit it, threads that exist do not: call it before there are any.
     pub fn enter(&self) -> Result<(), NetnsError> {
         setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|e| match e {
             // The descriptor is a namespace, but of another kind.

@@ -36,7 +36,7 @@ fn of_publish(name: &str, id: u32) -> usize {
 
 #[test]
 fn ports_are_published_as_a_whole_or_not_at_all() {
-    on_host(async |_, host| {
+    on_host(|_, host| {
         let ports = PublishPorts { addr: None, proto: 6, host_first: 8000, pod_first: 80, count: 100 };
         let backend = |slot| BackendSpec { slot, name: format!("pod{slot}"), weight: 1, open: true };
         let web = PublishSpec {
@@ -85,7 +85,7 @@ fn ports_are_published_as_a_whole_or_not_at_all() {
 
 #[test]
 fn flows_go_both_ways_together() {
-    on_host(async |_, host| {
+    on_host(|_, host| {
         let mut flows: HashMap<_, FlowKey<Addr4>, FlowEntry<Addr4>> =
             HashMap::try_from(Map::HashMap(MapData::from_pin(format!("{PINS}/maps/FLOWS4")).expect("pin")))
                 .expect("map");
@@ -134,7 +134,7 @@ fn flows_go_both_ways_together() {
 
 #[test]
 fn a_withdrawal_that_was_killed_is_finished_before_its_index_is_free() {
-    on_host(async |_, host| {
+    on_host(|_, host| {
         let mut flows: HashMap<_, FlowKey<Addr4>, FlowEntry<Addr4>> =
             HashMap::try_from(Map::HashMap(MapData::from_pin(format!("{PINS}/maps/FLOWS4")).expect("pin")))
                 .expect("map");
@@ -178,7 +178,7 @@ fn a_withdrawal_that_was_killed_is_finished_before_its_index_is_free() {
 
 #[test]
 fn flows_whose_time_is_over_are_swept_both_ways() {
-    on_host(async |_, host| {
+    on_host(|_, host| {
         let mut flows: HashMap<_, FlowKey<Addr6>, FlowEntry<Addr6>> =
             HashMap::try_from(Map::HashMap(MapData::from_pin(format!("{PINS}/maps/FLOWS6")).expect("pin")))
                 .expect("map");
@@ -230,7 +230,7 @@ fn flows_whose_time_is_over_are_swept_both_ways() {
 
 #[test]
 fn host_addresses_and_prefixes_become_exactly_what_is_asked() {
-    on_host(async |_, host| {
+    on_host(|_, host| {
         let datapath = host.datapath();
         let count = |map: &str| {
             let data = MapData::from_pin(format!("{PINS}/maps/{map}")).expect("pin");

@@ -10,9 +10,11 @@ use common::frame::Tap;
 use common::pods::{BLUE, RED, client, server, uplink};
 use common::traffic::both;
 use common::{Isolated, isolated};
-use netlink_packet_route::link::LinkAttribute;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
 use netns::check::{self, Case, Family, Probe, Site, Target};
-use rtnetlink::LinkUnspec;
+use netns::netlink::Socket;
 
 /// Several seconds for a transfer of milliseconds.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -116,23 +118,18 @@ fn allow_big_packets(here: &Isolated, bytes: u32) {
 
 /// By netlink: not every `ip` knows IPv4's sizes.
 fn set_big(devices: &[&str], bytes: u32) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-    runtime.block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection().expect("netlink");
-        let connection = tokio::spawn(connection);
-        for device in devices {
-            let change = [
-                LinkAttribute::GsoMaxSize(bytes),
-                LinkAttribute::GroMaxSize(bytes),
-                LinkAttribute::GsoIpv4MaxSize(bytes),
-                LinkAttribute::GroIpv4MaxSize(bytes),
-            ];
-            let message =
-                change.into_iter().fold(LinkUnspec::new_with_name(device), |m, a| m.append_extra_attribute(a));
-            handle.link().set(message.build()).execute().await.unwrap_or_else(|e| panic!("{device}: {e}"));
-        }
-        connection.abort();
-    });
+    let mut socket = Socket::open(NETLINK_ROUTE).expect("netlink");
+    for device in devices {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName((*device).to_owned()),
+            LinkAttribute::GsoMaxSize(bytes),
+            LinkAttribute::GroMaxSize(bytes),
+            LinkAttribute::GsoIpv4MaxSize(bytes),
+            LinkAttribute::GroIpv4MaxSize(bytes),
+        ];
+        socket.request(0, RouteNetlinkMessage::SetLink(message)).unwrap_or_else(|e| panic!("{device}: {e}"));
+    }
 }
 
 #[test]

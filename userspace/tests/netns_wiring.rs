@@ -2,42 +2,50 @@
 
 mod common;
 
-use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
 
-use common::wired::{PINS, in_runtime, network, on_host, pod};
+use common::wired::{PINS, network, on_host, pod};
 use common::{Isolated, Snapshot, isolated, isolated_without_bpffs};
+use ipnet::{IpNet, Ipv4Net};
 use netns::datapath::{BPFFS, Datapath, DatapathError, Hook, Sizes, ensure_bpffs, unmount_bpffs};
-use netns::netlink::{Change, Family, Monitor, Netlink, RouteKind};
+use netns::netlink::{
+    AddressOptions, Change, Family, Monitor, Netlink, NetlinkError, Request, RouteKind, RouteSpec, default_routes,
+};
 use netns::netns::{Netns, NetnsName, remove_run_dir};
 use netns::probe::{self, PortProto, port_listener};
-use netns::wiring::{Host, NetworkSpec, PodSpec, WiringError, endpoint_ifindex, host_ifname};
+use netns::wiring::{Host, NetworkSpec, PodSpec, WiringError, default_uplinks, endpoint_ifindex, host_ifname};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// Longest wait for what the kernel does in milliseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[test]
 fn a_pod_host_is_made_twice_and_taken_down_twice() {
     isolated(|here| {
-        in_runtime(async {
-            let before = Snapshot::take();
-            let datapath = Datapath::load(Path::new(PINS), &Sizes::default()).expect("load");
-            let host = Host::new("test", Netns::current().expect("current"), datapath).expect("host");
-            let red = pod("red", 3);
-            Netns::create_named(&red.netns).expect("create");
-            for _ in 0..2 {
-                host.wire_gateway(&network()).await.expect("gateway");
-                host.wire_pod(&network(), &red).await.expect("pod");
-            }
-            assert_is_wired(here, &host, &red);
-            for gone in [true, true] {
-                assert_eq!(host.unwire_pod(red.slot, red.owner).await.expect("unwire"), gone);
-                host.unwire_gateway(1).await.expect("unwire gateway");
-            }
-            here.ip("netns del red");
-            host.datapath().unload().expect("unload");
-            host.datapath().unload().expect("unload again");
-            std::fs::remove_dir("/sys/fs/bpf/netns-ebpf").expect("remove parent");
-            assert!(remove_run_dir().expect("remove the names' directory"));
-            before.assert_unchanged("after all is taken down");
-        });
+        let before = Snapshot::take();
+        let datapath = Datapath::load(Path::new(PINS), &Sizes::default()).expect("load");
+        let host = Host::new("test", Netns::current().expect("current"), datapath).expect("host");
+        let red = pod("red", 3);
+        Netns::create_named(&red.netns).expect("create");
+        for _ in 0..2 {
+            host.wire_gateway(&network()).expect("gateway");
+            host.wire_pod(&network(), &red).expect("pod");
+        }
+        assert_is_wired(here, &host, &red);
+        for gone in [true, true] {
+            assert_eq!(host.unwire_pod(red.slot, red.owner).expect("unwire"), gone);
+            host.unwire_gateway(1).expect("unwire gateway");
+        }
+        here.ip("netns del red");
+        host.datapath().unload().expect("unload");
+        host.datapath().unload().expect("unload again");
+        std::fs::remove_dir("/sys/fs/bpf/netns-ebpf").expect("remove parent");
+        assert!(remove_run_dir().expect("remove the names' directory"));
+        before.assert_unchanged("after all is taken down");
     });
 }
 
@@ -71,12 +79,10 @@ fn what_is_attached_stays_when_its_process_ends() {
     isolated(|here| {
         let red = pod("red", 0);
         Netns::create_named(&red.netns).expect("create");
-        in_runtime(async {
-            let datapath = Datapath::load(Path::new(PINS), &Sizes { flow_entries: 64 }).expect("load");
-            let host = Host::new("test", Netns::current().expect("current"), datapath).expect("host");
-            host.wire_gateway(&network()).await.expect("gateway");
-            host.wire_pod(&network(), &red).await.expect("pod");
-        });
+        let datapath = Datapath::load(Path::new(PINS), &Sizes { flow_entries: 64 }).expect("load");
+        let host = Host::new("test", Netns::current().expect("current"), datapath).expect("host");
+        host.wire_gateway(&network()).expect("gateway");
+        host.wire_pod(&network(), &red).expect("pod");
         // All descriptors of the programs are closed by now.
         let datapath = Datapath::open(Path::new(PINS)).expect("open");
         let packets = || {
@@ -96,25 +102,25 @@ fn what_is_attached_stays_when_its_process_ends() {
 
 #[test]
 fn a_device_in_the_way_is_refused_and_left_alone() {
-    on_host(async |here, host| {
-        host.wire_gateway(&network()).await.expect("gateway");
+    on_host(|here, host| {
+        host.wire_gateway(&network()).expect("gateway");
         let red = pod("red", 5);
         Netns::create_named(&red.netns).expect("create");
         here.ip("link add nn5 type veth peer name other");
         let before = Snapshot::take();
-        let error = host.wire_pod(&network(), &red).await.expect_err("the name is taken");
+        let error = host.wire_pod(&network(), &red).expect_err("the name is taken");
         assert!(error.to_string().contains("nn5"), "{error}");
         assert!(host.datapath().endpoint(5).expect("read").is_none(), "the slot is free again");
         before.assert_unchanged("after the refusal");
         here.ip("link del nn5");
         here.ip("link add theirs index 16777221 type veth peer name other");
-        let error = host.wire_pod(&network(), &red).await.expect_err("the index is taken");
+        let error = host.wire_pod(&network(), &red).expect_err("the index is taken");
         assert!(matches!(error, WiringError::Taken { .. }), "{error}");
-        host.unwire_pod(red.slot, red.owner).await.expect("unwire");
+        host.unwire_pod(red.slot, red.owner).expect("unwire");
         assert!(here.ip("link show theirs").contains("theirs"));
         here.ip("link del theirs");
         here.ip("-n red link add eth0 type veth peer name other");
-        host.wire_pod(&network(), &red).await.expect_err("eth0 is taken");
+        host.wire_pod(&network(), &red).expect_err("eth0 is taken");
         assert!(here.ip("-n red link show eth0").contains("other"));
         assert!(host.datapath().endpoint(5).expect("read").is_none());
     });
@@ -122,71 +128,75 @@ fn a_device_in_the_way_is_refused_and_left_alone() {
 
 #[test]
 fn the_host_itself_is_no_pod() {
-    on_host(async |here, host| {
+    on_host(|here, host| {
         let me = NetnsName::new("me").expect("name");
         std::fs::create_dir_all("/run/netns").expect("directory");
         std::fs::write("/run/netns/me", "").expect("file");
         here.tool("mount", "--bind /proc/self/ns/net /run/netns/me");
         let pod = PodSpec { netns: me, ..pod("me", 1) };
-        let error = host.wire_pod(&network(), &pod).await.expect_err("refused");
+        let error = host.wire_pod(&network(), &pod).expect_err("refused");
         assert!(matches!(error, WiringError::HostNamespace(_)), "{error}");
     });
 }
 
 #[test]
 fn a_late_delete_leaves_the_new_owner_alone() {
-    on_host(async |here, host| {
-        host.wire_gateway(&network()).await.expect("gateway");
+    on_host(|here, host| {
+        host.wire_gateway(&network()).expect("gateway");
         let red = pod("red", 2);
         Netns::create_named(&red.netns).expect("create");
-        host.wire_pod(&network(), &red).await.expect("pod");
-        assert!(!host.unwire_pod(2, red.owner - 1).await.expect("somebody else's"));
+        host.wire_pod(&network(), &red).expect("pod");
+        assert!(!host.unwire_pod(2, red.owner - 1).expect("somebody else's"));
         assert!(here.ip("link show nn2").contains("nn2"));
         let other = PodSpec { owner: 7, ..red.clone() };
-        host.wire_pod(&network(), &other).await.expect_err("the slot is taken");
+        host.wire_pod(&network(), &other).expect_err("the slot is taken");
         assert_eq!(host.datapath().endpoint(2).expect("read").map(|e| e.owner), Some(red.owner));
     });
 }
 
 #[test]
 fn a_pod_whose_namespace_is_gone_can_be_unwired() {
-    on_host(async |here, host| {
-        host.wire_gateway(&network()).await.expect("gateway");
+    on_host(|here, host| {
+        host.wire_gateway(&network()).expect("gateway");
         let red = pod("red", 2);
         Netns::create_named(&red.netns).expect("create");
-        host.wire_pod(&network(), &red).await.expect("pod");
+        host.wire_pod(&network(), &red).expect("pod");
         here.ip("netns del red");
         common::wait_until("the veth goes with its namespace", std::time::Duration::from_secs(5), || {
             !here.ip("link").contains("nn2")
         });
-        assert!(host.unwire_pod(2, red.owner).await.expect("unwire"));
+        assert!(host.unwire_pod(2, red.owner).expect("unwire"));
         // The link's pin of a device that is gone does not keep the next one from being attached.
         Netns::create_named(&red.netns).expect("create");
-        host.wire_pod(&network(), &red).await.expect("pod again");
+        host.wire_pod(&network(), &red).expect("pod again");
         assert!(host.datapath().is_attached(Hook::FromPod, "nn2", endpoint_ifindex(2)).expect("query"));
     });
 }
 
 #[test]
 fn a_network_without_host_access_has_no_address_on_the_host() {
-    on_host(async |here, host| {
-        host.wire_gateway(&network()).await.expect("gateway");
+    on_host(|here, host| {
+        host.wire_gateway(&network()).expect("gateway");
         let second = NetworkSpec { id: 2, host_access: false, ..network() };
-        host.wire_gateway(&second).await.expect("gateway of the overlapping network");
+        host.wire_gateway(&second).expect("gateway of the overlapping network");
         assert!(!here.ip("addr show nngw2").contains("10.244"));
         assert!(here.ip("route").matches("10.244.0.0/24").count() == 1);
         let first = NetworkSpec { host_access: false, ..network() };
-        host.wire_gateway(&first).await.expect("again, without");
+        host.wire_gateway(&first).expect("again, without");
         assert!(!here.ip("route").contains("10.244"));
     });
 }
 
 #[test]
 fn the_uplink_is_found_and_followed() {
-    on_host(async |here, host| {
-        assert_eq!(host.find_uplinks().await.expect("none yet"), Vec::<String>::new());
-        assert!(matches!(host.wire_uplink("nope").await, Err(WiringError::NoUplink(_))));
-        assert!(matches!(host.wire_uplink("lo").await, Err(WiringError::BadUplink(..))));
+    on_host(|here, host| {
+        let find = || {
+            let netlink = host.netlink();
+            default_uplinks(&netlink.links().expect("links"), &netlink.routes().expect("routes"))
+        };
+        assert_eq!(find(), Vec::<String>::new());
+        assert!(matches!(host.wire_uplink("nope"), Err(WiringError::NoUplink(_))));
+        assert!(matches!(host.wire_uplink("lo"), Err(WiringError::BadUplink(..))));
         here.ip("netns add lan");
         here.ip("link add up0 mtu 1450 type veth peer name eth0 netns lan");
         here.ip("addr add 192.0.2.2/24 dev up0");
@@ -196,18 +206,18 @@ fn the_uplink_is_found_and_followed() {
         here.ip("link set up0 up");
         here.ip("-n lan link set eth0 up");
         here.ip("route add default via 192.0.2.1");
-        assert_eq!(host.find_uplinks().await.expect("found"), ["up0"]);
+        assert_eq!(find(), ["up0"]);
         for _ in 0..2 {
-            let state = host.wire_uplink("up0").await.expect("wire");
+            let state = host.wire_uplink("up0").expect("wire");
             assert_eq!(state.addr4, "192.0.2.2".parse().ok());
             assert_eq!(state.addr6, "2001:db8::2".parse().ok());
             assert_eq!(state.mtu_bytes, 1450);
         }
-        host.sync_host_addresses().await.expect("sync");
+        host.sync_host_addresses().expect("sync");
         here.ip("addr flush dev up0 scope global");
-        let state = host.wire_uplink("up0").await.expect("again");
+        let state = host.wire_uplink("up0").expect("again");
         assert_eq!((state.addr4, state.addr6), (None, None));
-        host.sync_host_addresses().await.expect("sync");
+        host.sync_host_addresses().expect("sync");
         assert_eq!(host.datapath().uplinks().expect("list").len(), 1);
         host.unwire_uplink(state.ifindex).expect("unwire");
         host.unwire_uplink(state.ifindex).expect("unwire again");
@@ -218,7 +228,7 @@ fn the_uplink_is_found_and_followed() {
 
 #[test]
 fn reserved_ports_are_merged_and_given_back() {
-    on_host(async |_, host| {
+    on_host(|_, host| {
         let key = "/proc/sys/net/ipv4/ip_local_reserved_ports";
         let write = |text: &str| host.netns().run(|| std::fs::write(key, text)).expect("run").expect("write");
         let read = || host.netns().run(|| std::fs::read_to_string(key)).expect("run").expect("read");
@@ -315,51 +325,77 @@ fn listeners_are_found_and_connections_are_not() {
 #[test]
 fn changes_are_told() {
     isolated(|here| {
-        in_runtime(async {
-            let mut monitor = Monitor::in_current().expect("monitor");
-            here.ip("link add a0 index 77 type veth peer name b0");
-            here.ip("addr add 192.0.2.1/24 dev a0");
-            let mut told = Vec::new();
-            while !(told.contains(&Change::Link(77)) && told.contains(&Change::Address(77))) {
-                let next = tokio::time::timeout(std::time::Duration::from_secs(5), monitor.next()).await;
-                told.push(next.expect("in time").expect("the socket is open"));
-            }
+        let mut monitor = Monitor::in_current().expect("monitor");
+        assert!(monitor.read().expect("read").is_empty(), "nothing waits");
+        here.ip("link add a0 index 77 type veth peer name b0");
+        here.ip("addr add 192.0.2.1/24 dev a0");
+        here.ip("link set a0 up");
+        here.ip("link set b0 up");
+        here.ip("route add 198.51.100.0/24 dev a0");
+        let mut told = HashSet::new();
+        common::wait_until("all is told", PATIENCE, || {
+            told.extend(monitor.read().expect("read"));
+            [Change::Link(77), Change::Address(77), Change::Route].iter().all(|change| told.contains(change))
+        });
+        assert!(!told.contains(&Change::Unknown), "{told:?}");
+    });
+}
+
+/// More changes than the monitor's socket holds while nobody reads, and the last of them after that.
+#[test]
+fn changes_that_were_lost_are_told_of() {
+    isolated(|here| {
+        let mut monitor = Monitor::in_current().expect("monitor");
+        here.ip("link add a0 index 77 type veth peer name b0");
+        let netlink = Netlink::in_current().expect("netlink");
+        let net = |i: u32| IpNet::from(Ipv4Net::new(Ipv4Addr::from(0x0a00_0000 + i), 32).expect("a length"));
+        let add = |i| Request::add_address(77, net(i), AddressOptions::default());
+        netlink.request_all((1..3000).map(add).collect()).expect("add");
+        let mut fds = [PollFd::new(monitor.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::ZERO), Ok(1), "its descriptor is readable");
+        let told = monitor.read().expect("an overrun is no failure");
+        assert!(told.contains(&Change::Unknown), "{told:?}");
+        // And it goes on.
+        let _ = monitor.read().expect("read");
+        netlink.request(add(3001)).expect("add");
+        common::wait_until("the next is told", PATIENCE, || {
+            monitor.read().expect("read").contains(&Change::Address(77))
         });
     });
 }
 
 #[test]
 fn ipv6_works_where_new_devices_have_none_by_default() {
-    on_host(async |here, host| {
+    on_host(|here, host| {
         std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").expect("switch off");
-        host.wire_gateway(&network()).await.expect("gateway");
+        host.wire_gateway(&network()).expect("gateway");
         let red = pod("red", 2);
         Netns::create_named(&red.netns).expect("create");
         here.ip("netns exec red sysctl -qw net.ipv6.conf.default.disable_ipv6=1");
-        host.wire_pod(&network(), &red).await.expect("pod");
+        host.wire_pod(&network(), &red).expect("pod");
         assert!(here.ip("-n red -6 addr show eth0").contains("fd00:244::12"));
         // And one family alone is one family alone.
         let blue = PodSpec { addr6: None, ..pod("blue", 3) };
         Netns::create_named(&blue.netns).expect("create");
-        host.wire_pod(&network(), &blue).await.expect("pod");
+        host.wire_pod(&network(), &blue).expect("pod");
         assert_eq!(here.ip("-n blue -6 addr show eth0"), "");
         let only6 = PodSpec { addr4: None, ..pod("green", 4) };
         Netns::create_named(&only6.netns).expect("create");
-        host.wire_pod(&network(), &only6).await.expect("pod");
+        host.wire_pod(&network(), &only6).expect("pod");
         assert_eq!(here.ip("-n green -4 route"), "");
     });
 }
 
 #[test]
 fn what_is_half_unloaded_can_be_unwired() {
-    on_host(async |here, host| {
-        host.wire_gateway(&network()).await.expect("gateway");
+    on_host(|here, host| {
+        host.wire_gateway(&network()).expect("gateway");
         let red = pod("red", 2);
         Netns::create_named(&red.netns).expect("create");
-        host.wire_pod(&network(), &red).await.expect("pod");
+        host.wire_pod(&network(), &red).expect("pod");
         host.datapath().unload().expect("unload");
-        host.unwire_pod(2, red.owner).await.expect("unwire");
-        host.unwire_gateway(1).await.expect("unwire gateway");
+        host.unwire_pod(2, red.owner).expect("unwire");
+        host.unwire_gateway(1).expect("unwire gateway");
         assert_eq!(here.ip("-o link").lines().count(), 1, "only lo is left");
     });
 }
@@ -375,34 +411,115 @@ fn routes_are_read_with_their_kind() {
         here.ip("route add default via 192.0.2.253 metric 10");
         here.ip("route add blackhole 198.51.100.0/24");
         here.ip("-6 route add unreachable default metric 5");
-        in_runtime(async {
-            let netlink = Netlink::in_current().expect("netlink");
-            let routes = netlink.routes().await.expect("routes");
-            let blackhole = routes.iter().find(|r| r.destination.to_string() == "198.51.100.0/24").expect("there");
-            assert_eq!(blackhole.kind, RouteKind::Refusing);
-            assert!(routes.iter().any(|r| r.destination.to_string() == "192.0.2.0/24" && r.gateway.is_none()));
-            let defaults = netlink.default_routes(Family::V4).await.expect("read");
-            let gateways: Vec<_> = defaults.iter().map(|r| r.gateway).collect();
-            assert_eq!(gateways, [253, 254].map(|last| Some([192, 0, 2, last].into())), "the best first");
-            assert_eq!(netlink.default_routes(Family::V6).await.expect("read"), []);
-            here.ip("link add a1 type veth peer name b1");
-            here.ip("addr add 198.51.100.1/24 dev a1");
-            here.ip("link set a1 up");
-            here.ip("route add default metric 1 nexthop via 192.0.2.254 nexthop via 198.51.100.254");
-            let both = netlink.default_routes(Family::V4).await.expect("read").remove(0);
-            let index = |name: &str| {
-                let line = here.ip(&format!("-o link show {name}"));
-                line.split(':').next().and_then(|n| n.trim().parse::<u32>().ok()).expect("an index")
-            };
-            assert_eq!((both.oif, both.more_oifs), (Some(index("a0")), vec![index("a1")]));
-            let to = async |ip: &str| netlink.route_to(ip.parse().expect("an address")).await.expect("ask");
-            let way = to("203.0.113.9").await.expect("a route");
-            assert_eq!((way.oif, way.more_oifs), (Some(index("a0")), vec![index("a1")]), "all next hops");
-            assert_eq!(to("192.0.2.77").await.expect("a route").destination.to_string(), "192.0.2.0/24");
-            for refused in ["2001:db8::1", "203.0.114.1"] {
-                here.ip("route replace unreachable 203.0.114.0/24");
-                assert_eq!(to(refused).await.filter(|r| r.kind == RouteKind::Unicast), None, "{refused}");
-            }
-        });
+        let netlink = Netlink::in_current().expect("netlink");
+        let routes = netlink.routes().expect("routes");
+        let blackhole = routes.iter().find(|r| r.destination.to_string() == "198.51.100.0/24").expect("there");
+        assert_eq!(blackhole.kind, RouteKind::Refusing);
+        assert!(routes.iter().any(|r| r.destination.to_string() == "192.0.2.0/24" && r.gateway.is_none()));
+        let defaults = |family| {
+            let routes = netlink.routes().expect("read");
+            default_routes(&routes, family).into_iter().cloned().collect::<Vec<_>>()
+        };
+        let gateways: Vec<_> = defaults(Family::V4).iter().map(|r| r.gateway).collect();
+        assert_eq!(gateways, [253, 254].map(|last| Some([192, 0, 2, last].into())), "the best first");
+        assert_eq!(defaults(Family::V6), []);
+        here.ip("link add a1 type veth peer name b1");
+        here.ip("addr add 198.51.100.1/24 dev a1");
+        here.ip("link set a1 up");
+        here.ip("route add default metric 1 nexthop via 192.0.2.254 nexthop via 198.51.100.254");
+        let both = defaults(Family::V4).remove(0);
+        let index = |name: &str| {
+            let line = here.ip(&format!("-o link show {name}"));
+            line.split(':').next().and_then(|n| n.trim().parse::<u32>().ok()).expect("an index")
+        };
+        assert_eq!((both.oif, both.more_oifs), (Some(index("a0")), vec![index("a1")]));
+        let to = |ip: &str| netlink.route_to(ip.parse().expect("an address")).expect("ask");
+        let way = to("203.0.113.9").expect("a route");
+        assert_eq!((way.oif, way.more_oifs), (Some(index("a0")), vec![index("a1")]), "all next hops");
+        assert_eq!(to("192.0.2.77").expect("a route").destination.to_string(), "192.0.2.0/24");
+        for refused in ["2001:db8::1", "203.0.114.1"] {
+            here.ip("route replace unreachable 203.0.114.0/24");
+            assert_eq!(to(refused).filter(|r| r.kind == RouteKind::Unicast), None, "{refused}");
+        }
+    });
+}
+
+/// The default route of one interface is found without a look at all routes, and also where that is misleading.
+#[test]
+fn an_interfaces_default_route_is_found() {
+    isolated(|here| {
+        for (name, net) in [("a0", 1), ("c0", 2)] {
+            here.ip(&format!("link add {name} index 7{net} type veth peer name {name}p"));
+            here.ip(&format!("addr add 192.0.2.{net}/24 dev {name}"));
+            here.ip(&format!("addr add 2001:db8:{net}::1/64 dev {name} nodad"));
+            here.ip(&format!("link set {name} up"));
+            here.ip(&format!("link set {name}p up"));
+        }
+        here.ip("addr add 192.0.2.9/24 dev a0");
+        let netlink = Netlink::in_current().expect("netlink");
+        let by = |family, oif| netlink.default_route_by(family, oif).expect("ask");
+        let gateway = |family, oif| by(family, oif).and_then(|r| r.gateway).map(|a| a.to_string());
+        for family in Family::ALL {
+            assert_eq!(by(family, 71), None);
+            assert_eq!(by(family, 4711), None, "nor has an interface that is not there");
+        }
+        for (own, net) in [("192.0.2.1", "192.0.2.1/32"), ("2001:db8:1::1", "2001:db8:1::1/128")] {
+            let route = netlink.route_to(own.parse().expect("an address")).expect("ask").expect("a route");
+            assert_eq!((route.kind, route.table, route.destination.to_string().as_str()), (RouteKind::Local, 255, net));
+        }
+        here.ip("route add default via 192.0.2.254 dev a0 metric 20");
+        here.ip("route add default via 192.0.2.253 dev a0 metric 10 src 192.0.2.9");
+        here.ip("route add default via 192.0.2.252 dev c0 metric 5");
+        here.ip("-6 route add default via 2001:db8:1::fe dev a0 metric 20");
+        here.ip("-6 route add default via 2001:db8:1::fd dev a0 metric 10");
+        let check = |why: &str| {
+            assert_eq!(gateway(Family::V4, 71).as_deref(), Some("192.0.2.253"), "{why}");
+            assert_eq!(by(Family::V4, 71).and_then(|r| r.preferred_source), Some([192, 0, 2, 9].into()), "{why}");
+            assert_eq!(gateway(Family::V4, 72).as_deref(), Some("192.0.2.252"), "{why}");
+            assert_eq!(gateway(Family::V6, 71).as_deref(), Some("2001:db8:1::fd"), "{why}");
+            assert_eq!(gateway(Family::V6, 72), None, "{why}");
+        };
+        check("alone");
+        // Tunnels that cover the default route, filters of bogons, and a table of another rule.
+        here.ip("route add 0.0.0.0/1 via 192.0.2.250 dev c0");
+        here.ip("route add 128.0.0.0/1 via 192.0.2.250 dev a0");
+        here.ip("-6 route add 2000::/3 via 2001:db8:1::f0 dev a0");
+        check("with halves of everything");
+        here.ip("route add blackhole 192.0.0.0/24");
+        here.ip("-6 route add unreachable 3fff::/20");
+        check("with bogons");
+        here.ip("route add default via 192.0.2.249 dev a0 table 77");
+        here.ip("-6 route add default via 2001:db8:1::f9 dev a0 table 77");
+        here.ip("rule add from all lookup 77 pref 10");
+        here.ip("-6 rule add from all lookup 77 pref 10");
+        check("with another table before");
+    });
+}
+
+#[test]
+fn several_changes_at_once_are_made_in_order_and_the_first_error_told() {
+    isolated(|here| {
+        here.ip("link add a0 index 77 type veth peer name b0");
+        let netlink = Netlink::in_current().expect("netlink");
+        let net = |s: &str| s.parse::<IpNet>().expect("a net");
+        let options = AddressOptions::default();
+        let route = |via: &str| RouteSpec::default_via(via.parse().expect("an address"), 77);
+        let error = netlink
+            .request_all(vec![
+                Request::set_up(77, true),
+                Request::add_address(77, net("192.0.2.1/24"), options),
+                Request::add_address(77, net("192.0.2.1/24"), options).or_exists(),
+                Request::add_route(&route("198.51.100.1")),
+                Request::delete_address(77, net("192.0.2.7/24")).or_absent(),
+                Request::set_up(4711, true),
+                Request::add_route(&route("192.0.2.254")),
+            ])
+            .expect_err("no way to that gateway");
+        let text = error.to_string();
+        assert!(
+            matches!(&error, NetlinkError::Refused { source, .. } if source.errno == nix::errno::Errno::ENETUNREACH)
+        );
+        assert!(text.contains("add route to 0.0.0.0/0 by interface 77: Nexthop has invalid gateway: "), "{text}");
+        assert!(here.ip("route show default").contains("via 192.0.2.254"), "the others were made");
     });
 }

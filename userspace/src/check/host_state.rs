@@ -3,10 +3,10 @@
 use std::fs;
 use std::io;
 
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
-use nix::sys::socket::SockProtocol;
 
-use crate::netlink::raw::{attribute, dump};
+use crate::netlink::{Netlink, NetlinkError, Opaque, Socket, SocketError};
 use crate::netns::{Netns, NetnsError};
 
 /// What is not as it must be.
@@ -23,6 +23,12 @@ pub enum HostStateError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The links cannot be looked at.
+    #[error(transparent)]
+    Links(#[from] NetlinkError),
+    /// The nftables tables cannot be looked at.
+    #[error("cannot read the nftables tables: {0}")]
+    Unknown(#[source] SocketError),
     /// The kernel forwards between interfaces.
     #[error("{path} is {value}, not 0: the kernel forwards by itself")]
     Forwarding {
@@ -73,44 +79,25 @@ fn forwarding() -> Result<(), HostStateError> {
 }
 
 fn bridges() -> Result<(), HostStateError> {
-    /// `RTM_GETLINK`.
-    const GET_LINK: u16 = 18;
-    /// Length of `struct ifinfomsg`.
-    const IFINFO_BYTES: usize = 16;
-    const IFLA_IFNAME: u16 = 3;
-    const IFLA_LINKINFO: u16 = 18;
-    const IFLA_INFO_KIND: u16 = 1;
-
-    let links = dump(SockProtocol::NetlinkRoute, GET_LINK, &[0; IFINFO_BYTES])
-        .map_err(|source| HostStateError::Read { what: "the links", source })?;
-    for attributes in links.iter().filter_map(|link| link.get(IFINFO_BYTES..)) {
-        let kind = attribute(attributes, IFLA_LINKINFO).and_then(|info| attribute(info, IFLA_INFO_KIND));
-        if kind.is_some_and(|kind| kind.starts_with(b"bridge")) {
-            let name = attribute(attributes, IFLA_IFNAME).unwrap_or_default();
-            return Err(HostStateError::Bridge(String::from_utf8_lossy(name).trim_end_matches('\0').to_owned()));
-        }
-    }
-    Ok(())
+    let links = Netlink::in_current()?.links()?;
+    let bridge = links.into_iter().find(|link| link.kind.as_deref() == Some("bridge"));
+    bridge.map_or(Ok(()), |link| Err(HostStateError::Bridge(link.name)))
 }
 
 /// iptables-nft keeps its rules in nftables tables as well.
 fn nf_tables() -> Result<(), HostStateError> {
     /// `NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE`.
     const GET_TABLE: u16 = 10 << 8 | 1;
-    /// `struct nfgenmsg`: any family, version 0, no resource.
-    const ANY_FAMILY: [u8; 4] = [0; 4];
-
-    match dump(SockProtocol::NetlinkNetFilter, GET_TABLE, &ANY_FAMILY) {
+    // `struct nfgenmsg`: any family, version 0, no resource.
+    let any_family = Opaque { message_type: GET_TABLE, body: vec![0; 4] };
+    let open = Socket::open(NETLINK_NETFILTER).map_err(SocketError::from);
+    match open.and_then(|mut socket| socket.dump::<_, Opaque>(&any_family)) {
         Ok(tables) if tables.is_empty() => Ok(()),
         Ok(tables) => Err(HostStateError::NfTables(tables.len())),
         // A kernel without nfnetlink or nf_tables has no rules.
-        Err(e) if [Errno::EPROTONOSUPPORT, Errno::EINVAL, Errno::EOPNOTSUPP].iter().any(|n| is(&e, *n)) => Ok(()),
-        Err(source) => Err(HostStateError::Read { what: "the nftables tables", source }),
+        Err(e) if matches!(e.errno(), Some(Errno::EPROTONOSUPPORT | Errno::EINVAL | Errno::EOPNOTSUPP)) => Ok(()),
+        Err(e) => Err(HostStateError::Unknown(e)),
     }
-}
-
-fn is(error: &io::Error, number: Errno) -> bool {
-    error.raw_os_error() == Some(number as i32)
 }
 
 fn iptables() -> Result<(), HostStateError> {

@@ -36,7 +36,7 @@ struct Bare {
     namespace: String,
 }
 
-pub(super) async fn run(global: &Global, args: &AddArgs) -> Result<u8, CliError> {
+pub(super) fn run(global: &Global, args: &AddArgs) -> Result<u8, CliError> {
     let dirs = choose(global.instance.as_deref())?;
     let plain = args.network.is_none() && args.addresses.is_empty() && args.publishes.is_empty();
     if !dirs.exists() && global.instance.is_none() && plain {
@@ -49,7 +49,7 @@ pub(super) async fn run(global: &Global, args: &AddArgs) -> Result<u8, CliError>
         publishes: publishes("--publish", &args.publishes)?,
     };
     let mut instance = open(dirs)?;
-    let applied: Applied = instance.add(&request).await?;
+    let applied: Applied = instance.add(&request)?;
     global.print(&applied, up::text)?;
     Ok(0)
 }

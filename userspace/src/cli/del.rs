@@ -28,14 +28,14 @@ struct Bare {
     namespace: String,
 }
 
-pub(super) async fn run(global: &Global, args: &DelArgs) -> Result<u8, CliError> {
+pub(super) fn run(global: &Global, args: &DelArgs) -> Result<u8, CliError> {
     probe::privileges()?;
     let name = namespace_name(&args.name)?;
     let dirs = choose(global.instance.as_deref())?;
     let mut instance = open(dirs.clone())?;
     let is_pod = instance.state()?.is_some_and(|s| s.pod(&args.name).is_some());
     if is_pod {
-        let applied = instance.del(&args.name).await?;
+        let applied = instance.del(&args.name)?;
         global.print(&applied, up::text)?;
         return Ok(0);
     }

@@ -14,9 +14,9 @@ pub struct DownArgs {
     pub force: bool,
 }
 
-pub(super) async fn run(global: &Global, args: &DownArgs) -> Result<u8, CliError> {
+pub(super) fn run(global: &Global, args: &DownArgs) -> Result<u8, CliError> {
     let dirs = choose(global.instance.as_deref())?;
-    let applied = if args.force { open_damaged(dirs)?.down_force().await? } else { open(dirs)?.down().await? };
+    let applied = if args.force { open_damaged(dirs)?.down_force()? } else { open(dirs)?.down()? };
     global.print(&applied, |a| {
         if a.changed {
             let (pods, networks) = (a.pods_removed.len(), a.networks_removed.len());

@@ -62,6 +62,9 @@ pub enum CliError {
     /// Signals cannot be watched.
     #[error("cannot wait for signals: {0}")]
     Signals(#[source] io::Error),
+    /// Waiting for signals and changes failed.
+    #[error("cannot wait for changes of the host's network: {0}")]
+    Wait(#[source] io::Error),
     /// Standard output is broken.
     #[error("cannot write the result: {0}")]
     Output(#[source] io::Error),

@@ -98,18 +98,18 @@ impl Cli {
     /// # Errors
     ///
     /// Why it failed; [`CliError::exit_status`] is the status then.
-    pub async fn run(self) -> Result<u8, CliError> {
+    pub fn run(self) -> Result<u8, CliError> {
         let global = &self.global;
         match self.verb {
-            Verb::Run(args) => run::run(global, &args).await,
-            Verb::Up(args) => up::run(global, &args).await,
-            Verb::Down(args) => down::run(global, &args).await,
+            Verb::Run(args) => run::run(global, &args),
+            Verb::Up(args) => up::run(global, &args),
+            Verb::Down(args) => down::run(global, &args),
             Verb::Status(args) => status::run(global, &args),
-            Verb::Add(args) => add::run(global, &args).await,
-            Verb::Del(args) => del::run(global, &args).await,
+            Verb::Add(args) => add::run(global, &args),
+            Verb::Del(args) => del::run(global, &args),
             Verb::List(args) => list::run(global, &args),
             Verb::Exec(args) => exec::run(&args),
-            Verb::Publish(args) => publish::run(global, &args).await,
+            Verb::Publish(args) => publish::run(global, &args),
         }
     }
 }

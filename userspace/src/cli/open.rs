@@ -11,7 +11,7 @@ use crate::probe;
 use crate::store::{Store, StoreError};
 use crate::topology::{self, Document};
 
-/// Opens an instance, up or not. Call it inside a tokio runtime.
+/// Opens an instance, up or not.
 ///
 /// # Errors
 ///

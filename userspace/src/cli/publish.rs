@@ -120,7 +120,7 @@ impl Clients {
     }
 }
 
-pub(super) async fn run(global: &Global, args: &PublishArgs) -> Result<u8, CliError> {
+pub(super) fn run(global: &Global, args: &PublishArgs) -> Result<u8, CliError> {
     let dirs = choose(global.instance.as_deref())?;
     let applied = match &args.verb {
         PublishVerb::Add { ports: asked, clients } => {
@@ -133,22 +133,22 @@ pub(super) async fn run(global: &Global, args: &PublishArgs) -> Result<u8, CliEr
                 allow: allow.clone().unwrap_or_default(),
             };
             let publishes: Vec<_> = publishes("PORTS", &asked.ports)?.into_iter().map(publish).collect();
-            open(dirs)?.publish(&publishes).await?
+            open(dirs)?.publish(&publishes)?
         }
         PublishVerb::Set { publishes, clients } => {
             let change = clients.change()?;
-            open(dirs)?.set_publish(&references(publishes)?, &change).await?
+            open(dirs)?.set_publish(&references(publishes)?, &change)?
         }
         PublishVerb::Move { publish, to } => {
             let (publish, to) = (reference(publish)?, backends("--to", to)?);
-            open(dirs)?.move_publish(&publish, &to).await?
+            open(dirs)?.move_publish(&publish, &to)?
         }
         PublishVerb::Drain { publishes, backend, undo } => {
-            open(dirs)?.drain(&references(publishes)?, !undo, backend.as_deref()).await?
+            open(dirs)?.drain(&references(publishes)?, !undo, backend.as_deref())?
         }
         PublishVerb::Del { pod, ports, reset } => {
             let ports = publishes("PORTS", ports)?;
-            open(dirs)?.unpublish(pod, &ports, *reset).await?
+            open(dirs)?.unpublish(pod, &ports, *reset)?
         }
         PublishVerb::List { pod } => {
             let name = dirs.name().to_owned();

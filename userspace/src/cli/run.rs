@@ -1,11 +1,15 @@
 //! `netns run`: up, counters until a signal, down.
 
+use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::live::Live;
 use super::open::{in_file, open, read_topology};
@@ -31,44 +35,42 @@ pub struct RunArgs {
     pub check: bool,
 }
 
-pub(super) async fn run(global: &Global, args: &RunArgs) -> Result<u8, CliError> {
+pub(super) fn run(global: &Global, args: &RunArgs) -> Result<u8, CliError> {
     // Before anything is made: a signal from here on ends in `down`, not in leftovers.
     let mut signals = Signals::new().map_err(CliError::Signals)?;
     match &args.config {
-        Some(path) => run_file(global, path, &mut signals).await,
-        None => super::sandbox::run(global, args, &mut signals).await,
+        Some(path) => run_file(global, path, &mut signals),
+        None => super::sandbox::run(global, args, &mut signals),
     }
 }
 
-async fn run_file(global: &Global, path: &Path, signals: &mut Signals) -> Result<u8, CliError> {
+fn run_file(global: &Global, path: &Path, signals: &mut Signals) -> Result<u8, CliError> {
     let document = read_topology(path)?;
     let mut instance = open(choose(global.instance.as_deref())?)?;
     let was_up = instance.state()?.is_some();
-    let applied = instance.up(&document).await.map_err(in_file(path))?;
+    let applied = instance.up(&document).map_err(in_file(path))?;
     let watched = match global.print(&applied, up::text) {
-        Ok(()) => watch(global, &mut instance, signals).await,
+        Ok(()) => watch(global, &mut instance, signals),
         Err(e) => Err(e),
     };
     // What was up before is somebody's: it is watched, and left as the file says.
     if !was_up {
-        instance.down().await?;
+        instance.down()?;
     }
     watched?;
     Ok(0)
 }
 
 /// Shows counters and follows the host's addresses until a signal comes.
-pub(super) async fn watch(
+pub(super) fn watch(
     global: &Global,
     instance: &mut Instance<KernelFabric>,
     signals: &mut Signals,
 ) -> Result<(), CliError> {
     let mut monitor = Monitor::in_netns(instance.fabric().host().netns())?;
     let mut live = if global.output == Format::Text { Live::on_terminal() } else { None };
-    let mut tick = interval(REDRAW);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut sweep = interval(SWEEP);
-    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sweep = Instant::now();
+    let mut redraw = live.is_some().then_some(sweep);
     let mut settled: Option<Instant> = None;
     #[cfg(feature = "trace")]
     let mut trace = instance
@@ -77,65 +79,80 @@ pub(super) async fn watch(
         .datapath()
         .trace()
         .map_err(|e| crate::instance::FabricError::step("open the programs' log", e))?;
+    #[cfg(feature = "trace")]
+    redraw.get_or_insert(sweep);
     loop {
         #[cfg(feature = "trace")]
         trace.flush();
-        tokio::select! {
-            () = signals.next() => return Ok(()),
-            change = monitor.next() => match change {
-                // The first of a burst sets the time: a link that flaps for ever is followed all the same.
-                Some(_) => settled = settled.or(Some(Instant::now() + SETTLE)),
-                None => return Err(crate::netlink::NetlinkError::Open(std::io::ErrorKind::BrokenPipe.into()).into()),
-            },
-            () = sleep_until(settled.unwrap_or_else(Instant::now)), if settled.is_some() => {
-                settled = None;
-                if let Err(e) = instance.refresh().await {
-                    // Removed by another process: nothing is left to watch.
-                    if instance.state()?.is_none() {
-                        return Ok(());
-                    }
-                    tracing::warn!("cannot follow the host's addresses: {e}");
+        let due = [Some(sweep), redraw, settled].into_iter().flatten().min();
+        let (told, changed) = wait(signals, &monitor, due.unwrap_or(sweep)).map_err(CliError::Wait)?;
+        if told {
+            return Ok(());
+        }
+        if changed && !monitor.read()?.is_empty() {
+            // The first of a burst sets the time: a link that flaps for ever is followed all the same.
+            settled = settled.or(Some(Instant::now() + SETTLE));
+        }
+        let now = Instant::now();
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if is_due(settled) {
+            settled = None;
+            if let Err(e) = instance.refresh() {
+                // Removed by another process: nothing is left to watch.
+                if instance.state()?.is_none() {
+                    return Ok(());
                 }
-            },
-            _ = sweep.tick() => {
-                if let Err(e) = instance.expire_flows() {
-                    if instance.state()?.is_none() {
-                        return Ok(());
-                    }
-                    tracing::warn!("{e}");
+                tracing::warn!("cannot follow the host's addresses: {e}");
+            }
+        }
+        if is_due(Some(sweep)) {
+            if let Err(e) = instance.expire_flows() {
+                if instance.state()?.is_none() {
+                    return Ok(());
                 }
-            },
-            _ = tick.tick(), if live.is_some() || cfg!(feature = "trace") => {
-                let Ok(status) = instance.counters() else {
-                    if instance.state()?.is_none() {
-                        return Ok(());
+                tracing::warn!("{e}");
+            }
+            sweep = Instant::now() + SWEEP;
+        }
+        if is_due(redraw) {
+            match instance.counters() {
+                Ok(status) => {
+                    if let Some(live) = &mut live {
+                        live.draw(&status);
                     }
-                    continue;
-                };
-                if let Some(live) = &mut live {
-                    live.draw(&status);
                 }
-            },
+                Err(_) if instance.state()?.is_none() => return Ok(()),
+                Err(_) => {}
+            }
+            redraw = Some(Instant::now() + REDRAW);
         }
     }
 }
 
-/// The signals that end a run: Ctrl-C, `kill`, and the terminal's end.
+/// Waits until then, or for a signal or a change of the host's network: says whether there are these two.
+fn wait(signals: &Signals, monitor: &Monitor, until: Instant) -> io::Result<(bool, bool)> {
+    let mut fds = [signals.0.as_fd(), monitor.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    // Not a moment too early, or it would be asked again and again until then.
+    let left = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+    match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(e) => return Err(e.into()),
+    }
+    // An overrun of the monitor comes as an error, which is its to read.
+    let [told, changed] = fds.map(|fd| fd.any().unwrap_or(true));
+    Ok((told, changed))
+}
+
+/// The signals that end a run: Ctrl-C, `kill`, and the terminal's end. From here on they do nothing else; one that comes
+/// before anybody waits for it is not lost.
 #[derive(Debug)]
-pub(super) struct Signals([Signal; 3]);
+pub(super) struct Signals(SignalFd);
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?]))
-    }
-
-    /// Waits for one; one that came earlier is not lost.
-    pub(super) async fn next(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {},
-            _ = terminate.recv() => {},
-            _ = hangup.recv() => {},
-        }
+    fn new() -> io::Result<Self> {
+        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+        // Threads that are started later inherit it.
+        signals.thread_block()?;
+        Ok(Self(SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?))
     }
 }

@@ -7,7 +7,7 @@ use crate::netns::Netns;
 use crate::probe;
 use crate::sandbox::{self, Sandbox, layout};
 
-pub(super) async fn run(global: &Global, args: &RunArgs, signals: &mut Signals) -> Result<u8, CliError> {
+pub(super) fn run(global: &Global, args: &RunArgs, signals: &mut Signals) -> Result<u8, CliError> {
     probe::privileges()?;
     // The sandbox has an instance of its own, whatever is asked for: it must not touch another one.
     let dirs = Dirs::new(layout::INSTANCE)?;
@@ -15,12 +15,12 @@ pub(super) async fn run(global: &Global, args: &RunArgs, signals: &mut Signals) 
         let here = Netns::current().map_err(|e| crate::instance::FabricError::step("open the sandbox's host", e))?;
         KernelFabric::new(&dirs, here).map_err(InstanceError::from)
     };
-    let mut sandbox = Sandbox::up(fabric).await?;
+    let mut sandbox = Sandbox::up(fabric)?;
     if args.check {
         // Signals are kept meanwhile: the check ends within seconds, and `down` follows in any case.
-        let report = tokio::task::spawn_blocking(sandbox::check).await;
-        sandbox.down().await?;
-        let report = report.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        let report = std::thread::spawn(sandbox::check).join();
+        sandbox.down()?;
+        let report = report.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         global.print(&report, ToString::to_string)?;
         return Ok(if report.ok { 0 } else { 1 });
     }
@@ -29,10 +29,10 @@ pub(super) async fn run(global: &Global, args: &RunArgs, signals: &mut Signals) 
         Format::Text => global.print(&(), |()| sandbox::picture()),
     };
     let watched = match shown {
-        Ok(()) => watch(global, sandbox.instance_mut(), signals).await,
+        Ok(()) => watch(global, sandbox.instance_mut(), signals),
         Err(e) => Err(e),
     };
-    sandbox.down().await?;
+    sandbox.down()?;
     watched?;
     Ok(0)
 }

@@ -21,14 +21,14 @@ pub struct UpArgs {
     pub prune: bool,
 }
 
-pub(super) async fn run(global: &Global, args: &UpArgs) -> Result<u8, CliError> {
+pub(super) fn run(global: &Global, args: &UpArgs) -> Result<u8, CliError> {
     let document = read_topology(&args.file)?;
     if document.declares_nothing() && !args.prune {
         let error = InputError::new("the file", "", Problem::DeclaresNothing);
         return Err(CliError::File { path: args.file.clone(), error });
     }
     let mut instance = open(choose(global.instance.as_deref())?)?;
-    let applied = instance.up(&document).await.map_err(in_file(&args.file))?;
+    let applied = instance.up(&document).map_err(in_file(&args.file))?;
     global.print(&applied, text)?;
     Ok(0)
 }

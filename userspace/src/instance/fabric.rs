@@ -19,91 +19,90 @@ pub enum Ending {
 ///
 /// Every `remove_*` is idempotent: what is absent is done. Every `add_*` leaves nothing of its own behind when it fails
 /// by itself, but may be killed half-way: the matching `remove_*` takes away any part of it.
-#[expect(async_fn_in_trait, reason = "all callers are in this crate and run on one thread")]
 pub trait Fabric: PortProbe {
     /// Whether kernel and privileges suffice; asked before anything is changed.
     ///
     /// # Errors
     ///
     /// [`FabricError::Unsupported`], naming the feature or privilege.
-    async fn check(&self) -> Result<(), FabricError>;
+    fn check(&self) -> Result<(), FabricError>;
 
     /// Which host namespace this is, in words only good for comparing.
     fn host_id(&self) -> String;
 
-    /// What the host has; `state` tells what of it is the instance's own.
-    async fn facts(&self, state: &State) -> Result<HostFacts, FabricError>;
+    /// What the host has; `state` tells what of it is the instance's own. Routes only if asked for: there may be many.
+    fn facts(&self, state: &State, routes: bool) -> Result<HostFacts, FabricError>;
 
     /// The ports the kernel chooses from for sockets that ask for any, as a list of ranges.
-    async fn local_ports(&self) -> Result<String, FabricError>;
+    fn local_ports(&self) -> Result<String, FabricError>;
 
     /// Which of these ports are not reserved yet, as a list of ranges.
-    async fn unreserved(&self, ports: &str) -> Result<String, FabricError>;
+    fn unreserved(&self, ports: &str) -> Result<String, FabricError>;
 
     /// Reserves ports.
-    async fn reserve(&self, ports: &str) -> Result<(), FabricError>;
+    fn reserve(&self, ports: &str) -> Result<(), FabricError>;
 
     /// Gives reserved ports back.
-    async fn release(&self, ports: &str) -> Result<(), FabricError>;
+    fn release(&self, ports: &str) -> Result<(), FabricError>;
 
     /// Loads programs and maps and pins them, mounting bpffs if need be.
-    async fn load(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
+    fn load(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
 
     /// Opens what [`Self::load`] pinned. The `remove_*` steps do what can be done even after this has failed.
-    async fn open(&mut self) -> Result<(), FabricError>;
+    fn open(&mut self) -> Result<(), FabricError>;
 
     /// Removes every pin, and bpffs if it was mounted by us and is used by nobody else.
-    async fn unload(&mut self) -> Result<(), FabricError>;
+    fn unload(&mut self) -> Result<(), FabricError>;
 
     /// Attaches to the uplinks and writes their entries.
-    async fn add_uplinks(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
+    fn add_uplinks(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
 
     /// Undoes [`Self::add_uplinks`].
-    async fn remove_uplinks(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
+    fn remove_uplinks(&mut self, instance: &InstanceRow) -> Result<(), FabricError>;
 
     /// Brings the data path's timers, its limits and its view of the host's addresses and uplinks up to date, and ends the flows of
     /// addresses and uplinks that are gone; returns the uplinks as they are now: the index is another one after an interface
     /// was made anew, and that of the former while it is away.
-    async fn refresh(&mut self, instance: &InstanceRow) -> Result<Vec<UplinkRow>, FabricError>;
+    fn refresh(&mut self, instance: &InstanceRow) -> Result<Vec<UplinkRow>, FabricError>;
 
     /// Brings what the data path knows of all networks' source NAT up to date: the addresses the host has at present, and whether
     /// there are mappings. Their gateway devices forward, whatever somebody did to the host's own setting.
-    async fn refresh_networks(&mut self, networks: &[NetworkRow]) -> Result<(), FabricError>;
+    fn refresh_networks(&mut self, networks: &[NetworkRow]) -> Result<(), FabricError>;
 
     /// Removes flows whose time is over, about `limit` entries of each family at most; says how many went.
     fn expire_flows(&self, limit: usize) -> Result<usize, FabricError>;
 
     /// Makes a network's gateway device and its entries.
-    async fn add_network(&mut self, network: &NetworkRow) -> Result<(), FabricError>;
+    fn add_network(&mut self, network: &NetworkRow) -> Result<(), FabricError>;
 
     /// Undoes [`Self::add_network`].
-    async fn remove_network(&mut self, network: &NetworkRow) -> Result<(), FabricError>;
+    fn remove_network(&mut self, network: &NetworkRow) -> Result<(), FabricError>;
 
     /// Makes the pod's namespace.
     ///
     /// # Errors
     ///
     /// [`FabricError::Exists`] when there is one of that name: it is not ours then.
-    async fn add_netns(&mut self, pod: &PodRow) -> Result<(), FabricError>;
+    fn add_netns(&mut self, pod: &PodRow) -> Result<(), FabricError>;
 
     /// Deletes the pod's namespace.
-    async fn remove_netns(&mut self, pod: &PodRow) -> Result<(), FabricError>;
+    fn remove_netns(&mut self, pod: &PodRow) -> Result<(), FabricError>;
 
     /// Connects the pod: veth, addresses, routes, programs, endpoint.
-    async fn add_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError>;
+    fn add_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError>;
 
     /// Undoes [`Self::add_pod`], flows included.
-    async fn remove_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError>;
+    fn remove_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError>;
 
     /// Publishes ports: the declaration, then its ports. `pods` are all there are, here and below.
-    async fn add_publish(&mut self, publish: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError>;
+    fn add_publish(&mut self, publish: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError>;
 
     /// Gives live publishes the backends, clients and flags of their rows. Connections end with a RST if their client may not
     /// come in any more; other flows also if their pod is no backend any more, or none takes new ones.
-    async fn switch_publishes(&mut self, publishes: &[PublishRow], pods: &[PodRow]) -> Result<(), FabricError>;
+    fn switch_publishes(&mut self, publishes: &[PublishRow], pods: &[PodRow]) -> Result<(), FabricError>;
 
     /// Undoes [`Self::add_publish`]. Any of the pods may have flows of a publish that was moved.
-    async fn remove_publishes(
+    fn remove_publishes(
         &mut self,
         publishes: &[PublishRow],
         ending: Ending,

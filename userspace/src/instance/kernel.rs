@@ -22,10 +22,10 @@ use crate::probe::{self, Listener, PortProto};
 use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
 use crate::sysctl::{self, PortSet};
 use crate::topology::{Behaviour, Flows, HostFacts, HostRoute, Interface, Nat, PortProbe, Proto};
-use crate::wiring::{Host, PodSpec, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname};
+use crate::wiring::{
+    Host, PodSpec, default_uplinks, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname,
+};
 
-/// The main routing table.
-const MAIN_TABLE: u32 = 254;
 /// Marks, in the state root, that bpffs was mounted by us and is to be unmounted by the last instance.
 const BPFFS_MARK: &str = "bpffs-mounted";
 
@@ -45,7 +45,7 @@ impl KernelFabric {
         if first.is_some_and(|port| port & 1 == 1) { HostConfig::HOST_TAKES_ODD } else { 0 }
     }
 
-    /// The kernel side of the instance of these directories whose host is `netns`. Call it inside a tokio runtime.
+    /// The kernel side of the instance of these directories whose host is `netns`.
     ///
     /// # Errors
     ///
@@ -112,12 +112,11 @@ impl KernelFabric {
         Ok(())
     }
 
-    async fn read_facts(&self, state: &State) -> Result<HostFacts, FabricError> {
+    fn read_facts(&self, state: &State, with_routes: bool) -> Result<HostFacts, FabricError> {
         let fail = |e| FabricError::step("read the host's network", e);
         let netlink = self.host.netlink();
-        let links = netlink.links().await.map_err(fail)?;
-        let addresses = netlink.addresses(None).await.map_err(fail)?;
-        let routes = netlink.routes().await.map_err(fail)?;
+        let links = netlink.links().map_err(fail)?;
+        let addresses = netlink.addresses(None).map_err(fail)?;
         let mut names: Vec<(u32, String)> =
             state.pods.iter().map(|p| (endpoint_ifindex(p.slot), host_ifname(p.slot))).collect();
         names.extend(state.networks.iter().map(|n| (gateway_ifindex(id16(n.id)), gateway_ifname(id16(n.id)))));
@@ -126,6 +125,9 @@ impl KernelFabric {
             .filter(|l| names.iter().any(|(index, name)| (*index, name) == (l.index, &l.name)))
             .map(|l| l.index)
             .collect();
+        // The kernel answers what leads to an address, not what leads into a subnet: whoever adds one has to read them all.
+        let routes = if with_routes { netlink.routes().map_err(fail)? } else { Vec::new() };
+        let default_uplinks = default_uplinks(&links, &routes);
         let interfaces = links
             .into_iter()
             .map(|l| Interface {
@@ -141,16 +143,13 @@ impl KernelFabric {
         };
         let routes = routes
             .into_iter()
-            .filter(|r| r.table == MAIN_TABLE && matches!(r.kind, RouteKind::Unicast | RouteKind::Refusing))
-            .filter(|r| unicast(&r.destination))
+            .filter(|r| matches!(r.kind, RouteKind::Unicast | RouteKind::Refusing) && unicast(&r.destination))
             .map(|r| HostRoute {
                 destination: r.destination,
                 ifindex: r.oif.unwrap_or(0),
                 ours: r.oif.is_some_and(|i| ours.contains(&i)),
             })
             .collect();
-        let default_uplinks =
-            self.host.find_uplinks().await.map_err(|e| FabricError::step("find the default routes", e))?;
         let namespaces = list_named().map_err(|e| FabricError::step("list network namespaces", e))?;
         let namespaces = namespaces.iter().map(|n| n.as_str().to_owned()).collect();
         Ok(HostFacts { interfaces, routes, default_uplinks, namespaces, ours })
@@ -181,16 +180,16 @@ impl KernelFabric {
     }
 
     /// Brings what the programs know of an uplink up to date; its index, the former one while it is away.
-    async fn refresh_uplink(&self, uplink: &UplinkRow) -> Result<u32, FabricError> {
+    fn refresh_uplink(&self, uplink: &UplinkRow) -> Result<u32, FabricError> {
         let UplinkRow { name, ifindex } = uplink;
         let forget = |e| FabricError::step(format!("forget the former uplink {name:?}"), e);
-        let present = self.host.netlink().link_by_name(name).await;
+        let present = self.host.netlink().link_by_name(name);
         if present.map_err(|e| FabricError::step(format!("find uplink {name:?}"), e))?.is_none() {
             tracing::warn!("uplink {name:?} is gone: no pod reaches the LAN by it until it is back");
             self.host.unwire_uplink(*ifindex).map_err(forget)?;
             return Ok(*ifindex);
         }
-        let state = self.host.wire_uplink(name).await;
+        let state = self.host.wire_uplink(name);
         let state = state.map_err(|e| FabricError::step(format!("attach to uplink {name:?}"), e))?;
         if state.ifindex != *ifindex {
             self.host.unwire_uplink(*ifindex).map_err(forget)?;
@@ -199,11 +198,11 @@ impl KernelFabric {
     }
 
     /// Deletes a device of ours without the data path's help, for when its pins are lost.
-    async fn delete_device(&self, index: u32, name: &str, mac: netns_ebpf_common::Mac) -> Result<(), FabricError> {
+    fn delete_device(&self, index: u32, name: &str, mac: netns_ebpf_common::Mac) -> Result<(), FabricError> {
         let fail = |e| FabricError::step(format!("delete interface {name:?}"), e);
-        let link = self.host.netlink().link_by_index(index).await.map_err(fail)?;
+        let link = self.host.netlink().link_by_index(index).map_err(fail)?;
         if link.is_some_and(|l| l.name == name && l.mac == Some(mac)) {
-            self.host.netlink().delete_link(index, name).await.map_err(fail)?;
+            self.host.netlink().delete_link(index, name).map_err(fail)?;
         }
         Ok(())
     }
@@ -228,7 +227,7 @@ impl PortProbe for KernelFabric {
 }
 
 impl Fabric for KernelFabric {
-    async fn check(&self) -> Result<(), FabricError> {
+    fn check(&self) -> Result<(), FabricError> {
         let unsupported = |e: probe::ProbeError| FabricError::Unsupported(e.to_string());
         probe::privileges().map_err(unsupported)?;
         probe::features().map(|_| ()).map_err(unsupported)
@@ -239,18 +238,18 @@ impl Fabric for KernelFabric {
         format!("{}:{}", id.dev, id.ino)
     }
 
-    async fn facts(&self, state: &State) -> Result<HostFacts, FabricError> {
+    fn facts(&self, state: &State, routes: bool) -> Result<HostFacts, FabricError> {
         self.listeners.take();
-        self.read_facts(state).await
+        self.read_facts(state, routes)
     }
 
-    async fn local_ports(&self) -> Result<String, FabricError> {
+    fn local_ports(&self) -> Result<String, FabricError> {
         let read = self.host.netns().run(sysctl::local_ports);
         let read = read.map_err(|e| FabricError::step("enter the host's namespace", e))?;
         Ok(read.map_err(|e| FabricError::step("read the kernel's range of ports", e))?.to_string())
     }
 
-    async fn unreserved(&self, ports: &str) -> Result<String, FabricError> {
+    fn unreserved(&self, ports: &str) -> Result<String, FabricError> {
         let wanted = port_set(ports)?;
         let before = self
             .host
@@ -261,7 +260,7 @@ impl Fabric for KernelFabric {
         Ok(wanted.difference(&before).to_string())
     }
 
-    async fn reserve(&self, ports: &str) -> Result<(), FabricError> {
+    fn reserve(&self, ports: &str) -> Result<(), FabricError> {
         let ports = port_set(ports)?;
         let _lock = self.root_lock()?;
         let done = self.host.netns().run(|| sysctl::reserve_ports(&ports));
@@ -270,12 +269,12 @@ impl Fabric for KernelFabric {
             .map_err(|e| FabricError::step("reserve ports", e))
     }
 
-    async fn release(&self, ports: &str) -> Result<(), FabricError> {
+    fn release(&self, ports: &str) -> Result<(), FabricError> {
         let _lock = self.root_lock()?;
         self.host.release_ports(&port_set(ports)?).map_err(|e| FabricError::step("give reserved ports back", e))
     }
 
-    async fn load(&mut self, instance: &InstanceRow) -> Result<(), FabricError> {
+    fn load(&mut self, instance: &InstanceRow) -> Result<(), FabricError> {
         let _lock = self.root_lock()?;
         self.mount_bpffs()?;
         if let Some(root) = self.dirs.pins().parent() {
@@ -302,13 +301,13 @@ impl Fabric for KernelFabric {
         Ok(())
     }
 
-    async fn open(&mut self) -> Result<(), FabricError> {
+    fn open(&mut self) -> Result<(), FabricError> {
         Datapath::open(self.dirs.pins())
             .map(|_| ())
             .map_err(|e| FabricError::step("open the data path (`netns down` and `netns up` make it anew)", e))
     }
 
-    async fn unload(&mut self) -> Result<(), FabricError> {
+    fn unload(&mut self) -> Result<(), FabricError> {
         let _lock = self.root_lock()?;
         if !is_bpffs(Path::new(BPFFS)) {
             // Unmounted by somebody, with everything in it: only the mark is left.
@@ -322,15 +321,15 @@ impl Fabric for KernelFabric {
         self.unmount_bpffs()
     }
 
-    async fn add_uplinks(&mut self, instance: &InstanceRow) -> Result<(), FabricError> {
+    fn add_uplinks(&mut self, instance: &InstanceRow) -> Result<(), FabricError> {
         for UplinkRow { name, .. } in &instance.uplinks {
-            let done = self.host.wire_uplink(name).await;
+            let done = self.host.wire_uplink(name);
             done.map_err(|e| FabricError::step(format!("attach to uplink {name:?}"), e))?;
         }
         Ok(())
     }
 
-    async fn remove_uplinks(&mut self, instance: &InstanceRow) -> Result<(), FabricError> {
+    fn remove_uplinks(&mut self, instance: &InstanceRow) -> Result<(), FabricError> {
         if !self.is_loaded() {
             return Ok(());
         }
@@ -341,15 +340,15 @@ impl Fabric for KernelFabric {
         Ok(())
     }
 
-    async fn refresh(&mut self, instance: &InstanceRow) -> Result<Vec<UplinkRow>, FabricError> {
+    fn refresh(&mut self, instance: &InstanceRow) -> Result<Vec<UplinkRow>, FabricError> {
         self.sync_nat(instance)?;
         let stale = |e| FabricError::step("end flows of former addresses", e);
         let before = self.host.datapath().uplinks().map_err(stale)?;
-        let went = self.host.sync_host_addresses().await;
+        let went = self.host.sync_host_addresses();
         let went = went.map_err(|e| FabricError::step("read the host's addresses", e))?;
         let mut uplinks = instance.uplinks.clone();
         for uplink in &mut uplinks {
-            uplink.ifindex = self.refresh_uplink(uplink).await?;
+            uplink.ifindex = self.refresh_uplink(uplink)?;
         }
         // A program that runs now may still make a flow of what was before.
         if went || self.host.datapath().uplinks().map_err(stale)? != before {
@@ -359,16 +358,16 @@ impl Fabric for KernelFabric {
         if ended > 0 {
             tracing::debug!("ended {ended} flow entries of former addresses");
         }
-        let rerouted = self.host.end_rerouted_flows().await;
+        let rerouted = self.host.end_rerouted_flows();
         rerouted.map_err(|e| FabricError::step("end flows of former routes", e))?;
         Ok(uplinks)
     }
 
-    async fn refresh_networks(&mut self, networks: &[NetworkRow]) -> Result<(), FabricError> {
+    fn refresh_networks(&mut self, networks: &[NetworkRow]) -> Result<(), FabricError> {
         let some = networks.iter().any(|n| n.network.mapping == Behaviour::EndpointIndependent);
         self.host.datapath().set_mappings(some).map_err(|e| FabricError::step("write the settings", e))?;
         let pools: Vec<_> = networks.iter().map(|n| (id16(n.id), n.network.snat_address.as_slice())).collect();
-        let done = self.host.sync_snat_pools(&pools).await;
+        let done = self.host.sync_snat_pools(&pools);
         done.map_err(|e| FabricError::step("read the host's SNAT addresses", e))?;
         let ids: Vec<_> = networks.iter().map(|n| id16(n.id)).collect();
         self.host.keep_forwarding(&ids).map_err(|e| FabricError::step("switch gateway devices to forwarding", e))
@@ -378,22 +377,22 @@ impl Fabric for KernelFabric {
         self.host.datapath().expire_flows(limit).map_err(|e| FabricError::step("sweep the flow table", e))
     }
 
-    async fn add_network(&mut self, network: &NetworkRow) -> Result<(), FabricError> {
-        let done = self.host.wire_gateway(&network_spec(network)).await;
+    fn add_network(&mut self, network: &NetworkRow) -> Result<(), FabricError> {
+        let done = self.host.wire_gateway(&network_spec(network));
         done.map_err(|e| FabricError::step(format!("make network {:?}", network.network.name), e))
     }
 
-    async fn remove_network(&mut self, network: &NetworkRow) -> Result<(), FabricError> {
+    fn remove_network(&mut self, network: &NetworkRow) -> Result<(), FabricError> {
         let id = id16(network.id);
         if !self.is_loaded() {
             let mac = gateway_mac(self.dirs.name(), id);
-            return self.delete_device(gateway_ifindex(id), &gateway_ifname(id), mac).await;
+            return self.delete_device(gateway_ifindex(id), &gateway_ifname(id), mac);
         }
-        let done = self.host.unwire_gateway(id).await;
+        let done = self.host.unwire_gateway(id);
         done.map_err(|e| FabricError::step(format!("remove network {:?}", network.network.name), e))
     }
 
-    async fn add_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
+    fn add_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
         let failed = |e| FabricError::step("make the directory of network namespaces", e);
         note_run_dir(Path::new(STATE_ROOT)).map_err(failed)?;
         match Netns::create_named(&netns_name(pod)?) {
@@ -403,30 +402,30 @@ impl Fabric for KernelFabric {
         }
     }
 
-    async fn remove_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
+    fn remove_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
         match delete_named(&netns_name(pod)?) {
             Err(e) if !e.is_absent() => Err(FabricError::step(format!("delete network namespace {:?}", pod.name), e)),
             _ => Ok(()),
         }
     }
 
-    async fn add_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError> {
+    fn add_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError> {
         let spec =
             PodSpec { owner: pod.id, slot: pod.slot, netns: netns_name(pod)?, addr4: pod.addr4, addr6: pod.addr6 };
-        let done = self.host.wire_pod(&network_spec(network), &spec).await;
+        let done = self.host.wire_pod(&network_spec(network), &spec);
         done.map_err(|e| FabricError::step(format!("connect pod {:?}", pod.name), e))
     }
 
-    async fn remove_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError> {
+    fn remove_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError> {
         if !self.is_loaded() {
             let mac = gateway_mac(self.dirs.name(), id16(network.id));
-            return self.delete_device(endpoint_ifindex(pod.slot), &host_ifname(pod.slot), mac).await;
+            return self.delete_device(endpoint_ifindex(pod.slot), &host_ifname(pod.slot), mac);
         }
-        let done = self.host.unwire_pod(pod.slot, pod.id).await;
+        let done = self.host.unwire_pod(pod.slot, pod.id);
         done.map(|_| ()).map_err(|e| FabricError::step(format!("disconnect pod {:?}", pod.name), e))
     }
 
-    async fn add_publish(&mut self, publish: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError> {
+    fn add_publish(&mut self, publish: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError> {
         if publish.publish.is_loopback() && !self.host.datapath().has_socket_hooks() {
             tracing::warn!("{} is reached by nobody: it takes the socket hooks, which are off", publish.publish);
         }
@@ -434,12 +433,12 @@ impl Fabric for KernelFabric {
         done.map_err(|e| FabricError::step(format!("publish {}", publish.publish), e))
     }
 
-    async fn switch_publishes(&mut self, publishes: &[PublishRow], pods: &[PodRow]) -> Result<(), FabricError> {
+    fn switch_publishes(&mut self, publishes: &[PublishRow], pods: &[PodRow]) -> Result<(), FabricError> {
         let done = self.host.switch_publishes(&publish_specs(publishes, pods), netns_of(pods));
         done.map_err(|e| FabricError::step(format!("switch {}", listed(publishes)), e))
     }
 
-    async fn remove_publishes(
+    fn remove_publishes(
         &mut self,
         publishes: &[PublishRow],
         ending: Ending,

@@ -123,6 +123,12 @@ impl Surroundings<'_> {
 /// Hands out ids of rows.
 pub(super) type NextId<'a> = &'a mut dyn FnMut() -> Result<u64, StoreError>;
 
+/// Whether [`up`] would add subnets or uplinks, which are judged against the host's routes.
+pub(super) fn adds_subnets(state: &State, wanted: &Topology) -> bool {
+    let is_live = |name: &str| state.networks.iter().any(|n| n.network.name == name);
+    state.instance.is_none() || wanted.networks.iter().any(|n| !is_live(&n.name))
+}
+
 /// What `up` has to do to turn `state` into `document`.
 ///
 /// # Errors

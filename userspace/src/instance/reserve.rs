@@ -15,9 +15,9 @@ impl<F: Fabric> Session<'_, F> {
     /// Reserves the published ports that are in the kernel's range, and gives those back that are published no longer.
     ///
     /// What is reserved is in the instance's row before it is, and until it is given back.
-    pub(super) async fn sync_reserved_ports(&mut self) -> Result<(), InstanceError> {
+    pub(super) fn sync_reserved_ports(&mut self) -> Result<(), InstanceError> {
         let Some(row) = self.state.instance.clone() else { return Ok(()) };
-        let range = ports(&self.fabric.local_ports().await?)?;
+        let range = ports(&self.fabric.local_ports()?)?;
         let wanted = self.published().intersection(&range);
         let wanted = if range.difference(&wanted).len() < LEFT_TO_CHOOSE && !wanted.is_empty() {
             tracing::warn!("published ports leave the kernel too few of ip_local_port_range ({range}): not reserved");
@@ -27,17 +27,16 @@ impl<F: Fabric> Session<'_, F> {
         };
         let ours = ports(&row.reserved_ports)?;
         let missing = wanted.difference(&ours);
-        let add =
-            if missing.is_empty() { missing } else { ports(&self.fabric.unreserved(&missing.to_string()).await?)? };
+        let add = if missing.is_empty() { missing } else { ports(&self.fabric.unreserved(&missing.to_string())?)? };
         let snat: PortSet = (row.host.snat_ports.start()..=row.host.snat_ports.end()).into();
         let drop = ours.difference(&wanted.union(&snat));
         let held = ours.union(&add);
         if !add.is_empty() {
             self.write(&[Change::PutInstance(InstanceRow { reserved_ports: held.to_string(), ..row.clone() })])?;
-            self.fabric.reserve(&add.to_string()).await?;
+            self.fabric.reserve(&add.to_string())?;
         }
         if !drop.is_empty() {
-            self.fabric.release(&drop.to_string()).await?;
+            self.fabric.release(&drop.to_string())?;
             let reserved_ports = held.difference(&drop).to_string();
             self.write(&[Change::PutInstance(InstanceRow { reserved_ports, ..row })])?;
         }

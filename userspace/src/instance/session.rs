@@ -23,7 +23,7 @@ pub(super) struct Session<'a, F> {
 
 impl<F: Fabric> Instance<F> {
     /// Takes the lock and undoes what a killed verb left; `None` when the instance has no state and none is to be made.
-    pub(super) async fn begin(&mut self, create: bool) -> Result<Option<Session<'_, F>>, InstanceError> {
+    pub(super) fn begin(&mut self, create: bool) -> Result<Option<Session<'_, F>>, InstanceError> {
         if !create && !self.dirs.state().exists() {
             return Ok(None);
         }
@@ -59,7 +59,7 @@ impl<F: Fabric> Instance<F> {
             host_netns: &self.host_netns,
             opened: false,
         };
-        let left = session.undo_unfinished().await?;
+        let left = session.undo_unfinished()?;
         if !left.is_empty() {
             return Err(InstanceError::Unfinished(left));
         }
@@ -77,9 +77,9 @@ impl<F: Fabric> Session<'_, F> {
         self.dirs.name().to_owned()
     }
 
-    /// What the host has, and which other instances are on it.
-    pub(super) async fn look_around(&self) -> Result<(HostFacts, Vec<(String, State)>), InstanceError> {
-        let facts = self.fabric.facts(&self.state).await?;
+    /// What the host has, and which other instances are on it. Its routes only for those who mean to add subnets.
+    pub(super) fn look_around(&self, routes: bool) -> Result<(HostFacts, Vec<(String, State)>), InstanceError> {
+        let facts = self.fabric.facts(&self.state, routes)?;
         let mut others = Vec::new();
         for dirs in self.dirs.others()? {
             // A damaged one is its own verbs' to report.
@@ -106,9 +106,9 @@ impl<F: Fabric> Session<'_, F> {
     }
 
     /// The data path's maps, opened once.
-    pub(super) async fn open_fabric(&mut self) -> Result<(), FabricError> {
+    pub(super) fn open_fabric(&mut self) -> Result<(), FabricError> {
         if !self.opened {
-            self.fabric.open().await?;
+            self.fabric.open()?;
             self.opened = true;
         }
         Ok(())
@@ -117,12 +117,12 @@ impl<F: Fabric> Session<'_, F> {
     /// Carries a plan out; on failure everything it made is undone.
     ///
     /// What it removes stays removed: the plan was judged as a whole, and a pod's processes do not come back.
-    pub(super) async fn carry_out(mut self, plan: Plan) -> Result<Applied, InstanceError> {
+    pub(super) fn carry_out(mut self, plan: &Plan) -> Result<Applied, InstanceError> {
         let mut applied = Applied { instance: self.name(), changed: !plan.is_empty(), ..Applied::default() };
-        match self.steps(&plan, &mut applied).await {
+        match self.steps(plan, &mut applied) {
             Ok(()) => Ok(applied),
             Err(cause) => {
-                let left = self.undo_unfinished().await?;
+                let left = self.undo_unfinished()?;
                 if self.state.instance.is_none() {
                     self.end()?;
                 }
@@ -135,12 +135,12 @@ impl<F: Fabric> Session<'_, F> {
         }
     }
 
-    async fn steps(&mut self, plan: &Plan, applied: &mut Applied) -> Result<(), InstanceError> {
-        self.remove_planned(plan, applied).await?;
+    fn steps(&mut self, plan: &Plan, applied: &mut Applied) -> Result<(), InstanceError> {
+        self.remove_planned(plan, applied)?;
         if let Some(instance) = &plan.instance {
-            self.make_instance(instance.clone()).await?;
+            self.make_instance(instance.clone())?;
         } else {
-            self.open_fabric().await?;
+            self.open_fabric()?;
         }
         let retimed = plan.retimed.iter().cloned().map(Change::PutInstance);
         let networks = plan.touched.iter().chain(&plan.networks).cloned().map(Change::PutNetwork);
@@ -151,18 +151,18 @@ impl<F: Fabric> Session<'_, F> {
             .collect();
         self.write(&intent)?;
         for network in &plan.networks {
-            self.fabric.add_network(network).await?;
+            self.fabric.add_network(network)?;
         }
         for pod in &plan.pods {
-            self.make_pod(pod).await?;
+            self.make_pod(pod)?;
         }
         for publish in &plan.publishes {
-            self.fabric.add_publish(publish, &self.state.pods).await?;
+            self.fabric.add_publish(publish, &self.state.pods)?;
         }
-        self.refresh().await?;
+        self.refresh()?;
         self.mark_ready()?;
         // Last, when what is new stays whatever comes: a change of what is live is carried on, never undone.
-        self.switch_rows(&plan.switched, applied).await?;
+        self.switch_rows(&plan.switched, applied)?;
         let state = &self.state;
         applied.nat_changed = plan.retimed.as_ref().map(|row| row.nat);
         applied.networks_added = plan.networks.iter().map(|n| n.network.name.clone()).collect();
@@ -173,11 +173,11 @@ impl<F: Fabric> Session<'_, F> {
     }
 
     /// Brings the data path's view of the host up to date.
-    pub(super) async fn refresh(&mut self) -> Result<(), InstanceError> {
+    pub(super) fn refresh(&mut self) -> Result<(), InstanceError> {
         let Some(row) = self.state.instance.clone() else { return Ok(()) };
         // First: no flow takes an address any more whose flows are about to end.
-        self.fabric.refresh_networks(&self.state.networks).await?;
-        let uplinks = self.fabric.refresh(&row).await?;
+        self.fabric.refresh_networks(&self.state.networks)?;
+        let uplinks = self.fabric.refresh(&row)?;
         // Whoever passes by sweeps. What stays is absent to the programs all the same: no reason for a verb to fail.
         if let Err(e) = self.fabric.expire_flows(SWEPT_BY_A_VERB) {
             tracing::warn!("{e}");
@@ -185,7 +185,7 @@ impl<F: Fabric> Session<'_, F> {
         if uplinks != row.uplinks {
             self.write(&[Change::PutInstance(InstanceRow { uplinks, ..row })])?;
         }
-        self.sync_reserved_ports().await
+        self.sync_reserved_ports()
     }
 
     /// Turns everything that was being made into what is live, in one step.
@@ -207,19 +207,19 @@ impl<F: Fabric> Session<'_, F> {
         self.write(&changes)
     }
 
-    async fn make_instance(&mut self, mut row: InstanceRow) -> Result<(), InstanceError> {
+    fn make_instance(&mut self, mut row: InstanceRow) -> Result<(), InstanceError> {
         // Written before they are reserved, so that a later `down` gives back exactly what was added.
-        row.reserved_ports = self.fabric.unreserved(&row.host.snat_ports.to_string()).await?;
+        row.reserved_ports = self.fabric.unreserved(&row.host.snat_ports.to_string())?;
         self.write(&[Change::PutInstance(row.clone())])?;
-        self.fabric.reserve(&row.reserved_ports).await?;
-        self.fabric.load(&row).await?;
+        self.fabric.reserve(&row.reserved_ports)?;
+        self.fabric.load(&row)?;
         self.opened = true;
-        self.fabric.add_uplinks(&row).await?;
+        self.fabric.add_uplinks(&row)?;
         Ok(())
     }
 
-    async fn make_pod(&mut self, pod: &PodRow) -> Result<(), InstanceError> {
-        match self.fabric.add_netns(pod).await {
+    fn make_pod(&mut self, pod: &PodRow) -> Result<(), InstanceError> {
+        match self.fabric.add_netns(pod) {
             Ok(()) => {}
             Err(e @ FabricError::Exists(_)) => {
                 // Made by somebody else after we looked: undoing must leave it alone.
@@ -229,13 +229,13 @@ impl<F: Fabric> Session<'_, F> {
             Err(e) => return Err(e.into()),
         }
         if let Some(network) = self.state.network(pod.network) {
-            self.fabric.add_pod(pod, network).await?;
+            self.fabric.add_pod(pod, network)?;
         }
         Ok(())
     }
 
     /// Removes what a plan removes, recording each intent first.
-    pub(super) async fn remove_planned(&mut self, plan: &Plan, applied: &mut Applied) -> Result<(), InstanceError> {
+    pub(super) fn remove_planned(&mut self, plan: &Plan, applied: &mut Applied) -> Result<(), InstanceError> {
         let mut changes = Vec::new();
         for row in &self.state.publishes {
             let stays = |b: &&BackendRow| !plan.remove_pods.contains(&b.pod);
@@ -266,7 +266,7 @@ impl<F: Fabric> Session<'_, F> {
             return Ok(());
         }
         self.write(&changes)?;
-        let left = self.undo_unfinished().await?;
+        let left = self.undo_unfinished()?;
         if left.is_empty() { Ok(()) } else { Err(InstanceError::Unfinished(left)) }
     }
 
@@ -292,7 +292,7 @@ impl<F: Fabric> Session<'_, F> {
     /// Removes every row that is not ready, and what it stands for, in the reverse order of making.
     ///
     /// Goes on past errors and returns them; rows behind them stay, for the next verb.
-    pub(super) async fn undo_unfinished(&mut self) -> Result<Vec<FabricError>, InstanceError> {
+    pub(super) fn undo_unfinished(&mut self) -> Result<Vec<FabricError>, InstanceError> {
         let whole = self.state.instance.as_ref().is_some_and(|r| r.phase != Phase::Ready);
         if whole {
             self.mark_all_deleting()?;
@@ -308,12 +308,12 @@ impl<F: Fabric> Session<'_, F> {
         }
         let mut left = Vec::new();
         // An instance that was killed before its maps were pinned has none to open.
-        if let Err(e) = self.open_fabric().await
+        if let Err(e) = self.open_fabric()
             && !whole
         {
             return Ok(vec![e]);
         }
-        left.extend(self.switch_publishes().await?);
+        left.extend(self.switch_publishes()?);
         let going = |b: &BackendRow| pods.iter().any(|p| p.id == b.pod && unfinished(p.phase));
         let mut doomed: BTreeMap<Ending, Vec<PublishRow>> = BTreeMap::new();
         for row in publishes.iter().filter(|r| unfinished(r.phase) || r.backends.iter().all(going)) {
@@ -325,18 +325,18 @@ impl<F: Fabric> Session<'_, F> {
             doomed.entry(ending).or_default().push(row.clone());
         }
         for (ending, rows) in doomed {
-            match self.fabric.remove_publishes(&rows, ending, &pods).await {
+            match self.fabric.remove_publishes(&rows, ending, &pods) {
                 Ok(()) => self.write(&rows.iter().map(|row| Change::DeletePublish(row.id)).collect::<Vec<_>>())?,
                 Err(e) => left.push(e),
             }
         }
         for row in pods.iter().filter(|r| unfinished(r.phase)) {
             let mut gone = match networks.iter().find(|n| n.id == row.network) {
-                Some(network) => self.fabric.remove_pod(row, network).await,
+                Some(network) => self.fabric.remove_pod(row, network),
                 None => Ok(()),
             };
             if gone.is_ok() && !row.foreign_netns {
-                gone = self.fabric.remove_netns(row).await;
+                gone = self.fabric.remove_netns(row);
             }
             match gone {
                 Ok(()) if self.state.publishes_of(row.id).next().is_none() => {
@@ -350,26 +350,26 @@ impl<F: Fabric> Session<'_, F> {
             if self.state.pods.iter().any(|p| p.network == row.id) {
                 continue;
             }
-            match self.fabric.remove_network(row).await {
+            match self.fabric.remove_network(row) {
                 Ok(()) => self.write(&[Change::DeleteNetwork(row.id)])?,
                 Err(e) => left.push(e),
             }
         }
         if let Some(row) = instance.filter(|_| whole && left.is_empty()) {
-            left.extend(self.unmake_instance(&row).await?);
+            left.extend(self.unmake_instance(&row)?);
         }
         Ok(left)
     }
 
     /// Makes the data path's declarations what rows that were changed say.
-    async fn switch_publishes(&mut self) -> Result<Option<FabricError>, InstanceError> {
+    fn switch_publishes(&mut self) -> Result<Option<FabricError>, InstanceError> {
         let is_live = |b: &BackendRow| self.state.pods.iter().any(|p| p.id == b.pod && p.phase == Phase::Ready);
         let switching = |r: &&PublishRow| r.phase == Phase::Switching && r.backends.iter().all(is_live);
         let rows: Vec<PublishRow> = self.state.publishes.iter().filter(switching).cloned().collect();
         if rows.is_empty() {
             return Ok(None);
         }
-        if let Err(e) = self.fabric.switch_publishes(&rows, &self.state.pods).await {
+        if let Err(e) = self.fabric.switch_publishes(&rows, &self.state.pods) {
             return Ok(Some(e));
         }
         let ready = |row: PublishRow| Change::PutPublish(PublishRow { phase: Phase::Ready, ..row });
@@ -378,19 +378,19 @@ impl<F: Fabric> Session<'_, F> {
     }
 
     /// Changes live publishes: intent first, then the data path. A killed or failed change is carried on by the next verb.
-    pub(super) async fn switch(mut self, rows: Vec<PublishRow>) -> Result<Applied, InstanceError> {
+    pub(super) fn switch(mut self, rows: &[PublishRow]) -> Result<Applied, InstanceError> {
         let mut applied = Applied { instance: self.name(), changed: !rows.is_empty(), ..Applied::default() };
-        self.open_fabric().await?;
-        self.switch_rows(&rows, &mut applied).await?;
-        self.refresh().await?;
+        self.open_fabric()?;
+        self.switch_rows(rows, &mut applied)?;
+        self.refresh()?;
         Ok(applied)
     }
 
-    async fn switch_rows(&mut self, rows: &[PublishRow], applied: &mut Applied) -> Result<(), InstanceError> {
+    fn switch_rows(&mut self, rows: &[PublishRow], applied: &mut Applied) -> Result<(), InstanceError> {
         let intent: Vec<Change> =
             rows.iter().map(|r| Change::PutPublish(PublishRow { phase: Phase::Switching, ..r.clone() })).collect();
         self.write(&intent)?;
-        if let Some(left) = self.switch_publishes().await? {
+        if let Some(left) = self.switch_publishes()? {
             return Err(InstanceError::Unfinished(vec![left]));
         }
         for row in rows {
@@ -401,15 +401,15 @@ impl<F: Fabric> Session<'_, F> {
         Ok(())
     }
 
-    async fn unmake_instance(&mut self, row: &InstanceRow) -> Result<Option<FabricError>, InstanceError> {
-        if let Err(e) = self.fabric.remove_uplinks(row).await {
+    fn unmake_instance(&mut self, row: &InstanceRow) -> Result<Option<FabricError>, InstanceError> {
+        if let Err(e) = self.fabric.remove_uplinks(row) {
             return Ok(Some(e));
         }
         self.opened = false;
-        if let Err(e) = self.fabric.unload().await {
+        if let Err(e) = self.fabric.unload() {
             return Ok(Some(e));
         }
-        if let Err(e) = self.fabric.release(&row.reserved_ports).await {
+        if let Err(e) = self.fabric.release(&row.reserved_ports) {
             return Ok(Some(e));
         }
         self.write(&[Change::DeleteInstance])?;

@@ -27,25 +27,25 @@ impl Instance<KernelFabric> {
     /// # Errors
     ///
     /// As [`Instance::down`]; what had been removed by then stays removed.
-    pub async fn down_force(&mut self) -> Result<Applied, InstanceError> {
-        match self.down().await {
+    pub fn down_force(&mut self) -> Result<Applied, InstanceError> {
+        match self.down() {
             Err(InstanceError::Store(StoreError::Damaged { path, reason })) => {
                 tracing::warn!("{} is damaged ({reason}): removing what can be recognised", path.display());
-                self.sweep().await
+                self.sweep()
             }
             done => done,
         }
     }
 
-    async fn sweep(&mut self) -> Result<Applied, InstanceError> {
+    fn sweep(&mut self) -> Result<Applied, InstanceError> {
         let mut applied = Applied { instance: self.dirs.name().to_owned(), ..Applied::default() };
         let Some(lock) = self.dirs.lock(false)? else { return Ok(applied) };
         applied.changed = true;
-        let devices = self.devices().await?;
-        applied.pods_removed = self.pods_behind(&devices.slots).await?.iter().map(ToString::to_string).collect();
+        let devices = self.devices()?;
+        applied.pods_removed = self.pods_behind(&devices.slots)?.iter().map(ToString::to_string).collect();
         let ports = self.reserved_ports();
         for (index, name) in devices.links {
-            let gone = self.fabric.host().netlink().delete_link(index, &name).await;
+            let gone = self.fabric.host().netlink().delete_link(index, &name);
             gone.map_err(|e| step(format!("delete interface {name:?}"), e))?;
         }
         for name in &applied.pods_removed {
@@ -57,7 +57,7 @@ impl Instance<KernelFabric> {
                 _ => {}
             }
         }
-        self.fabric.unload().await?;
+        self.fabric.unload()?;
         if let Some(ports) = ports {
             let given_back = self.fabric.host().release_ports(&ports);
             given_back.map_err(|e| FabricError::step("give reserved ports back", e))?;
@@ -66,9 +66,9 @@ impl Instance<KernelFabric> {
         Ok(applied)
     }
 
-    async fn devices(&self) -> Result<Devices, FabricError> {
+    fn devices(&self) -> Result<Devices, FabricError> {
         let instance = self.dirs.name();
-        let links = self.fabric.host().netlink().links().await.map_err(|e| step("list interfaces", e))?;
+        let links = self.fabric.host().netlink().links().map_err(|e| step("list interfaces", e))?;
         let mut devices = Devices::default();
         for link in links {
             let slot = link.index.wrapping_sub(abi::IFINDEX_ENDPOINT);
@@ -90,13 +90,13 @@ impl Instance<KernelFabric> {
     }
 
     /// The named namespaces whose interface is the other end of one of these slots.
-    async fn pods_behind(&self, slots: &[u32]) -> Result<Vec<NetnsName>, FabricError> {
+    fn pods_behind(&self, slots: &[u32]) -> Result<Vec<NetnsName>, FabricError> {
         let mut found = Vec::new();
         for name in list_named().map_err(|e| FabricError::step("list network namespaces", e))? {
             // Somebody's half-made or already deleted one: none of ours, which were complete.
             let Ok(netns) = Netns::open_named(&name) else { continue };
             let inside = Netlink::in_netns(&netns).map_err(|e| step(format!("look into {name:?}"), e))?;
-            let eth = inside.link_by_name(POD_IFNAME).await.map_err(|e| step(format!("look into {name:?}"), e))?;
+            let eth = inside.link_by_name(POD_IFNAME).map_err(|e| step(format!("look into {name:?}"), e))?;
             let is_ours = |mac| slots.iter().any(|slot| mac == pod_mac(self.dirs.name(), *slot));
             if eth.and_then(|l| l.mac).is_some_and(is_ours) {
                 found.push(name);

@@ -45,12 +45,8 @@ impl World {
     }
 
     /// Runs a verb as a process of its own.
-    fn verb<T>(
-        &self,
-        verb: impl AsyncFnOnce(&mut Instance<Model>) -> Result<T, InstanceError>,
-    ) -> Result<T, InstanceError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(verb(&mut self.process()))
+    fn verb<T>(&self, verb: impl FnOnce(&mut Instance<Model>) -> Result<T, InstanceError>) -> Result<T, InstanceError> {
+        verb(&mut self.process())
     }
 
     /// Runs a verb with a fault at step `at`; `None` when it was killed.
@@ -58,7 +54,7 @@ impl World {
         &self,
         at: usize,
         fault: Fault,
-        verb: impl AsyncFnOnce(&mut Instance<Model>) -> Result<T, InstanceError>,
+        verb: impl FnOnce(&mut Instance<Model>) -> Result<T, InstanceError>,
     ) -> Option<Result<T, InstanceError>> {
         self.kernel.steps.set(0);
         self.kernel.fault.set(Some((at, fault)));
@@ -73,7 +69,7 @@ impl World {
 
     fn up(&self, text: &str) -> Result<Applied, InstanceError> {
         let document = parse(text).unwrap();
-        self.verb(async |i| i.up(&document).await)
+        self.verb(|i| i.up(&document))
     }
 
     fn state(&self) -> Option<State> {
@@ -122,9 +118,9 @@ fn up_and_down() {
     let again = w.up(FILE).unwrap();
     assert!(!again.changed, "{again:?}");
     assert_eq!(w.state().unwrap(), state);
-    assert!(w.verb(async |i| i.down().await).unwrap().changed);
+    assert!(w.verb(|i| i.down()).unwrap().changed);
     w.assert_nothing_left();
-    assert!(!w.verb(async |i| i.down().await).unwrap().changed, "down with nothing up is no error");
+    assert!(!w.verb(|i| i.down()).unwrap().changed, "down with nothing up is no error");
     w.assert_nothing_left();
 }
 
@@ -145,12 +141,12 @@ fn a_refused_file_changes_nothing() {
 fn a_changed_file_adds_and_removes() {
     let w = World::new();
     w.up(FILE).unwrap();
-    w.verb(async |i| {
+    w.verb(|i| {
         let request = PodRequest { name: "mine".into(), network: Some("pods".into()), ..PodRequest::default() };
-        i.add(&request).await
+        i.add(&request)
     })
     .unwrap();
-    w.verb(async |i| i.publish(&shared("red", &["7000:7000".parse().unwrap()])).await).unwrap();
+    w.verb(|i| i.publish(&shared("red", &["7000:7000".parse().unwrap()]))).unwrap();
     let changed = FILE
         .replace("\"blue\"", "\"green\"\npublish = [\"8080:80\"]")
         .replace("\"8080:80/tcp\", ", "\"8081:80/tcp\", ");
@@ -170,7 +166,7 @@ fn a_changed_file_adds_and_removes() {
         Some("10.244.0.2".parse().unwrap()),
         "a freed address is not given out at once"
     );
-    w.verb(async |i| i.down().await).unwrap();
+    w.verb(|i| i.down()).unwrap();
     w.assert_nothing_left();
 }
 
@@ -202,34 +198,34 @@ fn what_cannot_change_live_is_refused_by_name() {
 fn verbs_on_pods_and_ports() {
     let w = World::new();
     let request = |name: &str| PodRequest { name: name.into(), network: Some("pods".into()), ..PodRequest::default() };
-    let absent = w.verb(async |i| i.add(&request("a")).await).unwrap_err();
+    let absent = w.verb(|i| i.add(&request("a"))).unwrap_err();
     assert!(matches!(absent, InstanceError::NotUp(_)));
     w.assert_nothing_left();
     w.up(FILE).unwrap();
     let live = (w.kernel.seen(), w.state().unwrap().pods.len());
-    w.verb(async |i| i.add(&request("a")).await).unwrap();
-    let twice = input(w.verb(async |i| i.add(&request("a")).await).unwrap_err());
+    w.verb(|i| i.add(&request("a"))).unwrap();
+    let twice = input(w.verb(|i| i.add(&request("a"))).unwrap_err());
     assert_eq!(twice, ("NAME".into(), Problem::NameTaken));
     let taken = PodRequest { addresses: vec!["10.244.0.10".parse().unwrap()], ..request("b") };
-    let taken = input(w.verb(async |i| i.add(&taken).await).unwrap_err());
+    let taken = input(w.verb(|i| i.add(&taken)).unwrap_err());
     assert_eq!(taken, ("--address".into(), Problem::AddressTaken("red".into())));
-    let ambiguous = input(w.verb(async |i| i.add(&PodRequest { network: None, ..request("b") }).await).unwrap_err());
+    let ambiguous = input(w.verb(|i| i.add(&PodRequest { network: None, ..request("b") })).unwrap_err());
     assert_eq!(ambiguous.0, "--network");
 
     let ports = ["9000:90".parse().unwrap(), "[::1]:9001:91/udp".parse().unwrap()];
-    assert!(w.verb(async |i| i.publish(&shared("a", &ports)).await).unwrap().changed);
-    assert!(!w.verb(async |i| i.publish(&shared("a", &ports)).await).unwrap().changed, "repeating it changes nothing");
-    let (field, problem) = input(w.verb(async |i| i.publish(&shared("red", &ports[..1])).await).unwrap_err());
+    assert!(w.verb(|i| i.publish(&shared("a", &ports))).unwrap().changed);
+    assert!(!w.verb(|i| i.publish(&shared("a", &ports))).unwrap().changed, "repeating it changes nothing");
+    let (field, problem) = input(w.verb(|i| i.publish(&shared("red", &ports[..1]))).unwrap_err());
     assert_eq!(field, "PORTS");
     assert!(matches!(problem, Problem::PublishedTwice { .. }));
-    assert_eq!(input(w.verb(async |i| i.publish(&shared("nobody", &ports)).await).unwrap_err()).1, Problem::UnknownPod);
-    w.verb(async |i| i.unpublish("a", &ports[..1], false).await).unwrap();
-    let gone = w.verb(async |i| i.unpublish("a", &ports, false).await).unwrap_err();
+    assert_eq!(input(w.verb(|i| i.publish(&shared("nobody", &ports))).unwrap_err()).1, Problem::UnknownPod);
+    w.verb(|i| i.unpublish("a", &ports[..1], false)).unwrap();
+    let gone = w.verb(|i| i.unpublish("a", &ports, false)).unwrap_err();
     assert!(matches!(gone, InstanceError::NotPublished { .. }));
     assert_eq!(w.state().unwrap().publishes.len(), 3, "nothing was withdrawn by the refused one");
 
-    w.verb(async |i| i.del("a").await).unwrap();
-    assert!(matches!(w.verb(async |i| i.del("a").await).unwrap_err(), InstanceError::NoPod(_)));
+    w.verb(|i| i.del("a")).unwrap();
+    assert!(matches!(w.verb(|i| i.del("a")).unwrap_err(), InstanceError::NoPod(_)));
     assert_eq!((w.kernel.seen(), w.state().unwrap().pods.len()), live);
 }
 
@@ -241,7 +237,7 @@ fn a_namespace_that_appears_meanwhile_is_left_alone() {
     w.kernel.objects.borrow_mut().insert(theirs.clone());
     let before = (w.kernel.seen(), w.state().unwrap().pods);
     let request = PodRequest { name: UNSEEN.into(), network: Some("pods".into()), ..PodRequest::default() };
-    let error = w.verb(async |i| i.add(&request).await).unwrap_err();
+    let error = w.verb(|i| i.add(&request)).unwrap_err();
     assert!(matches!(error, InstanceError::Fabric(FabricError::Exists(_))), "{error}");
     assert_eq!((w.kernel.seen(), w.state().unwrap().pods), before);
     assert!(w.kernel.seen().contains(&theirs));
@@ -252,7 +248,7 @@ fn a_failure_at_any_step_of_up_undoes_everything() {
     let document = parse(FILE).unwrap();
     for at in 0.. {
         let w = World::new();
-        match w.faulty(at, Fault::Refused, async |i| i.up(&document).await).unwrap() {
+        match w.faulty(at, Fault::Refused, |i| i.up(&document)).unwrap() {
             Ok(_) => {
                 assert!(at > 8, "the fault came too late to matter: {at}");
                 return;
@@ -261,7 +257,7 @@ fn a_failure_at_any_step_of_up_undoes_everything() {
         }
         w.assert_nothing_left();
         w.up(FILE).unwrap();
-        w.verb(async |i| i.down().await).unwrap();
+        w.verb(|i| i.down()).unwrap();
         w.assert_nothing_left();
     }
 }
@@ -279,13 +275,13 @@ fn a_failure_at_any_step_of_a_verb_leaves_what_was_live() {
         w.up(FILE).unwrap();
         let kernel = w.kernel.seen();
         let rows = w.state().unwrap();
-        if w.faulty(at, Fault::Refused, async |i| i.add(&request).await).unwrap().is_ok() {
+        if w.faulty(at, Fault::Refused, |i| i.add(&request)).unwrap().is_ok() {
             assert!(at > 2);
             return;
         }
         assert_eq!(w.kernel.seen(), kernel, "step {at}");
         assert_eq!(w.state().unwrap().pods, rows.pods);
-        w.verb(async |i| i.add(&request).await).unwrap();
+        w.verb(|i| i.add(&request)).unwrap();
     }
 }
 
@@ -295,7 +291,7 @@ fn a_verb_killed_at_any_step_is_undone_by_the_next() {
     for fault in [Fault::KilledBefore, Fault::KilledAfter] {
         for at in 0.. {
             let w = World::new();
-            if w.faulty(at, fault, async |i| i.up(&document).await).is_some() {
+            if w.faulty(at, fault, |i| i.up(&document)).is_some() {
                 assert!(at > 8);
                 break;
             }
@@ -304,7 +300,7 @@ fn a_verb_killed_at_any_step_is_undone_by_the_next() {
                 w.up(FILE).unwrap();
                 assert_eq!(w.state().unwrap().pods.len(), 2);
             }
-            w.verb(async |i| i.down().await).unwrap();
+            w.verb(|i| i.down()).unwrap();
             w.assert_nothing_left();
         }
     }
@@ -316,12 +312,12 @@ fn a_down_killed_at_any_step_is_finished_by_the_next() {
         for at in 0.. {
             let w = World::new();
             w.up(FILE).unwrap();
-            if let Some(Ok(_)) = w.faulty(at, fault, async |i| i.down().await) {
+            if let Some(Ok(_)) = w.faulty(at, fault, |i| i.down()) {
                 assert!(at > 8);
                 w.assert_nothing_left();
                 break;
             }
-            w.verb(async |i| i.down().await).unwrap();
+            w.verb(|i| i.down()).unwrap();
             w.assert_nothing_left();
         }
     }
@@ -333,11 +329,11 @@ fn a_del_killed_at_any_step_is_finished_by_the_next() {
         for at in 0.. {
             let w = World::new();
             w.up(FILE).unwrap();
-            if w.faulty(at, fault, async |i| i.del("red").await).is_some() {
+            if w.faulty(at, fault, |i| i.del("red")).is_some() {
                 assert!(at > 3);
                 break;
             }
-            w.verb(async |i| i.refresh().await).unwrap();
+            w.verb(|i| i.refresh()).unwrap();
             let seen = w.kernel.seen();
             assert!(!seen.contains("netns red") && seen.contains("netns blue"), "{seen:?}");
             assert!(w.state().unwrap().pod("red").is_none());
@@ -357,14 +353,12 @@ fn sixteen_at_once_take_turns() {
         model.0.objects.borrow_mut().insert("pins".into());
         model.0.objects.borrow_mut().insert("network 1".into());
         let mut instance = Instance::new(dirs, None, model);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let request = PodRequest { name: format!("pod{i}"), network: Some("pods".into()), ..PodRequest::default() };
-        runtime.block_on(instance.add(&request)).unwrap();
+        instance.add(&request).unwrap();
     };
     let dirs = Dirs::below(&root.path().join("run"), &root.path().join("pins"), "test").unwrap();
     let mut first = Instance::new(dirs, None, Model(Rc::default()));
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(first.up(&parse(FILE).unwrap())).unwrap();
+    first.up(&parse(FILE).unwrap()).unwrap();
     std::thread::scope(|scope| {
         for i in 0..16 {
             scope.spawn(move || run(i));
@@ -383,8 +377,7 @@ fn another_host_namespace_is_another_place() {
     w.up(FILE).unwrap();
     let mut elsewhere = w.process();
     elsewhere.host_netns = Some("other".into());
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let error = runtime.block_on(elsewhere.down()).unwrap_err();
+    let error = elsewhere.down().unwrap_err();
     assert!(matches!(error, InstanceError::Elsewhere { .. }), "{error}");
     assert_eq!(error.exit_status(), 2);
 }
@@ -393,14 +386,13 @@ fn another_host_namespace_is_another_place() {
 fn instances_on_one_host_share_no_ports() {
     let w = World::new();
     w.up(FILE).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let there = std::cell::Cell::new(0);
     let other = |text: &str| {
         let dirs = Dirs::below(&w.root.path().join("run"), &w.root.path().join("pins"), "other").unwrap();
         let model = Model(Rc::default());
         model.0.host_id.set(there.get());
         let mut instance = Instance::new(dirs, None, model);
-        runtime.block_on(instance.up(&parse(text).unwrap())).map(|_| instance)
+        instance.up(&parse(text).unwrap()).map(|_| instance)
     };
     let text = "[[network]]\nname = \"n\"\nsubnets = [\"10.9.0.0/24\"]\n[[pod]]\nname = \"p\"\npublish = [\"8080:80\"]";
     let apart = format!("[host]\nsnat_ports = \"40000-41000\"\n{text}");
@@ -417,14 +409,14 @@ fn instances_on_one_host_share_no_ports() {
     assert_eq!(field, "network[0].snat_address[0]");
     assert!(matches!(problem, Problem::SnatAddressShared(..)), "{problem}");
     let mut instance = other(&format!("[host]\nsnat_ports = \"40000-41000\"\n{pool}")).unwrap();
-    runtime.block_on(instance.down()).unwrap();
+    instance.down().unwrap();
     let mut instance = other(&apart.replace("8080", "8090")).unwrap();
-    runtime.block_on(instance.down()).unwrap();
+    instance.down().unwrap();
     // In another namespace there are other ports.
     there.set(1);
     let mut instance = other(text).unwrap();
-    runtime.block_on(instance.down()).unwrap();
-    w.verb(async |i| i.down().await).unwrap();
+    instance.down().unwrap();
+    w.verb(|i| i.down()).unwrap();
     w.assert_nothing_left();
 }
 

@@ -42,20 +42,20 @@ impl<F: Fabric> Instance<F> {
     /// # Errors
     ///
     /// Input that is refused before anything is changed; or a step that failed, after what was made has been undone.
-    pub async fn up(&mut self, document: &Document) -> Result<Applied, InstanceError> {
-        self.fabric.check().await?;
+    pub fn up(&mut self, document: &Document) -> Result<Applied, InstanceError> {
+        self.fabric.check()?;
         let host_netns = self.host_netns.clone();
-        let Some(mut session) = self.begin(true).await? else {
+        let Some(mut session) = self.begin(true)? else {
             return Err(InstanceError::NotUp(self.dirs.name().to_owned()));
         };
-        let around = session.look_around().await;
+        let around = session.look_around(plan::adds_subnets(&session.state, &document.topology));
         let Session { fabric, store, state, .. } = &mut session;
         let planned = around.and_then(|(facts, others)| {
             let host = Surroundings { facts: &facts, ports: &**fabric, host_id: fabric.host_id(), others: &others };
             plan::up(state, host_netns.as_deref(), document, &host, &mut || store.next_id())
         });
         match planned {
-            Ok(plan) => session.carry_out(plan).await,
+            Ok(plan) => session.carry_out(&plan),
             Err(e) => {
                 // Nothing was changed: not even a directory stays of an instance that is not up.
                 if session.state.instance.is_none() {
@@ -71,16 +71,16 @@ impl<F: Fabric> Instance<F> {
     /// # Errors
     ///
     /// What could not be removed; it stays recorded, and the next `down` tries again.
-    pub async fn down(&mut self) -> Result<Applied, InstanceError> {
+    pub fn down(&mut self) -> Result<Applied, InstanceError> {
         let name = self.dirs.name().to_owned();
         let mut applied = Applied { instance: name, ..Applied::default() };
-        let Some(mut session) = self.begin(false).await? else { return Ok(applied) };
+        let Some(mut session) = self.begin(false)? else { return Ok(applied) };
         applied.changed = true;
         applied.networks_removed = session.state.networks.iter().map(|n| n.network.name.clone()).collect();
         applied.pods_removed = session.state.pods.iter().map(|p| p.name.clone()).collect();
         applied.publishes_removed = session.state.publish_views();
         session.mark_all_deleting()?;
-        let left = session.undo_unfinished().await?;
+        let left = session.undo_unfinished()?;
         if !left.is_empty() {
             return Err(InstanceError::Unfinished(left));
         }
@@ -93,13 +93,13 @@ impl<F: Fabric> Instance<F> {
     /// # Errors
     ///
     /// The instance is not up, the request is refused, or a step failed and was undone.
-    pub async fn add(&mut self, request: &PodRequest) -> Result<Applied, InstanceError> {
-        let mut session = self.live().await?;
-        let (facts, others) = session.look_around().await?;
+    pub fn add(&mut self, request: &PodRequest) -> Result<Applied, InstanceError> {
+        let mut session = self.live()?;
+        let (facts, others) = session.look_around(false)?;
         let Session { fabric, store, state, .. } = &mut session;
         let host = Surroundings { facts: &facts, ports: &**fabric, host_id: fabric.host_id(), others: &others };
         let plan = plan::add(state, request, &host, &mut || store.next_id())?;
-        session.carry_out(plan).await
+        session.carry_out(&plan)
     }
 
     /// Deletes a pod, its namespace, and what it alone publishes; other publishes go on with the pods they have left.
@@ -107,11 +107,11 @@ impl<F: Fabric> Instance<F> {
     /// # Errors
     ///
     /// There is no such pod, or something of it could not be removed.
-    pub async fn del(&mut self, name: &str) -> Result<Applied, InstanceError> {
-        let session = self.live().await?;
+    pub fn del(&mut self, name: &str) -> Result<Applied, InstanceError> {
+        let session = self.live()?;
         let Some(pod) = session.state.pod(name) else { return Err(InstanceError::NoPod(name.to_owned())) };
         let plan = Plan { remove_pods: vec![pod.id], ..Plan::default() };
-        session.carry_out(plan).await
+        session.carry_out(&plan)
     }
 
     /// Publishes ports of live pods; what is published exactly like this already stays as it is.
@@ -119,13 +119,13 @@ impl<F: Fabric> Instance<F> {
     /// # Errors
     ///
     /// The instance is not up, the request is refused, or a step failed and was undone.
-    pub async fn publish(&mut self, publishes: &[SharedPublish]) -> Result<Applied, InstanceError> {
-        let mut session = self.live().await?;
-        let (facts, others) = session.look_around().await?;
+    pub fn publish(&mut self, publishes: &[SharedPublish]) -> Result<Applied, InstanceError> {
+        let mut session = self.live()?;
+        let (facts, others) = session.look_around(false)?;
         let Session { fabric, store, state, .. } = &mut session;
         let host = Surroundings { facts: &facts, ports: &**fabric, host_id: fabric.host_id(), others: &others };
         let plan = plan::publish(state, publishes, &host, &mut || store.next_id())?;
-        session.carry_out(plan).await
+        session.carry_out(&plan)
     }
 
     /// Withdraws published ports of a pod. TCP connections that came in by them run on, or end with a RST if `reset`; the
@@ -135,8 +135,8 @@ impl<F: Fabric> Instance<F> {
     ///
     /// There is no such pod, or it does not publish one of them, or `reset` is asked of one that goes on: then nothing is
     /// withdrawn.
-    pub async fn unpublish(&mut self, pod: &str, publishes: &[Publish], reset: bool) -> Result<Applied, InstanceError> {
-        let session = self.live().await?;
+    pub fn unpublish(&mut self, pod: &str, publishes: &[Publish], reset: bool) -> Result<Applied, InstanceError> {
+        let session = self.live()?;
         let Some(row) = session.state.pod(pod) else { return Err(InstanceError::NoPod(pod.to_owned())) };
         let mut plan = Plan { reset, ..Plan::default() };
         for publish in publishes {
@@ -152,7 +152,7 @@ impl<F: Fabric> Instance<F> {
                 plan.switched.push(PublishRow { backends: left, ..found.clone() });
             }
         }
-        session.carry_out(plan).await
+        session.carry_out(&plan)
     }
 
     /// Sends a publish's new connections, and its next datagrams, to other pods, in one step for all its ports; it takes
@@ -162,8 +162,8 @@ impl<F: Fabric> Instance<F> {
     /// # Errors
     ///
     /// There is no such publish or pod, or a pod has no address of the publish's family.
-    pub async fn move_publish(&mut self, publish: &PublishRef, to: &[Backend]) -> Result<Applied, InstanceError> {
-        let session = self.live().await?;
+    pub fn move_publish(&mut self, publish: &PublishRef, to: &[Backend]) -> Result<Applied, InstanceError> {
+        let session = self.live()?;
         let state = &session.state;
         let row = find_publish(state, publish)?;
         // "Every address, both families" follows the pods' families, which its ports' entries were made for.
@@ -193,7 +193,7 @@ impl<F: Fabric> Instance<F> {
         }
         let moved = PublishRow { backends, draining: false, ..row.clone() };
         let rows = if moved == *row { Vec::new() } else { vec![moved] };
-        session.switch(rows).await
+        session.switch(&rows)
     }
 
     /// Makes publishes take no new connections and no datagrams; established TCP connections go on. With `drain` false they
@@ -204,35 +204,33 @@ impl<F: Fabric> Instance<F> {
     /// # Errors
     ///
     /// There is no such publish, or the pod is none of its: then nothing is changed.
-    pub async fn drain(
+    pub fn drain(
         &mut self,
         publishes: &[PublishRef],
         drain: bool,
         backend: Option<&str>,
     ) -> Result<Applied, InstanceError> {
-        let session = self.live().await?;
+        let session = self.live()?;
         let one = match backend {
             Some(name) => Some(session.state.pod(name).ok_or_else(|| InstanceError::NoPod(name.to_owned()))?.clone()),
             None => None,
         };
-        session
-            .change(publishes, |row| {
-                match &one {
-                    Some(pod) => {
-                        let Some(backend) = row.backends.iter_mut().find(|b| b.pod == pod.id) else {
-                            let (pod, publish) = (pod.name.clone(), row.publish.to_string());
-                            return Err(InstanceError::NotPublished { pod, publish });
-                        };
-                        backend.draining = drain;
-                    }
-                    None => {
-                        row.draining = drain;
-                        row.backends.iter_mut().for_each(|b| b.draining &= drain);
-                    }
+        session.change(publishes, |row| {
+            match &one {
+                Some(pod) => {
+                    let Some(backend) = row.backends.iter_mut().find(|b| b.pod == pod.id) else {
+                        let (pod, publish) = (pod.name.clone(), row.publish.to_string());
+                        return Err(InstanceError::NotPublished { pod, publish });
+                    };
+                    backend.draining = drain;
                 }
-                Ok(())
-            })
-            .await
+                None => {
+                    row.draining = drain;
+                    row.backends.iter_mut().for_each(|b| b.draining &= drain);
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Changes who may come in by publishes, and what keeps a client with a pod. Flows of clients that may not come in any
@@ -241,21 +239,15 @@ impl<F: Fabric> Instance<F> {
     /// # Errors
     ///
     /// There is no such publish: then nothing is changed.
-    pub async fn set_publish(
-        &mut self,
-        publishes: &[PublishRef],
-        change: &PublishChange,
-    ) -> Result<Applied, InstanceError> {
-        let session = self.live().await?;
-        session
-            .change(publishes, |row| {
-                if let Some(allow) = change.allow.as_ref().filter(|new| !new.is_like(&row.allow)) {
-                    row.allow = allow.clone();
-                }
-                row.affinity = change.affinity.unwrap_or(row.affinity);
-                Ok(())
-            })
-            .await
+    pub fn set_publish(&mut self, publishes: &[PublishRef], change: &PublishChange) -> Result<Applied, InstanceError> {
+        let session = self.live()?;
+        session.change(publishes, |row| {
+            if let Some(allow) = change.allow.as_ref().filter(|new| !new.is_like(&row.allow)) {
+                row.allow = allow.clone();
+            }
+            row.affinity = change.affinity.unwrap_or(row.affinity);
+            Ok(())
+        })
     }
 
     /// Brings the data path's view of the host up to date, and undoes what a killed verb left.
@@ -263,10 +255,10 @@ impl<F: Fabric> Instance<F> {
     /// # Errors
     ///
     /// The instance is not up, or the host cannot be read.
-    pub async fn refresh(&mut self) -> Result<(), InstanceError> {
-        let mut session = self.live().await?;
-        session.open_fabric().await?;
-        session.refresh().await
+    pub fn refresh(&mut self) -> Result<(), InstanceError> {
+        let mut session = self.live()?;
+        session.open_fabric()?;
+        session.refresh()
     }
 
     /// Removes all flows whose time is over; says how many entries went. Takes no lock.
@@ -278,16 +270,16 @@ impl<F: Fabric> Instance<F> {
         Ok(self.fabric.expire_flows(usize::MAX)?)
     }
 
-    async fn live(&mut self) -> Result<Session<'_, F>, InstanceError> {
-        self.fabric.check().await?;
+    fn live(&mut self) -> Result<Session<'_, F>, InstanceError> {
+        self.fabric.check()?;
         let name = self.dirs.name().to_owned();
-        self.begin(false).await?.ok_or(InstanceError::NotUp(name))
+        self.begin(false)?.ok_or(InstanceError::NotUp(name))
     }
 }
 
 impl<F: Fabric> Session<'_, F> {
     /// Changes live publishes, those that are something else by it; none if one of them cannot be.
-    async fn change(
+    fn change(
         self,
         publishes: &[PublishRef],
         mut change: impl FnMut(&mut PublishRow) -> Result<(), InstanceError>,
@@ -301,7 +293,7 @@ impl<F: Fabric> Session<'_, F> {
                 rows.push(changed);
             }
         }
-        self.switch(rows).await
+        self.switch(&rows)
     }
 }
 

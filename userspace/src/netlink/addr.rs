@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
-use futures_util::TryStreamExt;
 use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
 
-use super::{Netlink, NetlinkError};
+use super::{Netlink, NetlinkError, Request, family};
 
 /// An address of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,41 +61,58 @@ impl Address {
     }
 }
 
-impl Netlink {
-    /// All addresses, or those of the interface `index`, in the kernel's order (an interface's primary ones first).
-    pub async fn addresses(&self, index: Option<u32>) -> Result<Vec<Address>, NetlinkError> {
-        let messages: Vec<AddressMessage> = self
-            .handle
-            .address()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|e| NetlinkError::of("list addresses", e))?;
-        Ok(messages.iter().filter_map(Address::from_message).filter(|a| index.is_none_or(|i| a.index == i)).collect())
+/// What adding and deleting an address have in common.
+fn message(index: u32, net: IpNet) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    message.header.prefix_len = net.prefix_len();
+    message.header.family = family(net.addr());
+    message.attributes = vec![AddressAttribute::Address(net.addr()), AddressAttribute::Local(net.addr())];
+    if let IpNet::V4(net) = net
+        && net.prefix_len() < 31
+    {
+        message.attributes.push(AddressAttribute::Broadcast(net.broadcast()));
     }
+    message
+}
 
+impl Request {
     /// Gives the interface `index` the address of `net` with its prefix length.
-    pub async fn add_address(&self, index: u32, net: IpNet, options: AddressOptions) -> Result<(), NetlinkError> {
-        let mut request = self.handle.address().add(index, net.addr(), net.prefix_len());
+    pub fn add_address(index: u32, net: IpNet, options: AddressOptions) -> Self {
         let mut flags = AddressFlags::empty();
         flags.set(AddressFlags::Nodad, options.nodad);
         flags.set(AddressFlags::Noprefixroute, options.noprefixroute);
-        let message = request.message_mut();
+        let mut message = message(index, net);
         // The header has room for the low 8 bits only; the attribute, where present, counts.
         message.header.flags = AddressHeaderFlags::from_bits_truncate((flags.bits() & 0xff) as u8);
         message.attributes.push(AddressAttribute::Flags(flags));
-        request.execute().await.map_err(|e| NetlinkError::of(format!("add address {net} to interface {index}"), e))
+        let what = format!("add address {net} to interface {index}");
+        Self::new(what, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewAddress(message))
     }
 
     /// Takes an address from the interface `index`.
-    pub async fn delete_address(&self, index: u32, net: IpNet) -> Result<(), NetlinkError> {
-        let message = self.handle.address().add(index, net.addr(), net.prefix_len()).message_mut().clone();
-        self.handle
-            .address()
-            .del(message)
-            .execute()
-            .await
-            .map_err(|e| NetlinkError::of(format!("delete address {net} of interface {index}"), e))
+    pub fn delete_address(index: u32, net: IpNet) -> Self {
+        let what = format!("delete address {net} of interface {index}");
+        Self::new(what, 0, RouteNetlinkMessage::DelAddress(message(index, net)))
+    }
+}
+
+impl Netlink {
+    /// All addresses, or those of the interface `index`, in the kernel's order (an interface's primary ones first).
+    pub fn addresses(&self, index: Option<u32>) -> Result<Vec<Address>, NetlinkError> {
+        let mut request = AddressMessage::default();
+        // The kernel's filter; 0 is none.
+        request.header.index = index.unwrap_or(0);
+        let found = self.dump("list addresses", &RouteNetlinkMessage::GetAddress(request))?;
+        let addresses = found.iter().filter_map(|message| match message {
+            RouteNetlinkMessage::NewAddress(message) => Address::from_message(message),
+            _ => None,
+        });
+        Ok(addresses.filter(|a| index.is_none_or(|i| a.index == i)).collect())
+    }
+
+    /// [`Request::add_address`].
+    pub fn add_address(&self, index: u32, net: IpNet, options: AddressOptions) -> Result<(), NetlinkError> {
+        self.request(Request::add_address(index, net, options))
     }
 }

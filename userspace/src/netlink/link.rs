@@ -2,14 +2,14 @@
 
 use std::os::fd::AsRawFd;
 
-use futures_util::TryStreamExt;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use netns_ebpf_common::Mac;
-use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
-use super::{Netlink, NetlinkError};
+use super::{Netlink, NetlinkError, Request};
 use crate::netns::Netns;
 
 /// An interface.
@@ -114,103 +114,137 @@ impl From<&LinkMessage> for Link {
     }
 }
 
-fn end(builder: LinkMessageBuilder<LinkUnspec>, end: &VethEnd, mtu_bytes: u32) -> LinkMessage {
-    let mut builder = builder.name(end.name.clone()).address(end.mac.0.to_vec()).mtu(mtu_bytes);
-    if let Some(index) = end.index {
-        builder = builder.index(index);
-    }
+fn end(end: &VethEnd, mtu_bytes: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = end.index.unwrap_or(0);
     if end.noarp {
-        builder = builder.arp(false);
+        message.header.flags |= LinkFlags::Noarp;
+        message.header.change_mask |= LinkFlags::Noarp;
     }
-    builder.build()
+    message.attributes = vec![
+        LinkAttribute::IfName(end.name.clone()),
+        LinkAttribute::Address(end.mac.0.to_vec()),
+        LinkAttribute::Mtu(mtu_bytes),
+    ];
+    message
+}
+
+/// The question for interfaces; their counters are left out, which take the kernel most of the time.
+fn question() -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    message
+}
+
+impl Request {
+    /// Makes a veth pair, each end in its final place with its final name, address and index: one message, so it is
+    /// there as a whole or not at all, and nothing sees an interface move or change its name.
+    ///
+    /// [`NetlinkError::Exists`] when a name or an index is taken at either end.
+    pub fn create_veth(pair: &VethPair<'_>) -> Self {
+        let mut peer = end(pair.peer, pair.mtu_bytes);
+        if let Some(netns) = pair.peer_netns {
+            peer.attributes.push(LinkAttribute::NetNsFd(netns.as_raw_fd()));
+        }
+        let mut here = end(pair.here, pair.mtu_bytes);
+        here.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]));
+        let what = format!("create interface pair {:?} and {:?}", pair.here.name, pair.peer.name);
+        Self::new(what, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewLink(here))
+    }
+
+    /// Sets an interface up or down.
+    pub fn set_up(index: u32, up: bool) -> Self {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags.set(LinkFlags::Up, up);
+        message.header.change_mask = LinkFlags::Up;
+        let what = format!("set interface {index} {}", if up { "up" } else { "down" });
+        Self::new(what, 0, RouteNetlinkMessage::SetLink(message))
+    }
+
+    /// Sets an interface's MTU, in bytes.
+    pub fn set_mtu(index: u32, mtu_bytes: u32) -> Self {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::Mtu(mtu_bytes));
+        let what = format!("set MTU {mtu_bytes} on interface {index}");
+        Self::new(what, 0, RouteNetlinkMessage::SetLink(message))
+    }
 }
 
 impl Netlink {
     /// All interfaces.
-    pub async fn links(&self) -> Result<Vec<Link>, NetlinkError> {
-        let messages: Vec<LinkMessage> = self
-            .handle
-            .link()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|e| NetlinkError::of("list interfaces", e))?;
-        Ok(messages.iter().map(Link::from).collect())
+    pub fn links(&self) -> Result<Vec<Link>, NetlinkError> {
+        let found = self.dump("list interfaces", &RouteNetlinkMessage::GetLink(question()))?;
+        Ok(found.iter().filter_map(link).collect())
     }
 
     /// The interface of that name.
-    pub async fn link_by_name(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
+    pub fn link_by_name(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
         // The kernel answers "numerical result out of range" to a longer one.
         if name.is_empty() || name.len() > 15 {
             return Ok(None);
         }
-        self.one_link(self.handle.link().get().match_name(name), format!("find interface {name:?}")).await
+        let mut message = question();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        self.one_link(message, || format!("find interface {name:?}"))
     }
 
     /// The interface of that index.
-    pub async fn link_by_index(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
-        self.one_link(self.handle.link().get().match_index(index), format!("find interface {index}")).await
+    pub fn link_by_index(&self, index: u32) -> Result<Option<Link>, NetlinkError> {
+        let mut message = question();
+        message.header.index = index;
+        self.one_link(message, || format!("find interface {index}"))
     }
 
-    async fn one_link(&self, request: rtnetlink::LinkGetRequest, what: String) -> Result<Option<Link>, NetlinkError> {
-        let answer = request.execute().try_next().await.map_err(|e| NetlinkError::of(what, e));
-        match answer {
-            Ok(message) => Ok(message.as_ref().map(Link::from)),
+    fn one_link(&self, message: LinkMessage, what: impl Fn() -> String) -> Result<Option<Link>, NetlinkError> {
+        match self.get(what, RouteNetlinkMessage::GetLink(message)) {
+            Ok(message) => Ok(link(&message)),
             Err(e) if e.is_absent() => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    /// Makes a veth pair, each end in its final place with its final name, address and index: one message, so it is
-    /// there as a whole or not at all, and nothing sees an interface move or change its name.
-    ///
-    /// [`NetlinkError::Exists`] when a name or an index is taken at either end.
-    pub async fn create_veth(&self, pair: &VethPair<'_>) -> Result<(), NetlinkError> {
-        let mut peer = LinkMessageBuilder::<LinkUnspec>::new();
-        if let Some(netns) = pair.peer_netns {
-            peer = peer.setns_by_fd(netns.as_raw_fd());
-        }
-        let peer = end(peer, pair.peer, pair.mtu_bytes);
-        let mut here = end(LinkMessageBuilder::<LinkUnspec>::new(), pair.here, pair.mtu_bytes);
-        here.attributes.push(LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::Veth),
-            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
-        ]));
-        self.handle.link().add(here).execute().await.map_err(|e| {
-            NetlinkError::of(format!("create interface pair {:?} and {:?}", pair.here.name, pair.peer.name), e)
-        })
+    /// [`Request::create_veth`].
+    pub fn create_veth(&self, pair: &VethPair<'_>) -> Result<(), NetlinkError> {
+        self.request(Request::create_veth(pair))
     }
 
-    /// Sets an interface up or down.
-    pub async fn set_up(&self, index: u32, up: bool) -> Result<(), NetlinkError> {
-        let builder = LinkMessageBuilder::<LinkUnspec>::new().index(index);
-        let message = if up { builder.up() } else { builder.down() }.build();
-        let what = || format!("set interface {index} {}", if up { "up" } else { "down" });
-        self.handle.link().change(message).execute().await.map_err(|e| NetlinkError::of(what(), e))
+    /// [`Request::set_up`].
+    pub fn set_up(&self, index: u32, up: bool) -> Result<(), NetlinkError> {
+        self.request(Request::set_up(index, up))
     }
 
-    /// Sets an interface's MTU, in bytes.
-    pub async fn set_mtu(&self, index: u32, mtu_bytes: u32) -> Result<(), NetlinkError> {
-        let message = LinkMessageBuilder::<LinkUnspec>::new().index(index).mtu(mtu_bytes).build();
-        let what = || format!("set MTU {mtu_bytes} on interface {index}");
-        self.handle.link().change(message).execute().await.map_err(|e| NetlinkError::of(what(), e))
+    /// [`Request::set_mtu`].
+    pub fn set_mtu(&self, index: u32, mtu_bytes: u32) -> Result<(), NetlinkError> {
+        self.request(Request::set_mtu(index, mtu_bytes))
     }
 
     /// Deletes an interface, provided it has this name: an index alone may by now be somebody else's.
     ///
     /// `false`: there was none.
-    pub async fn delete_link(&self, index: u32, name: &str) -> Result<bool, NetlinkError> {
-        let Some(link) = self.link_by_index(index).await? else { return Ok(false) };
+    pub fn delete_link(&self, index: u32, name: &str) -> Result<bool, NetlinkError> {
+        let Some(link) = self.link_by_index(index)? else { return Ok(false) };
         if link.name != name {
             return Err(NetlinkError::NotOurs { index, expected: name.to_owned(), found: link.name });
         }
-        match self.handle.link().del(index).execute().await {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let what = format!("delete interface {name:?}");
+        match self.request(Request::new(what, 0, RouteNetlinkMessage::DelLink(message))) {
             Ok(()) => Ok(true),
-            Err(e) => match NetlinkError::of(format!("delete interface {name:?}"), e) {
-                e if e.is_absent() => Ok(false),
-                e => Err(e),
-            },
+            Err(e) if e.is_absent() => Ok(false),
+            Err(e) => Err(e),
         }
+    }
+}
+
+fn link(message: &RouteNetlinkMessage) -> Option<Link> {
+    match message {
+        RouteNetlinkMessage::NewLink(message) => Some(Link::from(message)),
+        _ => None,
     }
 }

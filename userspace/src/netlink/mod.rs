@@ -1,19 +1,23 @@
-//! Links, addresses and routes of one network namespace, over one netlink socket.
+//! Links, addresses and routes of one network namespace, and its sockets' ends, over netlink.
 //!
-//! The socket belongs to the namespace it was opened in and may be used from any thread after that: only opening it
-//! takes a thread inside the namespace.
+//! A socket ([`Socket`]) belongs to the namespace it was opened in and may be used from any thread after that: only opening it
+//! takes a thread inside the namespace. Nothing here waits but [`Monitor`], which the caller polls.
 
 mod abort;
 mod addr;
 mod link;
 mod monitor;
-pub(crate) mod raw;
 mod route;
 mod sock_diag;
+mod socket;
 mod sockets;
 
 use std::io;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 
 use crate::netns::{Netns, NetnsError};
@@ -22,7 +26,8 @@ pub use abort::abort_connections;
 pub use addr::{Address, AddressOptions};
 pub use link::{Link, VethEnd, VethPair};
 pub use monitor::{Change, Monitor};
-pub use route::{Family, Route, RouteKind, RouteSpec};
+pub use route::{Family, Route, RouteKind, RouteSpec, default_routes};
+pub use socket::{Opaque, Refusal, Socket, SocketError};
 pub use sockets::abort_sockets;
 
 /// What can go wrong with a link, an address or a route.
@@ -62,29 +67,32 @@ pub enum NetlinkError {
         /// The action and its object.
         what: String,
         /// The kernel's answer.
-        source: io::Error,
+        source: Refusal,
     },
-    /// The answer was none.
+    /// There was no answer, or none that can be read.
     #[error("{what}: {source}")]
-    Protocol {
+    Failed {
         /// The action and its object.
         what: String,
         /// What was wrong.
-        source: rtnetlink::Error,
+        source: SocketError,
     },
 }
 
 impl NetlinkError {
     /// Sorts an error of the kernel: existing and absent objects are expected by callers that repeat themselves.
-    fn of(what: impl Into<String>, error: rtnetlink::Error) -> Self {
+    fn of(what: impl Into<String>, error: SocketError) -> Self {
         let what = what.into();
-        let rtnetlink::Error::NetlinkError(message) = &error else {
-            return Self::Protocol { what, source: error };
-        };
-        let source = message.to_io();
-        match source.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EEXIST) => Self::Exists { what },
-            Some(Errno::ENODEV | Errno::ESRCH | Errno::EADDRNOTAVAIL | Errno::ENOENT) => Self::Absent { what },
+        match error {
+            SocketError::Refused(refusal) => Self::refused(what, refusal),
+            source => Self::Failed { what, source },
+        }
+    }
+
+    fn refused(what: String, source: Refusal) -> Self {
+        match source.errno {
+            Errno::EEXIST => Self::Exists { what },
+            Errno::ENODEV | Errno::ESRCH | Errno::EADDRNOTAVAIL | Errno::ENOENT => Self::Absent { what },
             _ => Self::Refused { what, source },
         }
     }
@@ -100,61 +108,90 @@ impl NetlinkError {
     }
 }
 
-/// Makes repeating an action harmless.
-pub trait Idempotent {
+/// A change of links, addresses or routes, to be made alone or with others ([`Netlink::request_all`]).
+#[derive(Debug, Clone)]
+pub struct Request {
+    what: String,
+    flags: u16,
+    message: RouteNetlinkMessage,
+    may_exist: bool,
+    may_be_absent: bool,
+}
+
+impl Request {
+    const fn new(what: String, flags: u16, message: RouteNetlinkMessage) -> Self {
+        Self { what, flags, message, may_exist: false, may_be_absent: false }
+    }
+
     /// "It exists already" is success.
-    fn or_exists(self) -> Self;
+    pub fn or_exists(self) -> Self {
+        Self { may_exist: true, ..self }
+    }
+
     /// "No such object" is success.
-    fn or_absent(self) -> Self;
-}
-
-impl Idempotent for Result<(), NetlinkError> {
-    fn or_exists(self) -> Self {
-        self.or_else(|e| if e.is_exists() { Ok(()) } else { Err(e) })
-    }
-
-    fn or_absent(self) -> Self {
-        self.or_else(|e| if e.is_absent() { Ok(()) } else { Err(e) })
+    pub fn or_absent(self) -> Self {
+        Self { may_be_absent: true, ..self }
     }
 }
 
-/// A netlink socket in one namespace.
-///
-/// Needs a tokio runtime; its connection ends soon after this is dropped ([`Netlink::close`]: at once).
+/// Links, addresses and routes of one namespace.
 #[derive(Debug)]
 pub struct Netlink {
-    handle: rtnetlink::Handle,
-    connection: tokio::task::JoinHandle<()>,
+    // Its answers are for whoever asked last.
+    socket: Mutex<Socket>,
 }
 
 impl Netlink {
-    /// In the calling thread's namespace. Call it inside a tokio runtime.
+    /// In the calling thread's namespace.
     pub fn in_current() -> Result<Self, NetlinkError> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Open)?;
-        Ok(Self { handle, connection: tokio::spawn(connection) })
+        let socket = Socket::open(NETLINK_ROUTE).map_err(NetlinkError::Open)?;
+        Ok(Self { socket: Mutex::new(socket) })
     }
 
-    /// In `netns`. Call it inside a tokio runtime.
+    /// In `netns`.
     pub fn in_netns(netns: &Netns) -> Result<Self, NetlinkError> {
-        let runtime = tokio::runtime::Handle::current();
-        netns.run(|| {
-            let _context = runtime.enter();
-            Self::in_current()
-        })?
+        netns.run(Self::in_current)?
+    }
+
+    /// Makes one change.
+    pub fn request(&self, request: Request) -> Result<(), NetlinkError> {
+        self.request_all(vec![request])
+    }
+
+    /// Makes changes in this order, all in one message to the kernel. One that fails does not stop those behind it; the first
+    /// that failed is the error.
+    pub fn request_all(&self, requests: Vec<Request>) -> Result<(), NetlinkError> {
+        let messages = requests.iter().map(|r| (r.flags, r.message.clone())).collect();
+        let answers = self.socket().batch(messages);
+        let first = || requests.first().map_or_else(String::new, |r| r.what.clone());
+        let answers = answers.map_err(|e| NetlinkError::of(first(), e))?;
+        for (request, answer) in requests.into_iter().zip(answers) {
+            match answer.map_err(|refusal| NetlinkError::refused(request.what, refusal)) {
+                Err(e) if (e.is_exists() && request.may_exist) || (e.is_absent() && request.may_be_absent) => {}
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+
+    fn get(
+        &self,
+        what: impl Fn() -> String,
+        message: RouteNetlinkMessage,
+    ) -> Result<RouteNetlinkMessage, NetlinkError> {
+        self.socket().get(message).map_err(|e| NetlinkError::of(what(), e))
+    }
+
+    fn dump(&self, what: &str, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        self.socket().dump(message).map_err(|e| NetlinkError::of(what, e))
+    }
+
+    fn socket(&self) -> MutexGuard<'_, Socket> {
+        // Whoever panicked left answers behind at worst, which are told by their numbers.
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Netlink {
-    /// Closes the socket and waits until it is: an open one keeps its namespace alive.
-    pub async fn close(mut self) {
-        self.connection.abort();
-        // That it was aborted is what is waited for.
-        let _ = (&mut self.connection).await;
-    }
-}
-
-impl Drop for Netlink {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }

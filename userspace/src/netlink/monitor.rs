@@ -1,13 +1,24 @@
 //! Changes of a namespace, as they happen.
 
-use std::fmt;
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use futures_util::StreamExt;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_core::NetlinkPayload;
-use rtnetlink::{MulticastGroup, new_multicast_connection};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::errno::Errno;
+use nix::libc;
 
+use super::socket::each;
 use super::{NetlinkError, Netns};
+
+/// `RTNLGRP_LINK`, and addresses and routes of both families.
+const GROUPS: [u32; 5] = [1, 5, 9, 7, 11];
+/// The kernel's messages of changes are no longer than a page or two.
+const BLOCK_BYTES: usize = 65_536;
+/// Blocks read at once: a storm does not keep the caller from all else.
+const MOST_BLOCKS: usize = 1024;
 
 /// That something changed; what it is now is to be read anew, because messages can be lost when many come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,70 +29,99 @@ pub enum Change {
     Address(u32),
     /// A route came or went.
     Route,
-    /// Messages may have been lost: read everything anew.
+    /// Messages were lost: read everything anew.
     Unknown,
 }
 
-/// The changes of one namespace's links, addresses and routes from now on.
+/// The changes of one namespace's links, addresses and routes from now on. Its descriptor is readable when there are some.
+#[derive(Debug)]
 pub struct Monitor {
-    messages: futures_util::stream::BoxStream<'static, Change>,
-    connection: tokio::task::JoinHandle<()>,
+    socket: netlink_sys::Socket,
+    block: Vec<u8>,
 }
 
 impl Monitor {
-    /// In the calling thread's namespace. Call it inside a tokio runtime.
+    /// In the calling thread's namespace.
     pub fn in_current() -> Result<Self, NetlinkError> {
-        let (connection, _, messages) = new_multicast_connection(&[
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv6Ifaddr,
-            MulticastGroup::Ipv4Route,
-            MulticastGroup::Ipv6Route,
-        ])
-        .map_err(NetlinkError::Open)?;
-        let messages = messages.filter_map(|(message, _)| async move {
-            match message.payload {
-                NetlinkPayload::InnerMessage(message) => change(&message),
-                NetlinkPayload::Overrun(_) | NetlinkPayload::Error(_) => Some(Change::Unknown),
-                _ => None,
-            }
-        });
-        Ok(Self { messages: messages.boxed(), connection: tokio::spawn(connection) })
+        Self::open().map_err(NetlinkError::Open)
     }
 
-    /// In `netns`. Call it inside a tokio runtime.
+    /// In `netns`.
     pub fn in_netns(netns: &Netns) -> Result<Self, NetlinkError> {
-        let runtime = tokio::runtime::Handle::current();
-        netns.run(|| {
-            let _context = runtime.enter();
-            Self::in_current()
-        })?
+        netns.run(Self::in_current)?
     }
 
-    /// Waits for the next change; `None` when the socket has ended.
-    pub async fn next(&mut self) -> Option<Change> {
-        self.messages.next().await
+    fn open() -> io::Result<Self> {
+        let mut socket = netlink_sys::Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.set_non_blocking(true)?;
+        for group in GROUPS {
+            socket.add_membership(group)?;
+        }
+        Ok(Self { socket, block: Vec::with_capacity(BLOCK_BYTES) })
+    }
+
+    /// What has changed since the last call; waits for nothing. Where the kernel had more to tell than there was room for,
+    /// [`Change::Unknown`] stands for it.
+    pub fn read(&mut self) -> Result<HashSet<Change>, NetlinkError> {
+        let mut changes = HashSet::new();
+        for _ in 0..MOST_BLOCKS {
+            self.block.clear();
+            match self.socket.recv(&mut self.block, libc::MSG_TRUNC) {
+                Ok(length) if length > self.block.len() => drop(changes.insert(Change::Unknown)),
+                Ok(_) => read_block(&self.block, &mut changes),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.raw_os_error() == Some(Errno::ENOBUFS as i32) => drop(changes.insert(Change::Unknown)),
+                Err(e) => {
+                    let what = "follow the host's network".to_owned();
+                    return Err(NetlinkError::Failed { what, source: e.into() });
+                }
+            }
+        }
+        Ok(changes)
     }
 }
 
-impl fmt::Debug for Monitor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Monitor").finish_non_exhaustive()
+impl AsFd for Monitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
-impl Drop for Monitor {
-    fn drop(&mut self) {
-        self.connection.abort();
+fn read_block(block: &[u8], changes: &mut HashSet<Change>) {
+    let read = each(block, |_, message| {
+        // One that cannot be read is a change all the same.
+        let payload = NetlinkMessage::deserialize(message).map(|m| m.payload);
+        changes.extend(payload.map_or(Some(Change::Unknown), |payload| change(&payload)));
+        Ok(())
+    });
+    if read.is_err() {
+        changes.insert(Change::Unknown);
     }
 }
 
-fn change(message: &RouteNetlinkMessage) -> Option<Change> {
+fn change(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
     use RouteNetlinkMessage as M;
-    match message {
-        M::NewLink(m) | M::DelLink(m) => Some(Change::Link(m.header.index)),
-        M::NewAddress(m) | M::DelAddress(m) => Some(Change::Address(m.header.index)),
-        M::NewRoute(_) | M::DelRoute(_) => Some(Change::Route),
+    match payload {
+        NetlinkPayload::InnerMessage(M::NewLink(m) | M::DelLink(m)) => Some(Change::Link(m.header.index)),
+        NetlinkPayload::InnerMessage(M::NewAddress(m) | M::DelAddress(m)) => Some(Change::Address(m.header.index)),
+        NetlinkPayload::InnerMessage(M::NewRoute(_) | M::DelRoute(_)) => Some(Change::Route),
+        NetlinkPayload::Overrun(_) | NetlinkPayload::Error(_) => Some(Change::Unknown),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_a_change() {
+        for block in [&[1, 2, 3][..], &[17, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]] {
+            let mut changes = HashSet::new();
+            read_block(block, &mut changes);
+            assert_eq!(changes, HashSet::from([Change::Unknown]), "{block:?}");
+        }
     }
 }

@@ -2,16 +2,18 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures_util::TryStreamExt;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use netlink_packet_route::AddressFamily;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteScope, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 use nix::errno::Errno;
-use rtnetlink::RouteMessageBuilder;
 
-use super::{Netlink, NetlinkError};
+use super::{Netlink, NetlinkError, Request, family};
+
+/// The main routing table.
+const MAIN_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,6 +92,14 @@ impl Family {
             Self::V6 => Ipv6Net::default().into(),
         }
     }
+
+    /// An address nobody has: IPv4's dummy address (RFC 7600), and one for documentation (RFC 9637).
+    const fn somewhere(self) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::new(192, 0, 0, 8)),
+            Self::V6 => IpAddr::V6(Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 1)),
+        }
+    }
 }
 
 impl RouteSpec {
@@ -105,42 +115,30 @@ impl RouteSpec {
     }
 
     fn message(&self) -> RouteMessage {
-        let scope = if self.gateway.is_some() { RouteScope::Universe } else { RouteScope::Link };
-        match self.destination {
-            IpNet::V4(net) => {
-                let mut b = RouteMessageBuilder::<Ipv4Addr>::new()
-                    .destination_prefix(net.network(), net.prefix_len())
-                    .output_interface(self.oif)
-                    .scope(scope);
-                if let Some(IpAddr::V4(a)) = self.gateway {
-                    b = b.gateway(a);
-                }
-                if let Some(IpAddr::V4(a)) = self.preferred_source {
-                    b = b.pref_source(a);
-                }
-                if self.onlink { b.onlink() } else { b }.build()
-            }
-            IpNet::V6(net) => {
-                let mut b = RouteMessageBuilder::<Ipv6Addr>::new()
-                    .destination_prefix(net.network(), net.prefix_len())
-                    .output_interface(self.oif);
-                if let Some(IpAddr::V6(a)) = self.gateway {
-                    b = b.gateway(a);
-                }
-                if let Some(IpAddr::V6(a)) = self.preferred_source {
-                    b = b.pref_source(a);
-                }
-                if self.onlink { b.onlink() } else { b }.build()
-            }
+        let mut message = RouteMessage::default();
+        let header = &mut message.header;
+        header.address_family = family(self.destination.addr());
+        header.destination_prefix_length = self.destination.prefix_len();
+        (header.table, header.protocol, header.kind) =
+            (RouteHeader::RT_TABLE_MAIN, RouteProtocol::Static, RouteType::Unicast);
+        if self.gateway.is_none() && self.destination.addr().is_ipv4() {
+            header.scope = RouteScope::Link;
         }
+        header.flags.set(RouteFlags::Onlink, self.onlink);
+        message.attributes =
+            vec![RouteAttribute::Destination(self.destination.network().into()), RouteAttribute::Oif(self.oif)];
+        message.attributes.extend(self.gateway.map(|a| RouteAttribute::Gateway(a.into())));
+        message.attributes.extend(self.preferred_source.map(|a| RouteAttribute::PrefSource(a.into())));
+        message
     }
 }
 
-/// Whether the kernel says that it has no route, or one that refuses.
-fn no_route(error: &rtnetlink::Error) -> bool {
-    let rtnetlink::Error::NetlinkError(message) = error else { return false };
-    let errno = message.code.map_or(0, |code| -code.get());
-    [Errno::ENETUNREACH, Errno::EHOSTUNREACH, Errno::EACCES, Errno::EINVAL].map(|e| e as i32).contains(&errno)
+impl Request {
+    /// Adds a route to the main table.
+    pub fn add_route(route: &RouteSpec) -> Self {
+        let what = format!("add route to {} by interface {}", route.destination, route.oif);
+        Self::new(what, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewRoute(route.message()))
+    }
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
@@ -208,73 +206,97 @@ impl Route {
 }
 
 impl Netlink {
-    /// All routes of both families and all tables.
-    pub async fn routes(&self) -> Result<Vec<Route>, NetlinkError> {
+    /// The routes of the main table, of both families. Takes as long as there are many.
+    pub fn routes(&self) -> Result<Vec<Route>, NetlinkError> {
         let mut routes = Vec::new();
         for family in Family::ALL {
-            // Nothing but the family: the route builder's defaults would be taken for a filter.
-            let mut message = RouteMessage::default();
-            message.header.address_family = match family {
-                Family::V4 => AddressFamily::Inet,
-                Family::V6 => AddressFamily::Inet6,
-            };
-            let messages: Vec<RouteMessage> = self
-                .handle
-                .route()
-                .get(message)
-                .execute()
-                .try_collect()
-                .await
-                .map_err(|e| NetlinkError::of("list routes", e))?;
-            routes.extend(messages.iter().map(|m| Route::from_message(m, family)));
+            routes.extend(self.main_routes(family, None)?);
         }
         Ok(routes)
     }
 
-    /// The default routes of the main table, those the kernel would take first.
-    pub async fn default_routes(&self, family: Family) -> Result<Vec<Route>, NetlinkError> {
-        let main = u32::from(RouteHeader::RT_TABLE_MAIN);
-        let mut routes = self.routes().await?;
-        routes.retain(|r| r.is_default() && Family::of(r.destination.addr()) == family);
-        routes.retain(|r| r.table == main && r.kind == RouteKind::Unicast && r.oif.is_some());
-        routes.sort_by_key(|r| r.metric);
-        Ok(routes)
+    /// The default route of the main table by this interface, the one the kernel would take first.
+    pub fn default_route_by(&self, family: Family, oif: u32) -> Result<Option<Route>, NetlinkError> {
+        // Asked for an address that hardly anything but a default route leads to, the kernel names that one without a look at
+        // the others. Where something else leads there, or rules send it elsewhere, they are read.
+        match self.look_up(family.somewhere(), Some(oif))? {
+            Some(route) if route.is_default() && route.table == MAIN_TABLE && route.kind == RouteKind::Unicast => {
+                Ok(Some(route))
+            }
+            _ => Ok(default_routes(&self.main_routes(family, Some(oif))?, family).first().map(|r| (*r).clone())),
+        }
     }
 
     /// The route the kernel would send a packet to `destination` by, all of its next hops included (kernel 4.13); `None` if
     /// there is none.
-    pub async fn route_to(&self, destination: IpAddr) -> Result<Option<Route>, NetlinkError> {
+    pub fn route_to(&self, destination: IpAddr) -> Result<Option<Route>, NetlinkError> {
+        self.look_up(destination, None)
+    }
+
+    fn look_up(&self, destination: IpAddr, oif: Option<u32>) -> Result<Option<Route>, NetlinkError> {
         let mut message = RouteMessage::default();
-        let (family, address, length) = match destination {
-            IpAddr::V4(a) => (AddressFamily::Inet, RouteAddress::Inet(a), 32),
-            IpAddr::V6(a) => (AddressFamily::Inet6, RouteAddress::Inet6(a), 128),
-        };
-        message.header.address_family = family;
-        message.header.destination_prefix_length = length;
+        message.header.address_family = family(destination);
+        message.header.destination_prefix_length = if destination.is_ipv4() { 32 } else { 128 };
+        // The route itself, not what comes of it. Of IPv4, the kernel says that any is in the main table unless it is asked for
+        // that as well; of IPv6 it always tells, and refuses the question.
         message.header.flags = RouteFlags::FibMatch;
-        message.attributes.push(RouteAttribute::Destination(address));
-        let found: Result<Vec<RouteMessage>, _> = self.handle.route().get(message).execute().try_collect().await;
-        match found {
-            Ok(messages) => Ok(messages.first().map(|m| Route::from_message(m, Family::of(destination)))),
-            Err(e) if no_route(&e) => Ok(None),
-            Err(e) => Err(NetlinkError::of(format!("find the route to {destination}"), e)),
+        message.header.flags.set(RouteFlags::LookupTable, destination.is_ipv4());
+        message.attributes.push(RouteAttribute::Destination(destination.into()));
+        message.attributes.extend(oif.map(RouteAttribute::Oif));
+        let what = || format!("find the route to {destination}");
+        match self.get(what, RouteNetlinkMessage::GetRoute(message)) {
+            Ok(RouteNetlinkMessage::NewRoute(found)) => Ok(Some(Route::from_message(&found, Family::of(destination)))),
+            Ok(_) => Ok(None),
+            Err(e) if e.is_absent() || is_no_route(&e) => Ok(None),
+            Err(e) => Err(e),
         }
     }
 
-    /// Adds a route to the main table.
-    pub async fn add_route(&self, route: &RouteSpec) -> Result<(), NetlinkError> {
-        self.handle
-            .route()
-            .add(route.message())
-            .execute()
-            .await
-            .map_err(|e| NetlinkError::of(format!("add route to {} by interface {}", route.destination, route.oif), e))
+    /// The routes of the main table of a family, all of them or those by an interface: the kernel leaves out the others.
+    fn main_routes(&self, of: Family, oif: Option<u32>) -> Result<Vec<Route>, NetlinkError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(of.default_net().addr());
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.attributes.extend(oif.map(RouteAttribute::Oif));
+        let address_family = message.header.address_family;
+        match self.dump("list routes", &RouteNetlinkMessage::GetRoute(message)) {
+            Ok(found) => Ok(found
+                .iter()
+                .filter_map(|message| match message {
+                    // A kernel without the family answers for all others.
+                    RouteNetlinkMessage::NewRoute(m) if m.header.address_family == address_family => Some(m),
+                    _ => None,
+                })
+                .map(|message| Route::from_message(message, of))
+                .collect()),
+            // No such table yet, or no such interface.
+            Err(e) if e.is_absent() => Ok(Vec::new()),
+            Err(e) => Err(e),
+        }
     }
 
-    /// Deletes a route of the main table.
-    pub async fn delete_route(&self, route: &RouteSpec) -> Result<(), NetlinkError> {
-        self.handle.route().del(route.message()).execute().await.map_err(|e| {
-            NetlinkError::of(format!("delete route to {} by interface {}", route.destination, route.oif), e)
-        })
+    /// [`Request::add_route`].
+    pub fn add_route(&self, route: &RouteSpec) -> Result<(), NetlinkError> {
+        self.request(Request::add_route(route))
+    }
+}
+
+/// The default routes of a family among those of the main table, those the kernel would take first.
+pub fn default_routes(routes: &[Route], family: Family) -> Vec<&Route> {
+    let is_default = |r: &&Route| r.is_default() && Family::of(r.destination.addr()) == family;
+    let leads = |r: &&Route| r.kind == RouteKind::Unicast && r.oif.is_some();
+    let mut found: Vec<&Route> = routes.iter().filter(is_default).filter(leads).collect();
+    found.sort_by_key(|r| r.metric);
+    found
+}
+
+/// Whether the kernel says that it has no route, or one that refuses.
+fn is_no_route(error: &NetlinkError) -> bool {
+    let NetlinkError::Refused { source, .. } = error else { return false };
+    match source.errno {
+        Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES => true,
+        // A blackhole, of which there is nothing to say. Of a wrong question there is.
+        Errno::EINVAL => source.words.is_none(),
+        _ => false,
     }
 }

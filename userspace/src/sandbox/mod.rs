@@ -83,12 +83,11 @@ pub struct Sandbox<F> {
 impl<F: Fabric> Sandbox<F> {
     /// Brings the sandbox up and moves the calling thread, for good, into the namespace that plays the host.
     ///
-    /// What a killed sandbox has left is removed first. `fabric` is called inside that namespace. To be run on a
-    /// current-thread runtime, so that everything after it stays there.
+    /// What a killed sandbox has left is removed first. `fabric` is called inside that namespace.
     ///
     /// # Errors
     /// [`SandboxError::Running`] and [`SandboxError::Taken`] before anything is made; after any other nothing is left.
-    pub async fn up(fabric: impl FnOnce() -> Result<F, InstanceError>) -> Result<Self, SandboxError> {
+    pub fn up(fabric: impl FnOnce() -> Result<F, InstanceError>) -> Result<Self, SandboxError> {
         let dirs = Dirs::new(INSTANCE).map_err(InstanceError::from)?;
         let mut record = Record::open()?;
         let leftovers = record.has_leftovers() || dirs.exists();
@@ -97,8 +96,8 @@ impl<F: Fabric> Sandbox<F> {
             record.close();
             return Err(e);
         }
-        let stage = Stage::set(record).await?;
-        match Self::bring_up(&stage, dirs, leftovers, fabric).await {
+        let stage = Stage::set(record)?;
+        match Self::bring_up(&stage, dirs, leftovers, fabric) {
             Ok((instance, applied)) => Ok(Self { stage, instance, applied }),
             Err(e) => {
                 // The first error is the one to report; what could not be removed is on record.
@@ -108,7 +107,7 @@ impl<F: Fabric> Sandbox<F> {
         }
     }
 
-    async fn bring_up(
+    fn bring_up(
         stage: &Stage,
         dirs: Dirs,
         leftovers: bool,
@@ -118,11 +117,11 @@ impl<F: Fabric> Sandbox<F> {
         let mut instance = Instance::new(dirs, Some(HOST.to_owned()), fabric()?);
         if leftovers {
             // Its devices went with the old host namespace; pods, pins and state are left.
-            instance.down().await?;
+            instance.down()?;
             refuse_pods()?;
         }
         let document = topology::parse(DEFAULT_TOPOLOGY).map_err(InstanceError::from)?;
-        let applied = instance.up(&document).await?;
+        let applied = instance.up(&document)?;
         Ok((instance, applied))
     }
 
@@ -150,8 +149,8 @@ impl<F: Fabric> Sandbox<F> {
     ///
     /// # Errors
     /// What could not be removed; the next sandbox tries again.
-    pub async fn down(mut self) -> Result<(), SandboxError> {
-        self.instance.down().await?;
+    pub fn down(mut self) -> Result<(), SandboxError> {
+        self.instance.down()?;
         self.stage.strike()
     }
 }

@@ -30,8 +30,8 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Makes both namespaces and the cable between them; on failure nothing is left.
-    pub(super) async fn set(mut record: Record) -> Result<Self, SandboxError> {
-        match Self::make(&mut record).await {
+    pub(super) fn set(mut record: Record) -> Result<Self, SandboxError> {
+        match Self::make(&mut record) {
             Ok(host) => Ok(Self { record, host }),
             Err(e) => {
                 // The first error is the one to report; what is left after a failed removal is in the record.
@@ -41,7 +41,7 @@ impl Stage {
         }
     }
 
-    async fn make(record: &mut Record) -> Result<Netns, SandboxError> {
+    fn make(record: &mut Record) -> Result<Netns, SandboxError> {
         let host = record.create(&name(HOST)?)?;
         let lan = record.create(&name(LAN)?)?;
         for netns in [&host, &lan] {
@@ -51,7 +51,7 @@ impl Stage {
                 netns.run(|| sysctl::write(key, "0"))??;
             }
         }
-        cable(&host, &lan).await?;
+        cable(&host, &lan)?;
         Ok(host)
     }
 
@@ -70,18 +70,18 @@ pub(super) fn name(name: &str) -> Result<NetnsName, SandboxError> {
     Ok(NetnsName::new(name).map_err(NetnsError::from)?)
 }
 
-async fn cable(host: &Netns, lan: &Netns) -> Result<(), NetlinkError> {
+fn cable(host: &Netns, lan: &Netns) -> Result<(), NetlinkError> {
     let in_host = Netlink::in_netns(host)?;
     let in_lan = Netlink::in_netns(lan)?;
     let uplink = VethEnd { name: UPLINK.to_owned(), index: None, mac: UPLINK_MAC, noarp: false };
     let other = VethEnd { name: LAN_IFNAME.to_owned(), index: None, mac: LAN_MAC, noarp: false };
     let pair = VethPair { here: &uplink, peer: &other, peer_netns: Some(lan), mtu_bytes: LAN_MTU_BYTES };
-    in_host.create_veth(&pair).await?;
+    in_host.create_veth(&pair)?;
 
-    let host_index = up(&in_host, UPLINK).await?;
-    let lan_index = up(&in_lan, LAN_IFNAME).await?;
-    let lan_lo = up(&in_lan, "lo").await?;
-    up(&in_host, "lo").await?;
+    let host_index = up(&in_host, UPLINK)?;
+    let lan_index = up(&in_lan, LAN_IFNAME)?;
+    let lan_lo = up(&in_lan, "lo")?;
+    up(&in_host, "lo")?;
 
     // The kernel prefers the oldest IPv4 address and the newest IPv6 one as a source: in both it is to be the first.
     let [v4, v6] = LAN_PREFIX_LEN;
@@ -91,51 +91,45 @@ async fn cable(host: &Netns, lan: &Netns) -> Result<(), NetlinkError> {
         (HOST_SECOND, Family::V6, v6),
         (HOST_UPLINK, Family::V6, v6),
     ] {
-        address(&in_host, host_index, site, family, prefix_len).await?;
+        address(&in_host, host_index, site, family, prefix_len)?;
     }
     for site in ON_LAN {
-        addresses(&in_lan, lan_index, site, LAN_PREFIX_LEN).await?;
+        addresses(&in_lan, lan_index, site, LAN_PREFIX_LEN)?;
     }
     // Behind the router, which is the LAN's namespace itself: an address of its loopback needs no forwarding.
-    addresses(&in_lan, lan_lo, FAR, [32, 128]).await?;
+    addresses(&in_lan, lan_lo, FAR, [32, 128])?;
 
     for family in Family::ALL {
-        in_host.add_route(&RouteSpec::default_via(ROUTER.ip(family), host_index)).await?;
+        in_host.add_route(&RouteSpec::default_via(ROUTER.ip(family), host_index))?;
     }
     // What the LAN's router is told where pods keep their address (`no_masquerade`), so that replies find back.
     for (subnet, prefix_len) in PODS_SUBNETS {
         let destination = net(subnet, prefix_len);
         let gateway = HOST_UPLINK.ip(if subnet.is_ipv4() { Family::V4 } else { Family::V6 });
         let route = RouteSpec { gateway: Some(gateway), ..RouteSpec::connected(destination, lan_index) };
-        in_lan.add_route(&route).await?;
+        in_lan.add_route(&route)?;
     }
     Ok(())
 }
 
 /// Sets a link up and returns its index.
-async fn up(netlink: &Netlink, ifname: &str) -> Result<u32, NetlinkError> {
+fn up(netlink: &Netlink, ifname: &str) -> Result<u32, NetlinkError> {
     let absent = || NetlinkError::Absent { what: format!("set {ifname} up") };
-    let index = netlink.link_by_name(ifname).await?.ok_or_else(absent)?.index;
-    netlink.set_up(index, true).await?;
+    let index = netlink.link_by_name(ifname)?.ok_or_else(absent)?.index;
+    netlink.set_up(index, true)?;
     Ok(index)
 }
 
-async fn addresses(netlink: &Netlink, index: u32, site: Site, prefix_len: [u8; 2]) -> Result<(), NetlinkError> {
+fn addresses(netlink: &Netlink, index: u32, site: Site, prefix_len: [u8; 2]) -> Result<(), NetlinkError> {
     for (family, prefix_len) in Family::ALL.into_iter().zip(prefix_len) {
-        address(netlink, index, site, family, prefix_len).await?;
+        address(netlink, index, site, family, prefix_len)?;
     }
     Ok(())
 }
 
-async fn address(
-    netlink: &Netlink,
-    index: u32,
-    site: Site,
-    family: Family,
-    prefix_len: u8,
-) -> Result<(), NetlinkError> {
+fn address(netlink: &Netlink, index: u32, site: Site, family: Family, prefix_len: u8) -> Result<(), NetlinkError> {
     let options = AddressOptions { nodad: family == Family::V6, noprefixroute: false };
-    netlink.add_address(index, net(site.ip(family), prefix_len), options).await
+    netlink.add_address(index, net(site.ip(family), prefix_len), options)
 }
 
 fn net(address: IpAddr, prefix_len: u8) -> IpNet {

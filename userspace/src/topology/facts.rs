@@ -54,9 +54,9 @@ pub struct HostRoute {
 pub struct HostFacts {
     /// Interfaces.
     pub interfaces: Vec<Interface>,
-    /// Routes of the main table, default routes included.
+    /// Routes of the main table, default routes included; read only where a subnet is to be added.
     pub routes: Vec<HostRoute>,
-    /// Names of the interfaces of default routes, IPv4's before IPv6's and the best first.
+    /// Names of the interfaces of default routes, IPv4's before IPv6's and the best first; known where the routes are.
     pub default_uplinks: Vec<String>,
     /// Names of all network namespaces in `/run/netns`.
     pub namespaces: Vec<String>,

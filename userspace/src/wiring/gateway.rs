@@ -13,7 +13,7 @@ use netns_ebpf_common::network::Network;
 
 use super::names::{gateway_ifindex, gateway_ifname, gateway_mac, gateway_peer_ifname, gateway_peer_mac};
 use super::{FirstError, Host, WiringError, local_route, write_settings};
-use crate::netlink::{AddressOptions, Idempotent, VethEnd, VethPair};
+use crate::netlink::{AddressOptions, Request, VethEnd, VethPair};
 use crate::sysctl::{self, SysctlError};
 
 /// A network, as the data path is to know it.
@@ -74,12 +74,12 @@ impl NetworkSpec {
 impl Host {
     /// Makes a network's gateway device and declares the network. May be repeated, also to change flags, MTU and
     /// `no_masquerade`.
-    pub async fn wire_gateway(&self, spec: &NetworkSpec) -> Result<(), WiringError> {
-        let made = self.make_gateway_device(spec).await?;
-        let done = self.set_up_gateway(spec).await;
+    pub fn wire_gateway(&self, spec: &NetworkSpec) -> Result<(), WiringError> {
+        let made = self.make_gateway_device(spec)?;
+        let done = self.set_up_gateway(spec);
         if done.is_err()
             && made
-            && let Err(e) = self.unwire_gateway(spec.id).await
+            && let Err(e) = self.unwire_gateway(spec.id)
         {
             tracing::warn!("while undoing: {e}");
         }
@@ -112,30 +112,30 @@ impl Host {
     }
 
     /// Removes a network and its gateway device. Its pods are to be gone before.
-    pub async fn unwire_gateway(&self, id: u16) -> Result<(), WiringError> {
+    pub fn unwire_gateway(&self, id: u16) -> Result<(), WiringError> {
         let mut errors = FirstError::default();
         let (index, name) = (gateway_ifindex(id), gateway_ifname(id));
         errors.note(self.datapath.detach(Hook::FromHost, index));
-        if let Some(Some(link)) = errors.note(self.netlink.link_by_index(index).await)
+        if let Some(Some(link)) = errors.note(self.netlink.link_by_index(index))
             && link.name == name
             && link.mac == Some(gateway_mac(&self.instance, id))
         {
-            errors.note(self.netlink.delete_link(index, &name).await);
+            errors.note(self.netlink.delete_link(index, &name));
         }
         errors.note(self.datapath.remove_network(id));
         errors.done()
     }
 
     /// Whether the device had to be made.
-    async fn make_gateway_device(&self, spec: &NetworkSpec) -> Result<bool, WiringError> {
+    fn make_gateway_device(&self, spec: &NetworkSpec) -> Result<bool, WiringError> {
         let (index, name) = (gateway_ifindex(spec.id), gateway_ifname(spec.id));
         let mac = gateway_mac(&self.instance, spec.id);
-        if let Some(link) = self.netlink.link_by_index(index).await? {
+        if let Some(link) = self.netlink.link_by_index(index)? {
             if link.name != name || link.mac != Some(mac) {
                 return Err(WiringError::Taken { name: link.name, index });
             }
             if link.mtu_bytes != spec.mtu_bytes {
-                self.netlink.set_mtu(index, spec.mtu_bytes).await?;
+                self.netlink.set_mtu(index, spec.mtu_bytes)?;
             }
             return Ok(false);
         }
@@ -147,11 +147,11 @@ impl Host {
             noarp: true,
         };
         let pair = VethPair { here: &here, peer: &peer, peer_netns: None, mtu_bytes: spec.mtu_bytes };
-        self.netlink.create_veth(&pair).await?;
+        self.netlink.create_veth(&pair)?;
         Ok(true)
     }
 
-    async fn set_up_gateway(&self, spec: &NetworkSpec) -> Result<(), WiringError> {
+    fn set_up_gateway(&self, spec: &NetworkSpec) -> Result<(), WiringError> {
         let (index, name, peer) = (gateway_ifindex(spec.id), gateway_ifname(spec.id), gateway_peer_ifname(spec.id));
         let settings = [
             (format!("ipv6/conf/{peer}/disable_ipv6"), "1"),
@@ -170,35 +170,34 @@ impl Host {
         self.netns.run(|| write_settings(&settings))??;
         self.keep_forwarding(&[spec.id])?;
         // Before the network: no packet leaves with the uplink's address that should have the pool's.
-        self.sync_snat_pools(&[(spec.id, &spec.snat_addresses)]).await?;
+        self.sync_snat_pools(&[(spec.id, &spec.snat_addresses)])?;
         if spec.endpoint_independent {
             self.datapath.set_mappings(true)?;
         }
         self.datapath.put_network(spec.id, &spec.network(&self.instance))?;
         self.datapath.sync_no_masquerade(spec.id, &spec.no_masquerade)?;
         self.netns.run(|| self.datapath.attach(Hook::FromHost, &name, index))??;
-        if let Some(peer) = self.netlink.link_by_name(&peer).await? {
-            self.netlink.set_up(peer.index, true).await?;
-        }
-        self.netlink.set_up(index, true).await?;
-        self.set_gateway_addresses(spec, index).await
+        let peer = self.netlink.link_by_name(&peer)?;
+        let both = peer.map(|peer| peer.index).into_iter().chain([index]);
+        self.netlink.request_all(both.map(|index| Request::set_up(index, true)).collect())?;
+        self.set_gateway_addresses(spec, index)
     }
 
     /// Gives the device the gateway's addresses if the host is to have routes to the network, else none.
-    async fn set_gateway_addresses(&self, spec: &NetworkSpec, index: u32) -> Result<(), WiringError> {
+    fn set_gateway_addresses(&self, spec: &NetworkSpec, index: u32) -> Result<(), WiringError> {
         let wanted: Vec<IpNet> = if spec.host_access { spec.gateways().collect() } else { Vec::new() };
-        for found in self.netlink.addresses(Some(index)).await? {
+        let options = AddressOptions { nodad: true, noprefixroute: false };
+        let mut changes = Vec::new();
+        for found in self.netlink.addresses(Some(index))? {
             let link_local = matches!(found.addr(), IpAddr::V6(a) if a.is_unicast_link_local());
             if !link_local && !wanted.contains(&found.net) {
-                self.netlink.delete_address(index, found.net).await.or_absent()?;
+                changes.push(Request::delete_address(index, found.net).or_absent());
             }
         }
-        let options = AddressOptions { nodad: true, noprefixroute: false };
-        for net in &wanted {
-            self.netlink.add_address(index, *net, options).await.or_exists()?;
-        }
+        changes.extend(wanted.iter().map(|net| Request::add_address(index, *net, options).or_exists()));
+        self.netlink.request_all(changes)?;
         let addrs: Vec<IpAddr> = wanted.iter().map(IpNet::addr).collect();
-        local_route::wait(&self.netns, &addrs).await
+        local_route::wait(&self.netlink, &addrs)
     }
 }
 

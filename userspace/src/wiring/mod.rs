@@ -26,7 +26,7 @@ pub(crate) use names::is_gateway_mac;
 pub use names::{POD_IFNAME, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname, pod_mac};
 pub use pod::PodSpec;
 pub use publish::{BackendSpec, PublishSpec};
-pub use uplink::UplinkState;
+pub use uplink::{UplinkState, default_uplinks};
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +75,7 @@ pub enum WiringError {
 
 /// The host side of one instance: where its uplinks and host veths are, and its data path.
 ///
-/// Its methods may be called from any thread of a tokio runtime: whatever depends on the namespace runs inside it.
+/// Its methods may be called from any thread: whatever depends on the namespace runs inside it.
 #[derive(Debug)]
 pub struct Host {
     instance: String,

@@ -9,8 +9,11 @@ use netns_ebpf_common::{Addr4, Addr6};
 
 use super::names::{POD_IFNAME, endpoint_ifindex, gateway_mac, host_ifname, is_gateway_mac, pod_mac};
 use super::{FirstError, Host, NetworkSpec, WiringError, local_route, write_settings};
-use crate::netlink::{AddressOptions, Idempotent, Netlink, RouteSpec, VethEnd, VethPair};
+use crate::netlink::{AddressOptions, Netlink, Request, RouteSpec, VethEnd, VethPair};
 use crate::netns::{Netns, NetnsName};
+
+/// The index of a namespace's loopback interface: the kernel makes it first (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
 
 /// A pod, as the data path is to know it. Its namespace exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,19 +34,16 @@ impl Host {
     /// Connects a pod to its network. May be repeated.
     ///
     /// When it returns, packets flow: addresses are not tentative, routes are there, the endpoint is live.
-    pub async fn wire_pod(&self, network: &NetworkSpec, pod: &PodSpec) -> Result<(), WiringError> {
+    pub fn wire_pod(&self, network: &NetworkSpec, pod: &PodSpec) -> Result<(), WiringError> {
         let netns = Netns::open_named(&pod.netns)?;
         if netns.is_same(&self.netns) {
             return Err(WiringError::HostNamespace(pod.netns.clone()));
         }
         let inside = Netlink::in_netns(&netns)?;
-        let done = self.wire_pod_in(network, pod, &netns, &inside).await;
-        // Not left to the runtime's leisure: a pod deleted next is to be gone when its name is.
-        inside.close().await;
-        done
+        self.wire_pod_in(network, pod, &netns, &inside)
     }
 
-    async fn wire_pod_in(
+    fn wire_pod_in(
         &self,
         network: &NetworkSpec,
         pod: &PodSpec,
@@ -51,21 +51,21 @@ impl Host {
         inside: &Netlink,
     ) -> Result<(), WiringError> {
         // Before the slot is touched: a device that is not ours must not lead to the removal of anything.
-        let there = self.is_wired(network, inside, pod).await?;
+        let there = self.is_wired(network, inside, pod)?;
         let mut endpoint = self.endpoint_of(network, pod);
         if there {
             endpoint.flags = self.datapath.endpoint(pod.slot)?.map_or(0, |e| e.flags);
         }
         self.datapath.put_endpoint(pod.slot, &endpoint)?;
         endpoint.flags |= Endpoint::UP;
-        let done = self.connect(network, pod, netns, inside, there).await;
+        let done = self.connect(network, pod, netns, inside, there);
         let done = match done {
             Ok(()) => self.datapath.put_endpoint(pod.slot, &endpoint).map_err(Into::into),
             Err(e) => Err(e),
         };
         if done.is_err()
             && !there
-            && let Err(e) = self.unwire_pod(pod.slot, pod.owner).await
+            && let Err(e) = self.unwire_pod(pod.slot, pod.owner)
         {
             tracing::warn!("while undoing: {e}");
         }
@@ -75,7 +75,7 @@ impl Host {
     /// Disconnects the pod of this owner from its slot, and forgets its flows. Its namespace may be gone already.
     ///
     /// `false`: the slot is another owner's, and left as it is.
-    pub async fn unwire_pod(&self, slot: u32, owner: u64) -> Result<bool, WiringError> {
+    pub fn unwire_pod(&self, slot: u32, owner: u64) -> Result<bool, WiringError> {
         let found = match self.datapath.endpoint(slot) {
             Err(e) if e.is_not_loaded() => None,
             found => found?,
@@ -90,11 +90,11 @@ impl Host {
             errors.note(self.datapath.put_endpoint(slot, &endpoint));
         }
         let (index, name) = (endpoint_ifindex(slot), host_ifname(slot));
-        if let Some(Some(link)) = errors.note(self.netlink.link_by_index(index).await)
+        if let Some(Some(link)) = errors.note(self.netlink.link_by_index(index))
             && link.name == name
             && link.mac.is_some_and(|mac| is_gateway_mac(&self.instance, mac))
         {
-            errors.note(self.netlink.delete_link(index, &name).await);
+            errors.note(self.netlink.delete_link(index, &name));
         }
         errors.note(self.datapath.detach(Hook::FromPod, index));
         if found.is_some() {
@@ -121,16 +121,16 @@ impl Host {
     }
 
     /// Whether the pod's veth is there, both ends of it.
-    async fn is_wired(&self, network: &NetworkSpec, inside: &Netlink, pod: &PodSpec) -> Result<bool, WiringError> {
+    fn is_wired(&self, network: &NetworkSpec, inside: &Netlink, pod: &PodSpec) -> Result<bool, WiringError> {
         let index = endpoint_ifindex(pod.slot);
-        let Some(link) = self.netlink.link_by_index(index).await? else { return Ok(false) };
+        let Some(link) = self.netlink.link_by_index(index)? else { return Ok(false) };
         let here = link.name == host_ifname(pod.slot) && link.mac == Some(gateway_mac(&self.instance, network.id));
-        let peer = inside.link_by_name(POD_IFNAME).await?;
+        let peer = inside.link_by_name(POD_IFNAME)?;
         let there = peer.is_some_and(|p| p.mac == Some(pod_mac(&self.instance, pod.slot)));
         if here && there { Ok(true) } else { Err(WiringError::Taken { name: link.name, index }) }
     }
 
-    async fn connect(
+    fn connect(
         &self,
         network: &NetworkSpec,
         pod: &PodSpec,
@@ -153,7 +153,7 @@ impl Host {
                 noarp: false,
             };
             let pair = VethPair { here: &here, peer: &peer, peer_netns: Some(netns), mtu_bytes: network.mtu_bytes };
-            self.netlink.create_veth(&pair).await?;
+            self.netlink.create_veth(&pair)?;
         }
         let settings = [
             // Nothing reaches the host's own stack by this device: it needs no address of its own. Should the program go, whatever the
@@ -166,11 +166,11 @@ impl Host {
             write_settings(&settings)?;
             self.datapath.attach(Hook::FromPod, &name, index).map_err(WiringError::from)
         })??;
-        self.netlink.set_up(index, true).await?;
-        self.set_up_inside(network, pod, netns, inside).await
+        self.netlink.set_up(index, true)?;
+        self.set_up_inside(network, pod, netns, inside)
     }
 
-    async fn set_up_inside(
+    fn set_up_inside(
         &self,
         network: &NetworkSpec,
         pod: &PodSpec,
@@ -189,19 +189,17 @@ impl Host {
             (format!("ipv6/conf/{POD_IFNAME}/addr_gen_mode"), "0"),
         ];
         netns.run(|| write_settings(&settings))??;
-        if let Some(lo) = inside.link_by_name("lo").await? {
-            inside.set_up(lo.index, true).await?;
-        }
-        let Some(eth) = inside.link_by_name(POD_IFNAME).await? else {
+        let Some(eth) = inside.link_by_name(POD_IFNAME)? else {
             return Err(WiringError::Taken { name: POD_IFNAME.to_owned(), index: 0 });
         };
-        inside.set_up(eth.index, true).await?;
         let options = AddressOptions { nodad: true, noprefixroute: false };
+        let mut changes = vec![Request::set_up(LOOPBACK, true), Request::set_up(eth.index, true)];
         for (net, gateway) in nets(network, pod) {
-            inside.add_address(eth.index, net, options).await.or_exists()?;
-            inside.add_route(&RouteSpec::default_via(gateway, eth.index)).await.or_exists()?;
+            changes.push(Request::add_address(eth.index, net, options).or_exists());
+            changes.push(Request::add_route(&RouteSpec::default_via(gateway, eth.index)).or_exists());
         }
-        local_route::wait(netns, pod.addr6.map(IpAddr::V6).as_slice()).await
+        inside.request_all(changes)?;
+        local_route::wait(inside, pod.addr6.map(IpAddr::V6).as_slice())
     }
 }
 

@@ -10,7 +10,7 @@ use netns_ebpf_common::{Addr4, Addr6, abi};
 
 use super::{FirstError, Host, WiringError};
 use crate::datapath::FlowRecord;
-use crate::netlink::{Address, Family, Link};
+use crate::netlink::{Address, Family, Link, Route, default_routes};
 
 /// Destinations [`Host::end_rerouted_flows`] asks the kernel about at once: some tenths of a second.
 const MOST_ASKED: usize = 4096;
@@ -32,37 +32,35 @@ pub struct UplinkState {
     pub hook: Hook,
 }
 
-impl Host {
-    /// The names of the interfaces of all default routes: IPv4's before IPv6's, and those the kernel would take first.
-    pub async fn find_uplinks(&self) -> Result<Vec<String>, WiringError> {
-        let mut names = Vec::new();
-        for family in Family::ALL {
-            for route in self.netlink.default_routes(family).await? {
-                for index in route.oif.into_iter().chain(route.more_oifs) {
-                    match self.netlink.link_by_index(index).await? {
-                        Some(link) if !link.loopback && !names.contains(&link.name) => names.push(link.name),
-                        _ => {}
-                    }
+/// The names of the interfaces of all default routes among these: IPv4's before IPv6's, and those the kernel would take first.
+pub fn default_uplinks(links: &[Link], routes: &[Route]) -> Vec<String> {
+    let mut names = Vec::new();
+    for family in Family::ALL {
+        for route in default_routes(routes, family) {
+            for index in route.oif.iter().chain(&route.more_oifs) {
+                match links.iter().find(|l| l.index == *index) {
+                    Some(link) if !link.loopback && !names.contains(&link.name) => names.push(link.name.clone()),
+                    _ => {}
                 }
             }
         }
-        Ok(names)
     }
+    names
+}
 
+impl Host {
     /// What an interface would be as an uplink. Changes nothing.
-    pub async fn uplink_state(&self, ifname: &str) -> Result<UplinkState, WiringError> {
-        let link = self.uplink_link(ifname).await?;
-        let addresses = self.netlink.addresses(Some(link.index)).await?;
-        let preferred = |family| async move {
-            let routes = self.netlink.default_routes(family).await?;
-            let first = routes.into_iter().find(|r| r.oif == Some(link.index));
-            Ok::<_, WiringError>(first.and_then(|r| r.preferred_source))
+    pub fn uplink_state(&self, ifname: &str) -> Result<UplinkState, WiringError> {
+        let link = self.uplink_link(ifname)?;
+        let addresses = self.netlink.addresses(Some(link.index))?;
+        let preferred = |family| -> Result<_, WiringError> {
+            Ok(self.netlink.default_route_by(family, link.index)?.and_then(|route| route.preferred_source))
         };
-        let addr4 = match preferred(Family::V4).await? {
+        let addr4 = match preferred(Family::V4)? {
             Some(IpAddr::V4(a)) => Some(a),
             _ => primary4(&addresses),
         };
-        let addr6 = match preferred(Family::V6).await? {
+        let addr6 = match preferred(Family::V6)? {
             Some(IpAddr::V6(a)) => Some(a),
             _ => primary6(&addresses),
         };
@@ -71,8 +69,8 @@ impl Host {
     }
 
     /// Makes an interface an uplink, or brings what is known of it up to date. May be repeated.
-    pub async fn wire_uplink(&self, ifname: &str) -> Result<UplinkState, WiringError> {
-        let state = self.uplink_state(ifname).await?;
+    pub fn wire_uplink(&self, ifname: &str) -> Result<UplinkState, WiringError> {
+        let state = self.uplink_state(ifname)?;
         let uplink = Uplink {
             addr4: state.addr4.map_or(Addr4::UNSPECIFIED, Into::into),
             addr6: state.addr6.map_or(Addr6::UNSPECIFIED, Into::into),
@@ -104,11 +102,11 @@ impl Host {
 
     /// Tells the programs which of networks' SNAT addresses the host has at present. A family without any in the list is
     /// the uplink's to give.
-    pub async fn sync_snat_pools(&self, pools: &[(u16, &[IpAddr])]) -> Result<(), WiringError> {
+    pub fn sync_snat_pools(&self, pools: &[(u16, &[IpAddr])]) -> Result<(), WiringError> {
         let found = if pools.iter().all(|(_, addresses)| addresses.is_empty()) {
             Vec::new()
         } else {
-            self.netlink.addresses(None).await?
+            self.netlink.addresses(None)?
         };
         let live = |address: IpAddr| found.iter().any(|a| a.usable && a.addr() == address);
         for (id, addresses) in pools {
@@ -119,11 +117,10 @@ impl Host {
 
     /// Tells the programs the host's addresses: all of them but link-local ones, loopback ones included. Says whether one
     /// went.
-    pub async fn sync_host_addresses(&self) -> Result<bool, WiringError> {
+    pub fn sync_host_addresses(&self) -> Result<bool, WiringError> {
         let addresses: Vec<(IpAddr, u32)> = self
             .netlink
-            .addresses(None)
-            .await?
+            .addresses(None)?
             .iter()
             .filter(|a| !matches!(a.addr(), IpAddr::V6(a) if a.is_unicast_link_local()))
             .map(|a| (a.addr(), a.index))
@@ -139,7 +136,7 @@ impl Host {
     ///
     /// Connections stay where they are: they do not outlive a change of their address anyway, and the former uplink may
     /// still lead there. With more than some thousand destinations, some are left for the next time.
-    pub async fn end_rerouted_flows(&self) -> Result<usize, WiringError> {
+    pub fn end_rerouted_flows(&self) -> Result<usize, WiringError> {
         let uplinks: HashSet<u32> = self.datapath.uplinks()?.into_iter().map(|(index, _)| index).collect();
         if uplinks.len() < 2 {
             return Ok(0);
@@ -151,7 +148,7 @@ impl Host {
         let asked: HashSet<IpAddr> = self.datapath.flows()?.iter().filter_map(way).map(|(dst, _)| dst).collect();
         let mut led = HashMap::new();
         for destination in asked.into_iter().take(MOST_ASKED) {
-            if let Some(route) = self.netlink.route_to(destination).await? {
+            if let Some(route) = self.netlink.route_to(destination)? {
                 led.insert(destination, route.oif.into_iter().chain(route.more_oifs).collect::<Vec<_>>());
             }
         }
@@ -161,8 +158,8 @@ impl Host {
         Ok(self.datapath.delete_flows(|flow| way(flow).is_some_and(is_elsewhere))?)
     }
 
-    async fn uplink_link(&self, ifname: &str) -> Result<Link, WiringError> {
-        let link = self.netlink.link_by_name(ifname).await?;
+    fn uplink_link(&self, ifname: &str) -> Result<Link, WiringError> {
+        let link = self.netlink.link_by_name(ifname)?;
         let link = link.ok_or_else(|| WiringError::NoUplink(ifname.to_owned()))?;
         if link.loopback {
             return Err(WiringError::BadUplink(link.name, "it is the loopback interface"));

@@ -12,20 +12,13 @@ use super::{Isolated, isolated};
 pub const PINS: &str = "/sys/fs/bpf/netns-ebpf/test";
 
 /// A host with nothing in it yet, inside the test's own namespace.
-pub fn on_host(body: impl AsyncFnOnce(&Isolated, &Host) + Send + 'static) {
+pub fn on_host(body: impl FnOnce(&Isolated, &Host) + Send + 'static) {
     isolated(|here| {
-        in_runtime(async {
-            let datapath = Datapath::load(Path::new(PINS), &Sizes { flow_entries: 16_384 }).expect("load");
-            let host = Host::new("test", Netns::current().expect("current"), datapath).expect("host");
-            body(here, &host).await;
-            host.datapath().unload().expect("unload");
-        });
+        let datapath = Datapath::load(Path::new(PINS), &Sizes { flow_entries: 16_384 }).expect("load");
+        let host = Host::new("test", Netns::current().expect("current"), datapath).expect("host");
+        body(here, &host);
+        host.datapath().unload().expect("unload");
     });
-}
-
-/// Runs what waits for netlink.
-pub fn in_runtime<T>(body: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime").block_on(body)
 }
 
 /// A network of both families.

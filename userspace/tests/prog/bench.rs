@@ -181,15 +181,12 @@ impl Bench {
         }
         here.ip(&format!("route add unreachable {}/32", NOWHERE.v4));
         here.ip(&format!("-6 route add unreachable {}/128", NOWHERE.v6));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-        runtime.block_on(async {
-            let host = Host::new(INSTANCE, Netns::current().expect("current"), datapath.clone()).expect("host");
-            for network in networks() {
-                host.wire_gateway(&network).await.expect("gateway");
-                // Only the frames of the tests run through the programs, not those the kernel sends of itself.
-                datapath.detach(Hook::FromHost, gateway_ifindex(network.id)).expect("detach");
-            }
-        });
+        let host = Host::new(INSTANCE, Netns::current().expect("current"), datapath.clone()).expect("host");
+        for network in networks() {
+            host.wire_gateway(&network).expect("gateway");
+            // Only the frames of the tests run through the programs, not those the kernel sends of itself.
+            datapath.detach(Hook::FromHost, gateway_ifindex(network.id)).expect("detach");
+        }
         let index = |name| {
             let line = here.ip(&format!("-o link show {name}"));
             line.split(':').next().and_then(|n| n.trim().parse().ok()).expect("an index")

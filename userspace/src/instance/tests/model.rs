@@ -95,7 +95,7 @@ fn set(ports: &str) -> PortSet {
 }
 
 impl Fabric for Model {
-    async fn check(&self) -> Result<(), FabricError> {
+    fn check(&self) -> Result<(), FabricError> {
         Ok(())
     }
 
@@ -103,7 +103,7 @@ impl Fabric for Model {
         self.0.host_id.get().to_string()
     }
 
-    async fn facts(&self, _: &State) -> Result<HostFacts, FabricError> {
+    fn facts(&self, _: &State, _: bool) -> Result<HostFacts, FabricError> {
         let net = |s: &str| s.parse().unwrap();
         let seen = |o: &String| o.strip_prefix("netns ").filter(|n| *n != UNSEEN).map(str::to_owned);
         let namespaces: Vec<String> = self.0.objects.borrow().iter().filter_map(seen).collect();
@@ -121,15 +121,15 @@ impl Fabric for Model {
         })
     }
 
-    async fn local_ports(&self) -> Result<String, FabricError> {
+    fn local_ports(&self) -> Result<String, FabricError> {
         Ok("32768-60999".to_owned())
     }
 
-    async fn unreserved(&self, ports: &str) -> Result<String, FabricError> {
+    fn unreserved(&self, ports: &str) -> Result<String, FabricError> {
         Ok(set(ports).difference(&self.0.reserved.borrow()).to_string())
     }
 
-    async fn reserve(&self, ports: &str) -> Result<(), FabricError> {
+    fn reserve(&self, ports: &str) -> Result<(), FabricError> {
         self.0.step("reserve", || {
             let with = self.0.reserved.borrow().union(&set(ports));
             self.0.reserved.replace(with);
@@ -137,7 +137,7 @@ impl Fabric for Model {
         })
     }
 
-    async fn release(&self, ports: &str) -> Result<(), FabricError> {
+    fn release(&self, ports: &str) -> Result<(), FabricError> {
         self.0.step("release", || {
             let without = self.0.reserved.borrow().difference(&set(ports));
             self.0.reserved.replace(without);
@@ -145,32 +145,32 @@ impl Fabric for Model {
         })
     }
 
-    async fn load(&mut self, _: &InstanceRow) -> Result<(), FabricError> {
+    fn load(&mut self, _: &InstanceRow) -> Result<(), FabricError> {
         self.0.add("pins")
     }
 
-    async fn open(&mut self) -> Result<(), FabricError> {
+    fn open(&mut self) -> Result<(), FabricError> {
         let loaded = self.0.objects.borrow().contains("pins");
         if loaded { Ok(()) } else { Err(FabricError::step("open", "nothing is loaded")) }
     }
 
-    async fn unload(&mut self) -> Result<(), FabricError> {
+    fn unload(&mut self) -> Result<(), FabricError> {
         self.0.remove("pins")
     }
 
-    async fn add_uplinks(&mut self, row: &InstanceRow) -> Result<(), FabricError> {
+    fn add_uplinks(&mut self, row: &InstanceRow) -> Result<(), FabricError> {
         row.uplinks.iter().try_for_each(|uplink| self.0.add(&format!("uplink {uplink}")))
     }
 
-    async fn remove_uplinks(&mut self, row: &InstanceRow) -> Result<(), FabricError> {
+    fn remove_uplinks(&mut self, row: &InstanceRow) -> Result<(), FabricError> {
         row.uplinks.iter().try_for_each(|uplink| self.0.remove(&format!("uplink {uplink}")))
     }
 
-    async fn refresh(&mut self, row: &InstanceRow) -> Result<Vec<UplinkRow>, FabricError> {
+    fn refresh(&mut self, row: &InstanceRow) -> Result<Vec<UplinkRow>, FabricError> {
         self.0.step("refresh", || Ok(())).map(|()| row.uplinks.clone())
     }
 
-    async fn refresh_networks(&mut self, _: &[NetworkRow]) -> Result<(), FabricError> {
+    fn refresh_networks(&mut self, _: &[NetworkRow]) -> Result<(), FabricError> {
         self.0.step("refresh networks", || Ok(()))
     }
 
@@ -178,39 +178,39 @@ impl Fabric for Model {
         Ok(0)
     }
 
-    async fn add_network(&mut self, row: &NetworkRow) -> Result<(), FabricError> {
+    fn add_network(&mut self, row: &NetworkRow) -> Result<(), FabricError> {
         self.0.add(&format!("network {}", row.id))
     }
 
-    async fn remove_network(&mut self, row: &NetworkRow) -> Result<(), FabricError> {
+    fn remove_network(&mut self, row: &NetworkRow) -> Result<(), FabricError> {
         self.0.remove(&format!("network {}", row.id))
     }
 
-    async fn add_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
+    fn add_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
         self.0.add(&format!("netns {}", pod.name))
     }
 
-    async fn remove_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
+    fn remove_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
         self.0.remove(&format!("netns {}", pod.name))
     }
 
-    async fn add_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError> {
+    fn add_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError> {
         let there = self.0.objects.borrow().contains(&format!("network {}", network.id));
         assert!(there, "a pod before its network");
         self.0.add(&format!("pod {}", pod.slot))
     }
 
-    async fn remove_pod(&mut self, pod: &PodRow, _: &NetworkRow) -> Result<(), FabricError> {
+    fn remove_pod(&mut self, pod: &PodRow, _: &NetworkRow) -> Result<(), FabricError> {
         self.0.remove(&format!("pod {}", pod.slot))
     }
 
-    async fn add_publish(&mut self, row: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError> {
+    fn add_publish(&mut self, row: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError> {
         self.0.add(&format!("publish {}", row.index))?;
         self.0.backends.borrow_mut().insert(row.index, self.leads(row, pods));
         Ok(())
     }
 
-    async fn switch_publishes(&mut self, rows: &[PublishRow], pods: &[PodRow]) -> Result<(), FabricError> {
+    fn switch_publishes(&mut self, rows: &[PublishRow], pods: &[PodRow]) -> Result<(), FabricError> {
         for row in rows {
             let live = self.0.objects.borrow().contains(&format!("publish {}", row.index));
             assert!(live, "a switch of what is not published");
@@ -223,7 +223,7 @@ impl Fabric for Model {
         Ok(())
     }
 
-    async fn remove_publishes(&mut self, rows: &[PublishRow], ending: Ending, _: &[PodRow]) -> Result<(), FabricError> {
+    fn remove_publishes(&mut self, rows: &[PublishRow], ending: Ending, _: &[PodRow]) -> Result<(), FabricError> {
         for row in rows {
             if ending == Ending::Reset {
                 self.0.step("reset", || {

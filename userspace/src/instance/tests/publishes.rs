@@ -25,30 +25,27 @@ fn publishes_are_moved_and_drained_in_place() {
     let backend = |w: &World| open(w, before.index);
     let to = |pods: &str| Backend::list(pods).unwrap();
     let by_spec = PublishRef::Spec(before.publish);
-    let applied = w.verb(async |i| i.move_publish(&by_spec, &to("blue")).await).unwrap();
+    let applied = w.verb(|i| i.move_publish(&by_spec, &to("blue"))).unwrap();
     assert_eq!((applied.changed, applied.publishes_changed[0].pod.as_str()), (true, "blue"));
     assert_eq!(row(&w), PublishRow { backends: vec![one(blue.id)], ..before.clone() });
     assert_eq!(backend(&w), Some(vec![blue.slot]));
-    assert!(
-        !w.verb(async |i| i.move_publish(&by_spec, &to("blue")).await).unwrap().changed,
-        "repeating it changes nothing"
-    );
+    assert!(!w.verb(|i| i.move_publish(&by_spec, &to("blue"))).unwrap().changed, "repeating it changes nothing");
 
     let by_id = [PublishRef::Id(before.id), by_spec];
-    assert_eq!(w.verb(async |i| i.drain(&by_id, true, None).await).unwrap().publishes_changed.len(), 1);
+    assert_eq!(w.verb(|i| i.drain(&by_id, true, None)).unwrap().publishes_changed.len(), 1);
     assert_eq!((row(&w).draining, backend(&w)), (true, Some(vec![])));
-    assert!(!w.verb(async |i| i.drain(&by_id, true, None).await).unwrap().changed);
+    assert!(!w.verb(|i| i.drain(&by_id, true, None)).unwrap().changed);
     // Moving ends the draining; the pod it had left may go.
-    w.verb(async |i| i.move_publish(&by_id[0], &to("red")).await).unwrap();
+    w.verb(|i| i.move_publish(&by_id[0], &to("red"))).unwrap();
     assert_eq!((row(&w), backend(&w)), (before, Some(vec![red.slot])));
-    w.verb(async |i| i.del("blue").await).unwrap();
+    w.verb(|i| i.del("blue")).unwrap();
 
     let nothing = PublishRef::Id(4711);
-    assert!(matches!(w.verb(async |i| i.drain(&[nothing], true, None).await), Err(InstanceError::NoPublish(_))));
-    assert!(matches!(w.verb(async |i| i.move_publish(&nothing, &to("red")).await), Err(InstanceError::NoPublish(_))));
-    let nobody = input(w.verb(async |i| i.move_publish(&by_spec, &to("nobody")).await).unwrap_err());
+    assert!(matches!(w.verb(|i| i.drain(&[nothing], true, None)), Err(InstanceError::NoPublish(_))));
+    assert!(matches!(w.verb(|i| i.move_publish(&nothing, &to("red"))), Err(InstanceError::NoPublish(_))));
+    let nobody = input(w.verb(|i| i.move_publish(&by_spec, &to("nobody"))).unwrap_err());
     assert_eq!(nobody, ("--to".into(), Problem::UnknownPod));
-    w.verb(async |i| i.down().await).unwrap();
+    w.verb(|i| i.down()).unwrap();
     w.assert_nothing_left();
 }
 
@@ -60,14 +57,12 @@ fn a_move_killed_or_failed_at_any_step_is_finished_by_the_next_verb() {
             w.up(FILE).unwrap();
             let publish = w.state().unwrap().publishes[0].clone();
             let blue = w.state().unwrap().pod("blue").unwrap().clone();
-            let moved = async |i: &mut Instance<Model>| {
-                i.move_publish(&PublishRef::Id(publish.id), &[Backend::only("blue")]).await
-            };
+            let moved = |i: &mut Instance<Model>| i.move_publish(&PublishRef::Id(publish.id), &[Backend::only("blue")]);
             if matches!(w.faulty(at, fault, moved), Some(Ok(_))) {
                 assert!(at > 0);
                 break;
             }
-            w.verb(async |i| i.refresh().await).unwrap();
+            w.verb(|i| i.refresh()).unwrap();
             assert_eq!(open(&w, publish.index), Some(vec![blue.slot]), "{fault:?} at {at}");
             assert_eq!(w.state().unwrap().publishes[0], PublishRow { backends: vec![one(blue.id)], ..publish });
         }
@@ -80,13 +75,13 @@ fn a_reset_killed_at_any_step_still_resets() {
         let w = World::new();
         w.up(FILE).unwrap();
         let ports = [w.state().unwrap().publishes[0].publish];
-        let withdrawn = w.faulty(at, Fault::KilledBefore, async |i| i.unpublish("red", &ports, true).await);
+        let withdrawn = w.faulty(at, Fault::KilledBefore, |i| i.unpublish("red", &ports, true));
         w.kernel.resets.set(0);
         if withdrawn.is_some() {
             assert!(at > 1);
             return;
         }
-        w.verb(async |i| i.refresh().await).unwrap();
+        w.verb(|i| i.refresh()).unwrap();
         assert_eq!(w.state().unwrap().publishes.len(), 1);
         // Killed before the RSTs or between them and the rest, they are sent by the next; after both nothing is left to do.
         assert!(at > 1 || w.kernel.resets.get() == 1, "killed before step {at}");
@@ -146,7 +141,7 @@ fn a_shared_publish_is_made_and_changed_in_place_by_its_file() {
         (applied.publishes_added[0].pod.as_str(), applied.publishes_changed[0].allow.is_anyone()),
         ("blue", true)
     );
-    w.verb(async |i| i.down().await).unwrap();
+    w.verb(|i| i.down()).unwrap();
     w.assert_nothing_left();
 }
 
@@ -156,12 +151,12 @@ fn a_pod_that_goes_leaves_its_share_to_the_others() {
     w.up(&shared_file()).unwrap();
     let index = w.state().unwrap().publishes[2].index;
     let slot = |name: &str| w.state().unwrap().pod(name).unwrap().slot;
-    let applied = w.verb(async |i| i.del("red").await).unwrap();
+    let applied = w.verb(|i| i.del("red")).unwrap();
     let removed: Vec<_> = applied.publishes_removed.iter().map(|p| p.publish.as_str()).collect();
     assert_eq!(removed, ["8080:80/tcp", "5000-5003:5000-5003/udp"]);
     assert_eq!((applied.publishes_changed.len(), applied.publishes_changed[0].pod.as_str()), (1, "blue"));
     assert_eq!(open(&w, index), Some(vec![slot("blue")]));
-    let applied = w.verb(async |i| i.del("blue").await).unwrap();
+    let applied = w.verb(|i| i.del("blue")).unwrap();
     assert_eq!(applied.publishes_removed[0].publish, "443:8443/tcp", "the last one takes it away");
     assert!(w.state().unwrap().publishes.is_empty() && open(&w, index).is_none());
 }
@@ -171,17 +166,17 @@ fn one_backend_is_drained_and_withdrawn() {
     let w = World::new();
     w.up(FILE).unwrap();
     let ports = ["443:8443".parse().unwrap()];
-    assert!(w.verb(async |i| i.publish(&shared("red:3,blue", &ports)).await).unwrap().changed);
-    assert!(!w.verb(async |i| i.publish(&shared("blue,red:3", &ports)).await).unwrap().changed, "in whatever order");
-    let other = input(w.verb(async |i| i.publish(&shared("red,blue", &ports)).await).unwrap_err());
+    assert!(w.verb(|i| i.publish(&shared("red:3,blue", &ports))).unwrap().changed);
+    assert!(!w.verb(|i| i.publish(&shared("blue,red:3", &ports))).unwrap().changed, "in whatever order");
+    let other = input(w.verb(|i| i.publish(&shared("red,blue", &ports))).unwrap_err());
     assert!(matches!(other.1, Problem::PublishedTwice { .. }), "{other:?}");
-    let twice = input(w.verb(async |i| i.publish(&shared("red,red", &["1:1".parse().unwrap()])).await).unwrap_err());
+    let twice = input(w.verb(|i| i.publish(&shared("red,red", &["1:1".parse().unwrap()]))).unwrap_err());
     assert_eq!(twice, ("POD".into(), Problem::BackendTwice("red".into())));
     let row = |w: &World| w.state().unwrap().publishes[2].clone();
     let (index, by) = (row(&w).index, [PublishRef::Spec(ports[0])]);
     let [red, blue] = ["red", "blue"].map(|name| w.state().unwrap().pod(name).unwrap().slot);
 
-    let drain = |w: &World, undo: bool, pod| w.verb(async |i| i.drain(&by, !undo, pod).await);
+    let drain = |w: &World, undo: bool, pod| w.verb(|i| i.drain(&by, !undo, pod));
     assert!(drain(&w, false, Some("red")).unwrap().changed);
     assert!(!drain(&w, false, Some("red")).unwrap().changed);
     assert_eq!((open(&w, index), row(&w).draining), (Some(vec![blue]), false));
@@ -195,15 +190,15 @@ fn one_backend_is_drained_and_withdrawn() {
     assert_eq!(open(&w, index), Some(vec![red, blue]), "all of it, and all its pods");
     assert!(matches!(drain(&w, false, Some("nobody")), Err(InstanceError::NoPod(_))));
     let not_its = [PublishRef::Spec("8080:80/tcp".parse().unwrap())];
-    let error = w.verb(async |i| i.drain(&not_its, true, Some("blue")).await).unwrap_err();
+    let error = w.verb(|i| i.drain(&not_its, true, Some("blue"))).unwrap_err();
     assert!(matches!(error, InstanceError::NotPublished { .. }), "{error}");
 
-    let reset = input(w.verb(async |i| i.unpublish("red", &ports, true).await).unwrap_err());
+    let reset = input(w.verb(|i| i.unpublish("red", &ports, true)).unwrap_err());
     assert_eq!(reset, ("--reset".into(), Problem::ResetOfShared));
-    let applied = w.verb(async |i| i.unpublish("red", &ports, false).await).unwrap();
+    let applied = w.verb(|i| i.unpublish("red", &ports, false)).unwrap();
     assert_eq!((applied.publishes_changed[0].pod.as_str(), applied.publishes_removed.len()), ("blue", 0));
     assert_eq!(open(&w, index), Some(vec![blue]));
-    w.verb(async |i| i.unpublish("blue", &ports, true).await).unwrap();
+    w.verb(|i| i.unpublish("blue", &ports, true)).unwrap();
     assert_eq!((open(&w, index), w.kernel.resets.get()), (None, 1));
 }
 
@@ -215,7 +210,7 @@ fn who_may_come_in_is_set_live() {
     let by = [PublishRef::Id(row(&w).id)];
     let set = |allow: Option<Allow>, affinity| {
         let change = PublishChange { allow, affinity };
-        w.verb(async |i| i.set_publish(&by, &change).await).unwrap().changed
+        w.verb(|i| i.set_publish(&by, &change)).unwrap().changed
     };
     let list = |words: &str| Allow::Only(words.split_whitespace().map(|p| Allow::prefix(p).unwrap()).collect());
     for (allow, changes) in [
@@ -245,19 +240,19 @@ fn a_change_by_a_file_killed_or_failed_at_any_step_is_carried_on() {
         for at in 0.. {
             let w = World::new();
             w.up(&shared_file()).unwrap();
-            let done = w.faulty(at, fault, async |i| i.up(&document).await);
+            let done = w.faulty(at, fault, |i| i.up(&document));
             if matches!(done, Some(Ok(_))) {
                 assert!(at > 4);
                 break;
             }
-            w.verb(async |i| i.up(&document).await).unwrap();
+            w.verb(|i| i.up(&document)).unwrap();
             let state = w.state().unwrap();
             let row = state.publishes.iter().find(|q| q.publish.to_string() == "443:8443/tcp").unwrap();
             let slots = [state.pod("red").unwrap().slot, state.pod("green").unwrap().slot];
             let leads = w.kernel.backends.borrow()[&row.index].clone();
             assert_eq!(leads, (slots.to_vec(), row.allow.clone()), "{fault:?} at {at}");
             assert_eq!((row.backends[0].weight, row.allow.to_string()), (9, "::/0".into()));
-            w.verb(async |i| i.down().await).unwrap();
+            w.verb(|i| i.down()).unwrap();
             w.assert_nothing_left();
         }
     }
