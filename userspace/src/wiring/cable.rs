@@ -1,0 +1,174 @@
+//! A cable between two namespaces: a veth pair, and nothing of the data path.
+
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tokio::time::{Instant, sleep};
+
+use super::names::cable_mac;
+use super::{WiringError, write_settings};
+use crate::netlink::{Address, AddressOptions, Idempotent, Link, Netlink, VethEnd, VethPair};
+use crate::netns::Netns;
+
+/// How long an end may take to send, which is a matter of milliseconds; a cable is laid all the same.
+const READY: Duration = Duration::from_secs(2);
+/// How often that is looked at.
+const PERIOD: Duration = Duration::from_millis(1);
+
+/// One end of a cable.
+#[derive(Clone, Debug)]
+pub struct CableEnd {
+    /// Its namespace.
+    pub netns: Netns,
+    /// What the namespace is called: with [`CableEnd::ifname`] and those of the other end it names the cable.
+    pub namespace: String,
+    /// Name of the interface, at most 15 bytes.
+    pub ifname: String,
+    /// Addresses it is to have, with the lengths of their prefixes.
+    pub addresses: Vec<IpNet>,
+}
+
+/// A cable; which end is first does not matter.
+#[derive(Clone, Debug)]
+pub struct Cable {
+    ends: [CableEnd; 2],
+    macs: [netns_ebpf_common::Mac; 2],
+}
+
+/// Both ends of a cable, seen from their namespaces.
+struct Sight {
+    netlink: [Netlink; 2],
+    links: [Option<Link>; 2],
+}
+
+impl Cable {
+    /// A cable with these ends.
+    pub fn new(ends: [CableEnd; 2]) -> Self {
+        let mut names = [0, 1].map(|i| format!("{}\0{}", ends[i].namespace, ends[i].ifname));
+        let second = names[0] > names[1];
+        names.sort();
+        let seed = names.join("\0");
+        let macs = [cable_mac(&seed, second), cable_mac(&seed, !second)];
+        Self { ends, macs }
+    }
+
+    /// Lays it, with both ends up and their addresses usable; `false` when it was laid like that already.
+    ///
+    /// Addresses that are there besides stay. When it fails, a cable that was not there before is not there after.
+    ///
+    /// # Errors
+    ///
+    /// An interface of one of the names is there and is no end of this cable, or the kernel refuses.
+    pub async fn lay(&self, mtu_bytes: u32) -> Result<bool, WiringError> {
+        let sight = self.look().await?;
+        let there = self.is_laid(&sight)?;
+        let done = self.connect(&sight.netlink, there, mtu_bytes).await;
+        if done.is_err()
+            && !there
+            && let Err(e) = self.take_away(&sight.netlink[0]).await
+        {
+            tracing::warn!("while undoing: {e}");
+        }
+        sight.close().await;
+        done.map(|changed| changed || !there)
+    }
+
+    /// Removes it; `false` when it was not there.
+    ///
+    /// # Errors
+    ///
+    /// An interface of one of the names is no end of this cable, or the kernel refuses.
+    pub async fn remove(&self) -> Result<bool, WiringError> {
+        let sight = self.look().await?;
+        let done = if self.is_laid(&sight)? { self.take_away(&sight.netlink[0]).await } else { Ok(false) };
+        sight.close().await;
+        done
+    }
+
+    async fn look(&self) -> Result<Sight, WiringError> {
+        let [a, b] = &self.ends;
+        let netlink = [Netlink::in_netns(&a.netns)?, Netlink::in_netns(&b.netns)?];
+        let links = [netlink[0].link_by_name(&a.ifname).await?, netlink[1].link_by_name(&b.ifname).await?];
+        Ok(Sight { netlink, links })
+    }
+
+    /// Whether both ends are there and each other's; anything else of their names is somebody else's.
+    fn is_laid(&self, sight: &Sight) -> Result<bool, WiringError> {
+        if let [Some(a), Some(b)] = &sight.links
+            && (a.peer_index, b.peer_index) == (Some(b.index), Some(a.index))
+            && [a.mac, b.mac] == self.macs.map(Some)
+        {
+            return Ok(true);
+        }
+        match (0..2).find(|&i| sight.links[i].is_some()) {
+            Some(i) => Err(WiringError::NameTaken {
+                ifname: self.ends[i].ifname.clone(),
+                namespace: self.ends[i].namespace.clone(),
+            }),
+            None => Ok(false),
+        }
+    }
+
+    /// Makes what is missing; says whether anything was, besides the cable.
+    async fn connect(&self, netlink: &[Netlink; 2], there: bool, mtu_bytes: u32) -> Result<bool, WiringError> {
+        if !there {
+            let end =
+                |i: usize| VethEnd { name: self.ends[i].ifname.clone(), index: None, mac: self.macs[i], noarp: false };
+            let pair = VethPair { here: &end(0), peer: &end(1), peer_netns: Some(&self.ends[1].netns), mtu_bytes };
+            netlink[0].create_veth(&pair).await?;
+        }
+        let mut changed = false;
+        for (end, netlink) in self.ends.iter().zip(netlink) {
+            changed |= end.set_up(netlink).await?;
+        }
+        // The end that was up first hears later of the other one, and until then loses what it is to send.
+        let deadline = Instant::now() + READY;
+        for (end, netlink) in self.ends.iter().zip(netlink) {
+            while netlink.link_by_name(&end.ifname).await?.is_some_and(|link| !link.running)
+                && Instant::now() < deadline
+            {
+                sleep(PERIOD).await;
+            }
+        }
+        Ok(changed)
+    }
+
+    /// One end takes the other along.
+    async fn take_away(&self, netlink: &Netlink) -> Result<bool, WiringError> {
+        let ifname = &self.ends[0].ifname;
+        match netlink.link_by_name(ifname).await? {
+            Some(link) if link.mac == Some(self.macs[0]) => Ok(netlink.delete_link(link.index, ifname).await?),
+            _ => Ok(false),
+        }
+    }
+}
+
+impl CableEnd {
+    async fn set_up(&self, netlink: &Netlink) -> Result<bool, WiringError> {
+        let absent = || WiringError::NameTaken { ifname: self.ifname.clone(), namespace: self.namespace.clone() };
+        let link = netlink.link_by_name(&self.ifname).await?.ok_or_else(absent)?;
+        // Before it is up: whoever has the other end must not become this one's router.
+        self.netns.run(|| write_settings(&[(format!("ipv6/conf/{}/accept_ra", self.ifname), "0")]))??;
+        let found: Vec<IpNet> = netlink.addresses(Some(link.index)).await?.iter().map(|a: &Address| a.net).collect();
+        let mut changed = !link.up;
+        // Nobody else is on the cable to have the address.
+        let options = AddressOptions { nodad: true, noprefixroute: false };
+        for address in self.addresses.iter().filter(|address| !found.contains(address)) {
+            netlink.add_address(link.index, *address, options).await.or_exists()?;
+            changed = true;
+        }
+        if !link.up {
+            netlink.set_up(link.index, true).await?;
+        }
+        Ok(changed)
+    }
+}
+
+impl Sight {
+    /// Not left to the runtime's leisure: a socket keeps its namespace.
+    async fn close(self) {
+        for netlink in self.netlink {
+            netlink.close().await;
+        }
+    }
+}
