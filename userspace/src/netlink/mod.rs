@@ -7,6 +7,7 @@ mod abort;
 mod addr;
 mod link;
 mod monitor;
+mod nsid;
 pub(crate) mod raw;
 mod route;
 mod sock_diag;
@@ -22,6 +23,7 @@ pub use abort::abort_connections;
 pub use addr::{Address, AddressOptions};
 pub use link::{Link, VethEnd, VethPair};
 pub use monitor::{Change, Monitor};
+pub use nsid::{Nsid, NsidEntry};
 pub use route::{Family, Route, RouteKind, RouteSpec};
 pub use sockets::abort_sockets;
 

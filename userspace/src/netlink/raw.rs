@@ -49,7 +49,15 @@ pub(crate) fn ask(socket: &OwnedFd, message_type: u16, flags: u16, body: &[u8]) 
 
 /// Asks for a dump in the calling thread's namespace; returns each answer's bytes after its header.
 pub(crate) fn dump(protocol: SockProtocol, message_type: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-    let socket = open(protocol)?;
+    dump_by(&open(protocol)?, message_type, body).map(|(answers, _)| answers)
+}
+
+/// The same by a socket that is open already, and with it the error that ended the dump early, if one did.
+pub(crate) fn dump_by(
+    socket: &OwnedFd,
+    message_type: u16,
+    body: &[u8],
+) -> io::Result<(Vec<Vec<u8>>, Option<io::Error>)> {
     send(socket.as_raw_fd(), &request(message_type, NLM_F_DUMP, body), MsgFlags::empty())?;
     let mut answers = Vec::new();
     let mut block = vec![0; BLOCK_BYTES];
@@ -58,7 +66,7 @@ pub(crate) fn dump(protocol: SockProtocol, message_type: u16, body: &[u8]) -> io
         let mut rest = &block[..n];
         while let Some((message_type, message, after)) = split(rest) {
             match message_type {
-                NLMSG_DONE => return Ok(answers),
+                NLMSG_DONE => return Ok((answers, failure(message))),
                 NLMSG_ERROR => {
                     return Err(failure(message).unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()));
                 }

@@ -1,5 +1,7 @@
 //! A cable between two namespaces: a veth pair, and nothing of the data path.
 
+use std::fs;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -10,7 +12,7 @@ use super::{WiringError, write_settings};
 use crate::netlink::{Address, AddressOptions, Idempotent, Link, Netlink, VethEnd, VethPair};
 use crate::netns::Netns;
 
-/// How long an end may take to send, which is a matter of milliseconds; a cable is laid all the same.
+/// How long an end may take to send and to hear, which is a matter of milliseconds; a cable is laid all the same.
 const READY: Duration = Duration::from_secs(2);
 /// How often that is looked at.
 const PERIOD: Duration = Duration::from_millis(1);
@@ -121,12 +123,11 @@ impl Cable {
         for (end, netlink) in self.ends.iter().zip(netlink) {
             changed |= end.set_up(netlink).await?;
         }
-        // The end that was up first hears later of the other one, and until then loses what it is to send.
+        // The end that was up first hears later of the other one, and an address listens later than it is there: until then
+        // what they are sent is lost, and asked for again after a second.
         let deadline = Instant::now() + READY;
         for (end, netlink) in self.ends.iter().zip(netlink) {
-            while netlink.link_by_name(&end.ifname).await?.is_some_and(|link| !link.running)
-                && Instant::now() < deadline
-            {
+            while !end.is_ready(netlink).await? && Instant::now() < deadline {
                 sleep(PERIOD).await;
             }
         }
@@ -164,11 +165,52 @@ impl CableEnd {
     }
 }
 
+impl CableEnd {
+    async fn is_ready(&self, netlink: &Netlink) -> Result<bool, WiringError> {
+        let running = netlink.link_by_name(&self.ifname).await?.is_none_or(|link| link.running);
+        Ok(running && self.netns.run(|| self.hears_neighbours())?)
+    }
+
+    /// Whether it is in the groups in which neighbours ask for its IPv6 addresses.
+    fn hears_neighbours(&self) -> bool {
+        let Ok(groups) = fs::read_to_string("/proc/thread-self/net/igmp6") else { return true };
+        self.addresses.iter().all(|net| match net.addr() {
+            IpAddr::V6(address) => is_member(&groups, &self.ifname, address),
+            IpAddr::V4(_) => true,
+        })
+    }
+}
+
+/// Looks for an address's solicited-node group (RFC 4291, 2.7.1) in the text of `/proc/net/igmp6`.
+fn is_member(groups: &str, ifname: &str, address: Ipv6Addr) -> bool {
+    let [.., a, b, c] = address.octets();
+    let group = format!("ff0200000000000000000001ff{a:02x}{b:02x}{c:02x}");
+    groups.lines().any(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some(ifname) && words.next() == Some(&group)
+    })
+}
+
 impl Sight {
     /// Not left to the runtime's leisure: a socket keeps its namespace.
     async fn close(self) {
         for netlink in self.netlink {
             netlink.close().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_found_on_its_interface_only() {
+        let groups = "1    lo              ff020000000000000000000000000001     1 0000000C 0\n\
+                      2    veth-blue       ff0200000000000000000001ff00000a     1 00000004 0\n";
+        let address = "fd09::a".parse().unwrap();
+        assert!(is_member(groups, "veth-blue", address));
+        assert!(!is_member(groups, "lo", address));
+        assert!(!is_member(groups, "veth-blue", "fd09::b".parse().unwrap()));
     }
 }
