@@ -7,8 +7,11 @@
 //! Named namespaces are those of `ip netns`: see [`Netns::create_named`].
 
 mod exec;
+mod mounts;
 mod name;
 mod named;
+mod procs;
+mod watch;
 
 use std::fs::File;
 use std::io;
@@ -24,9 +27,12 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-pub use exec::exec_in;
+pub use exec::{exec_in, run_in};
+pub use mounts::require_lasting_names;
 pub use name::{NameError, NetnsName};
-pub use named::{RUN_DIR, delete_named, ensure_run_dir, list_named, remove_run_dir};
+pub use named::{RUN_DIR, delete_named, delete_named_if, ensure_run_dir, identify, list_named, remove_run_dir};
+pub use procs::{names_of, pids_in};
+pub use watch::{NameEvent, NameWatch};
 
 /// What can go wrong with a namespace.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +52,13 @@ pub enum NetnsError {
         /// The file.
         path: PathBuf,
     },
+    /// Names made here would be seen by nobody else.
+    #[error(
+        "the names of namespaces made here would not be seen outside and would end with this process's mounts: \
+         {RUN_DIR} is cut off from the machine's here, as it is inside `ip netns exec` and `netns exec`; run it outside of \
+         that, or for another network namespace by `nsenter --net={RUN_DIR}/NAME`, which leaves the mounts alone"
+    )]
+    NamesCutOff,
     /// A process that should exist does not.
     #[error("no process {0}")]
     NoProcess(i32),
@@ -159,6 +172,18 @@ impl Netns {
     /// [`NetnsError::Exists`] when the name is taken; on any failure nothing is left.
     pub fn create_named(name: &NetnsName) -> Result<Self, NetnsError> {
         named::create(name)
+    }
+
+    /// Gives this namespace the name `name`, as `ip netns attach` does with a process's; it then lives until the name is
+    /// deleted.
+    ///
+    /// `false`: it had that name already. [`NetnsError::Exists`] when the name is another's.
+    pub fn attach(&self, name: &NetnsName) -> Result<bool, NetnsError> {
+        match named::attach(name, self) {
+            Ok(_) => Ok(true),
+            Err(e) if e.is_exists() && matches!(identify(name), Ok(Some(found)) if found == self.id) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     /// Who this is: comparable with another namespace's.

@@ -75,13 +75,20 @@ pub struct Features {
 /// Capability bits (`linux/capability.h`) and what they are needed for: links and tcx; namespaces, mounts and BPF.
 const CAPABILITIES: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN")];
 
+/// May write to what is another's.
+const CAP_DAC_OVERRIDE: u32 = 1;
+
 /// Checks that the calling thread may do what netns does.
 pub fn privileges() -> Result<(), ProbeError> {
     let path = PathBuf::from("/proc/thread-self/status");
     let status = fs::read_to_string(&path).map_err(|source| ProbeError::Read { path, source })?;
     let effective = effective_capabilities(&status);
-    let missing: Vec<_> =
-        CAPABILITIES.iter().filter(|(bit, _)| effective >> bit & 1 == 0).map(|(_, name)| *name).collect();
+    let has = |bit: u32| effective >> bit & 1 == 1;
+    let mut missing: Vec<_> = CAPABILITIES.iter().filter(|(bit, _)| !has(*bit)).map(|(_, name)| *name).collect();
+    // The directories are root's, and need no more than its id.
+    if effective_uid(&status) != Some(0) && !has(CAP_DAC_OVERRIDE) {
+        missing.push("user id 0");
+    }
     if missing.is_empty() { Ok(()) } else { Err(ProbeError::Privilege { missing }) }
 }
 
@@ -91,6 +98,10 @@ fn effective_capabilities(status: &str) -> u64 {
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0)
+}
+
+fn effective_uid(status: &str) -> Option<u32> {
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Checks the features netns cannot do without, by trying them, and finds those it can. Needs [`privileges`].
@@ -152,5 +163,7 @@ mod tests {
     fn capabilities_are_read_from_the_status_file() {
         assert_eq!(effective_capabilities("CapPrm:\t00\nCapEff:\t0000000000201000\n"), 1 << 21 | 1 << 12);
         assert_eq!(effective_capabilities(""), 0);
+        assert_eq!(effective_uid("Name:\tx\nUid:\t1000\t65534\t0\t0\n"), Some(65534));
+        assert_eq!(effective_uid(""), None);
     }
 }

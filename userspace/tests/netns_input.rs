@@ -27,6 +27,12 @@ const BLUE: &str = r#"name = "blue""#;
 
 const FILES: &[Bad] = &[
     bad("an unknown key", "masquerade = true", "masqerade = true", &["masqerade", "unknown key"]),
+    bad(
+        "a key that means to write to the terminal",
+        "[host]",
+        "\"\\u001b]0;pwn\\u0007\" = 1\n[host]",
+        &[r"\u{1b}]0;pwn\u{7}", "unknown key"],
+    ),
     bad("an unknown table", "[host]", "[hots]\n[host]", &["hots", "unknown key"]),
     bad("no TOML", "[host]", "[host", &["line 2"]),
     bad("another type", "masquerade = true", "masquerade = 1", &["masquerade"]),
@@ -97,6 +103,7 @@ fn a_bad_file_changes_nothing_and_says_why() {
             let refused = here.netns(["up", "-f", &file.display().to_string()]);
             println!("{}: {}", case.what, refused.stderr.trim());
             let refused = refused.fails(2, case.says);
+            assert!(!refused.stderr.trim_end().contains(char::is_control), "{}: {:?}", case.what, refused.stderr);
             assert!(refused.stderr.contains("line "), "{}: no place in the file: {}", case.what, refused.report());
             before.assert_unchanged(case.what);
         }

@@ -6,7 +6,9 @@ use std::process::Command;
 use std::thread;
 
 use common::{Snapshot, isolated};
-use netns::netns::{Netns, NetnsName, delete_named, ensure_run_dir, list_named, remove_run_dir};
+use netns::netns::{
+    Netns, NetnsName, delete_named, delete_named_if, ensure_run_dir, identify, list_named, remove_run_dir,
+};
 
 fn name(text: &str) -> NetnsName {
     NetnsName::new(text).expect("a valid name")
@@ -38,6 +40,26 @@ fn a_taken_name_is_refused_and_left_alone() {
         let before = Netns::open_named(&name("red")).expect("open").id();
         assert!(Netns::create_named(&name("red")).is_err_and(|e| e.is_exists()));
         assert_eq!(Netns::open_named(&name("red")).expect("open").id(), before);
+    });
+}
+
+#[test]
+fn a_name_that_is_anothers_by_now_is_not_deleted() {
+    isolated(|here| {
+        here.ip("netns add red");
+        let looked_at = identify(&name("red")).expect("identify");
+        here.ip("netns del red");
+        assert!(!delete_named_if(&name("red"), looked_at).expect("not there"));
+        here.ip("netns add other");
+        here.ip("netns add red");
+        assert!(!delete_named_if(&name("red"), looked_at).expect("another's"));
+        let now = identify(&name("red")).expect("identify");
+        assert!(now.is_some() && now != looked_at);
+        assert!(delete_named_if(&name("red"), now).expect("the one"));
+        std::fs::write("/run/netns/half", "").expect("file");
+        assert!(delete_named_if(&name("half"), None).expect("no namespace"));
+        assert!(!delete_named_if(&name("other"), None).expect("a namespace by now"));
+        assert_eq!(list_named().expect("list"), [name("other")]);
     });
 }
 

@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use clap::Args;
 use serde::Serialize;
 
+use super::attach::{taken, warn_if_cut_off};
 use super::open::open;
+use super::owner::Owners;
 use super::{CliError, Global, up};
 use crate::instance::{Applied, InstanceError, PodRequest, choose};
-use crate::netns::{Netns, NetnsName};
+use crate::netns::{Netns, NetnsName, require_lasting_names};
 use crate::probe;
 use crate::topology::{InputError, Problem, Publish};
 
@@ -26,6 +28,9 @@ pub struct AddArgs {
     /// Ports to publish: `[ADDRESS:]HOSTPORT[-END]:PODPORT[-END][/tcp|udp|sctp]`
     #[arg(short, long = "publish", value_name = "PORTS")]
     pub publishes: Vec<String>,
+    /// A bare network namespace, also when an instance is up
+    #[arg(long, conflicts_with_all = ["network", "addresses", "publishes"])]
+    pub bare: bool,
 }
 
 /// What `add` prints when it made a bare namespace.
@@ -37,10 +42,13 @@ struct Bare {
 }
 
 pub(super) fn run(global: &Global, args: &AddArgs) -> Result<u8, CliError> {
+    if args.bare {
+        return bare(global, &args.name, "");
+    }
     let dirs = choose(global.instance.as_deref())?;
     let plain = args.network.is_none() && args.addresses.is_empty() && args.publishes.is_empty();
     if !dirs.exists() && global.instance.is_none() && plain {
-        return bare(global, &args.name);
+        return bare(global, &args.name, "no instance is up; `netns up -f FILE` starts one");
     }
     let request = PodRequest {
         name: args.name.clone(),
@@ -48,24 +56,22 @@ pub(super) fn run(global: &Global, args: &AddArgs) -> Result<u8, CliError> {
         addresses: args.addresses.iter().map(|a| address(a)).collect::<Result<_, _>>()?,
         publishes: publishes("--publish", &args.publishes)?,
     };
+    require_lasting_names()?;
     let mut instance = open(dirs)?;
     let applied: Applied = instance.add(&request)?;
     global.print(&applied, up::text)?;
     Ok(0)
 }
 
-fn bare(global: &Global, name: &str) -> Result<u8, CliError> {
+fn bare(global: &Global, name: &str, why: &str) -> Result<u8, CliError> {
     probe::privileges()?;
     let checked = namespace_name(name)?;
-    match Netns::create_named(&checked) {
-        Ok(_) => {}
-        Err(e) if e.is_exists() => return Err(InputError::new("NAME", name, Problem::NameTaken).into()),
-        Err(e) => return Err(e.into()),
-    }
+    Owners::read()?.require_free(name)?;
+    warn_if_cut_off()?;
+    Netns::create_named(&checked).map_err(|e| taken(name, e))?;
     let made = Bare { instance: None, changed: true, namespace: name.to_owned() };
-    global.print(&made, |m| {
-        format!("+ network namespace {} (bare: no instance is up; `netns up -f FILE` starts one)", m.namespace)
-    })?;
+    let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+    global.print(&made, |m| format!("+ network namespace {} (bare{why})", m.namespace))?;
     Ok(0)
 }
 

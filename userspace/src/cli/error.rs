@@ -49,6 +49,16 @@ pub enum CliError {
     /// Neither a pod nor a namespace.
     #[error("no pod or network namespace named {0:?}; `netns list` names them")]
     NoNamespace(String),
+    /// A pod that has lost its namespace.
+    #[error(
+        "pod {name:?} of instance {instance:?} has lost its network namespace: `netns del` removes what is left of it"
+    )]
+    PodWithoutNamespace {
+        /// The pod.
+        name: String,
+        /// Its instance.
+        instance: String,
+    },
     /// A namespace that others need.
     #[error("network namespace {name:?} belongs to instance {instance:?}: {hint}")]
     Belongs {
@@ -103,6 +113,7 @@ impl CliError {
         match self {
             Self::File { .. } | Self::Unreadable { .. } | Self::Belongs { .. } => 2,
             Self::Probe(ProbeError::Privilege { .. } | ProbeError::Feature { .. }) => 2,
+            Self::Netns(NetnsError::NamesCutOff) => 2,
             Self::Instance(e) => e.exit_status(),
             Self::Sandbox(e) => e.exit_status(),
             Self::Netns(NetnsError::Exec { source, .. }) if source.kind() == io::ErrorKind::NotFound => 127,

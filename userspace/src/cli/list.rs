@@ -6,9 +6,11 @@ use clap::Args;
 use serde::Serialize;
 
 use super::table::{list, table};
-use super::{CliError, Global};
-use crate::instance::{Dirs, PodView, STATE_ROOT};
+use super::{CliError, Global, nsid};
+use crate::instance::{Dirs, PodView, STATE_ROOT, is_hidden};
+use crate::netlink::Nsid;
 use crate::netns::list_named;
+use crate::probe;
 use crate::store::Store;
 
 /// Arguments of `list`.
@@ -22,11 +24,25 @@ struct Entry {
     name: String,
     /// Whether the namespace is there: false for a pod that lost it.
     present: bool,
+    /// Whether it is a pod.
+    kind: Kind,
+    /// Its id in the namespace the command runs in.
+    nsid: Option<Nsid>,
     /// The instance it is a pod of.
     instance: Option<String>,
     /// The pod.
     #[serde(flatten)]
     pod: Option<PodFields>,
+}
+
+/// What a namespace is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Pod,
+    Bare,
+    /// The caller may not see which instances there are.
+    Unknown,
 }
 
 #[derive(Debug, Serialize)]
@@ -41,6 +57,13 @@ pub(super) fn run(global: &Global, _: &ListArgs) -> Result<u8, CliError> {
     let names: Vec<String> = list_named()?.iter().map(|n| n.as_str().to_owned()).collect();
     let mut entries = Vec::new();
     let wanted = global.instance.as_deref();
+    let hidden = is_hidden(Path::new(STATE_ROOT));
+    if hidden {
+        if wanted.is_some() {
+            probe::privileges()?;
+        }
+        tracing::warn!("which of these are pods cannot be seen: only root reads {STATE_ROOT}; run as root");
+    }
     for instance in crate::instance::list(Path::new(STATE_ROOT)) {
         if wanted.is_some_and(|w| w != instance) {
             continue;
@@ -57,12 +80,18 @@ pub(super) fn run(global: &Global, _: &ListArgs) -> Result<u8, CliError> {
         for PodView { name, network, addresses, slot, publish, .. } in state.pod_views() {
             let present = names.contains(&name);
             let pod = Some(PodFields { network, addresses, slot, publish });
-            entries.push(Entry { name, present, instance: Some(instance.clone()), pod });
+            let nsid = nsid::of_name(&name);
+            entries.push(Entry { name, present, kind: Kind::Pod, nsid, instance: Some(instance.clone()), pod });
         }
     }
     if wanted.is_none() {
         let bare: Vec<_> = names.iter().filter(|n| !entries.iter().any(|e| e.name == **n)).cloned().collect();
-        entries.extend(bare.into_iter().map(|name| Entry { name, present: true, instance: None, pod: None }));
+        let kind = if hidden { Kind::Unknown } else { Kind::Bare };
+        let entry = |name: String| {
+            let nsid = nsid::of_name(&name);
+            Entry { name, present: true, kind, nsid, instance: None, pod: None }
+        };
+        entries.extend(bare.into_iter().map(entry));
     }
     global.print(&entries, |entries| {
         let rows: Vec<_> = entries
@@ -75,7 +104,10 @@ pub(super) fn run(global: &Global, _: &ListArgs) -> Result<u8, CliError> {
                     list(&p.addresses),
                     list(&p.publish),
                 ],
-                None => [e.name.clone(), "-".into(), "-".into(), "-".into(), "-".into()],
+                None => {
+                    let mark = if e.kind == Kind::Unknown { "?" } else { "-" };
+                    [&e.name, mark, mark, mark, mark].map(str::to_owned)
+                }
             })
             .collect();
         if rows.is_empty() {

@@ -1,13 +1,19 @@
 //! The command line: one verb a file.
 
 mod add;
+mod attach;
 mod del;
 mod down;
 mod error;
 mod exec;
+mod link;
 mod list;
 mod live;
+mod monitor;
+mod nsid;
 mod open;
+mod owner;
+mod pids;
 mod publish;
 mod run;
 mod sandbox;
@@ -33,7 +39,7 @@ Exit status:
 
 With -o json a verb prints one JSON document on standard output. An error is one on standard error:
   {\"error\": {\"message\": ..., \"field\": ..., \"value\": ..., \"file\": ..., \"line\": ..., \"column\": ...}}
-where all but the message may be null.";
+where all but the message may be null. `monitor` prints a document a line.";
 
 /// A pod host without a bridge and without iptables.
 #[derive(Debug, Parser)]
@@ -84,10 +90,24 @@ pub enum Verb {
     #[command(alias = "delete")]
     Del(del::DelArgs),
     /// List pods and network namespaces
-    #[command(alias = "ls")]
+    #[command(aliases = ["ls", "show"])]
     List(list::ListArgs),
-    /// Run a program inside a pod or network namespace
+    /// Run a program inside a pod or network namespace, or in each
     Exec(exec::ExecArgs),
+    /// List the processes in a pod or network namespace
+    Pids(pids::PidsArgs),
+    /// Name the network namespace of a process
+    Identify(pids::IdentifyArgs),
+    /// Give the network namespace of a process a name
+    Attach(attach::AttachArgs),
+    /// Print names of network namespaces as they come and go
+    Monitor(monitor::MonitorArgs),
+    /// Give a network namespace an id in the one this command runs in
+    Set(nsid::SetArgs),
+    /// List ids of network namespaces
+    ListId(nsid::ListIdArgs),
+    /// Connect two network namespaces by a cable of their own, without the data path
+    Link(link::LinkArgs),
     /// Publish ports of pods on the host
     Publish(publish::PublishArgs),
 }
@@ -108,7 +128,14 @@ impl Cli {
             Verb::Add(args) => add::run(global, &args),
             Verb::Del(args) => del::run(global, &args),
             Verb::List(args) => list::run(global, &args),
-            Verb::Exec(args) => exec::run(&args),
+            Verb::Exec(args) => exec::run(global, &args),
+            Verb::Pids(args) => pids::pids(global, &args),
+            Verb::Identify(args) => pids::identify(global, &args),
+            Verb::Attach(args) => attach::run(global, &args),
+            Verb::Monitor(args) => monitor::run(global, &args),
+            Verb::Set(args) => nsid::set(global, &args),
+            Verb::ListId(args) => nsid::list(global, &args),
+            Verb::Link(args) => link::run(global, &args),
             Verb::Publish(args) => publish::run(global, &args),
         }
     }
@@ -148,7 +175,14 @@ mod tests {
         for line in [["netns", "exec", "red", "ls", "-l"].as_slice(), &["netns", "exec", "red", "--", "ls", "-l"]] {
             let cli = Cli::try_parse_from(line).unwrap();
             let Verb::Exec(args) = cli.verb else { panic!("{line:?}") };
-            assert_eq!(args.command, ["ls", "-l"]);
+            assert_eq!((args.name.as_deref(), args.command), (Some("red".as_ref()), vec!["ls".into(), "-l".into()]));
+        }
+        let cli = Cli::try_parse_from(["netns", "exec", "--all", "--", "ls", "-l", "--all"]).unwrap();
+        let Verb::Exec(args) = cli.verb else { panic!("no exec") };
+        assert!(args.all);
+        assert_eq!((args.name.as_deref(), args.command), (Some("ls".as_ref()), vec!["-l".into(), "--all".into()]));
+        for short in [["netns", "exec"].as_slice(), &["netns", "exec", "red"], &["netns", "exec", "--all"]] {
+            assert!(Cli::try_parse_from(short).is_err(), "{short:?}");
         }
     }
 

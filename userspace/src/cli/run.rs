@@ -16,6 +16,7 @@ use super::open::{in_file, open, read_topology};
 use super::{CliError, Format, Global, up};
 use crate::instance::{Instance, KernelFabric, choose};
 use crate::netlink::Monitor;
+use crate::netns::require_lasting_names;
 
 /// How often counters are redrawn.
 const REDRAW: Duration = Duration::from_secs(1);
@@ -46,6 +47,7 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<u8, CliError> {
 
 fn run_file(global: &Global, path: &Path, signals: &mut Signals) -> Result<u8, CliError> {
     let document = read_topology(path)?;
+    require_lasting_names()?;
     let mut instance = open(choose(global.instance.as_deref())?)?;
     let was_up = instance.state()?.is_some();
     let applied = instance.up(&document).map_err(in_file(path))?;

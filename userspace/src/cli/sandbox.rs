@@ -3,12 +3,13 @@
 use super::run::{RunArgs, Signals, watch};
 use super::{CliError, Format, Global};
 use crate::instance::{Dirs, InstanceError, KernelFabric};
-use crate::netns::Netns;
+use crate::netns::{Netns, require_lasting_names};
 use crate::probe;
 use crate::sandbox::{self, Sandbox, layout};
 
 pub(super) fn run(global: &Global, args: &RunArgs, signals: &mut Signals) -> Result<u8, CliError> {
     probe::privileges()?;
+    require_lasting_names()?;
     // The sandbox has an instance of its own, whatever is asked for: it must not touch another one.
     let dirs = Dirs::new(layout::INSTANCE)?;
     let fabric = || {

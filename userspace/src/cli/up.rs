@@ -8,6 +8,7 @@ use super::open::{in_file, open, read_topology};
 use super::table::list;
 use super::{CliError, Global};
 use crate::instance::{Applied, PublishView, choose};
+use crate::netns::require_lasting_names;
 use crate::topology::{InputError, Problem};
 
 /// Arguments of `up`.
@@ -27,6 +28,7 @@ pub(super) fn run(global: &Global, args: &UpArgs) -> Result<u8, CliError> {
         let error = InputError::new("the file", "", Problem::DeclaresNothing);
         return Err(CliError::File { path: args.file.clone(), error });
     }
+    require_lasting_names()?;
     let mut instance = open(choose(global.instance.as_deref())?)?;
     let applied = instance.up(&document).map_err(in_file(&args.file))?;
     global.print(&applied, text)?;

@@ -230,6 +230,17 @@ pub fn list(root: &Path) -> Vec<String> {
     names
 }
 
+/// Whether the caller may not see which instances there are below `root`.
+pub fn is_hidden(root: &Path) -> bool {
+    let denied = |e: io::Error| e.kind() == io::ErrorKind::PermissionDenied;
+    match fs::read_dir(root) {
+        Ok(mut entries) => {
+            entries.any(|e| e.is_ok_and(|e| fs::metadata(e.path().join("state.db")).err().is_some_and(denied)))
+        }
+        Err(e) => denied(e),
+    }
+}
+
 /// Which instance a verb is about: the one asked for, else the only one that is up, else the default one. The sandbox is never
 /// meant unless it is named: it may be wrecked, and is nobody's host.
 ///

@@ -21,7 +21,7 @@ mod view;
 use crate::store::{State, Store};
 
 pub use dirs::{
-    BPFFS, DEFAULT_INSTANCE, Dirs, PIN_ROOT, SANDBOX_INSTANCE, STATE_ROOT, choose, leave, list, note_run_dir,
+    BPFFS, DEFAULT_INSTANCE, Dirs, PIN_ROOT, SANDBOX_INSTANCE, STATE_ROOT, choose, is_hidden, leave, list, note_run_dir,
 };
 pub use error::{FabricError, InstanceError};
 pub use fabric::{Ending, Fabric};

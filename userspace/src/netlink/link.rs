@@ -27,6 +27,8 @@ pub struct Link {
     pub up: bool,
     /// Has carrier (`IFF_LOWER_UP`).
     pub carrier: bool,
+    /// Sends (`IFF_RUNNING`): the kernel has acted on the carrier, which it does in its own time.
+    pub running: bool,
     /// Does not resolve neighbours (`IFF_NOARP`).
     pub noarp: bool,
     /// Index of the peer, when the peer is in the same namespace or one this namespace has an id for.
@@ -77,6 +79,7 @@ impl From<&LinkMessage> for Link {
             mtu_bytes: 0,
             up: flags.contains(LinkFlags::Up),
             carrier: flags.contains(LinkFlags::LowerUp),
+            running: flags.contains(LinkFlags::Running),
             noarp: flags.contains(LinkFlags::Noarp),
             peer_index: None,
             kind: None,

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -38,7 +38,27 @@ pub fn exec_in(name: &NetnsName, argv: &[OsString]) -> Result<Infallible, NetnsE
     Err(fail(program, Command::new(program).args(args).exec()))
 }
 
-/// Gives the process mounts of its own, in which `/sys` and `/etc` are the namespace's.
+/// Runs `argv` inside the namespace `name` and waits for its end; returns how it ended and what it wrote to `stdout`, if that
+/// is a pipe.
+///
+/// It has the view of [`exec_in`]; the caller's own stays as it is.
+pub fn run_in(name: &NetnsName, argv: &[OsString], stdout: Stdio) -> Result<(ExitStatus, Vec<u8>), NetnsError> {
+    let fail = |source: io::Error| NetnsError::Exec {
+        program: argv.first().map_or_else(String::new, |program| program.to_string_lossy().into_owned()),
+        netns: name.clone(),
+        source,
+    };
+    let (program, args) = argv.split_first().ok_or_else(|| fail(io::ErrorKind::InvalidInput.into()))?;
+    // The child has the namespaces of the thread that starts it.
+    Netns::open_named(name)?.run(|| {
+        enter_view_of(name)?;
+        let child = Command::new(program).args(args).stdout(stdout).spawn();
+        let ended = child.and_then(Child::wait_with_output).map_err(fail)?;
+        Ok((ended.status, ended.stdout))
+    })?
+}
+
+/// Gives the calling thread mounts of its own, in which `/sys` and `/etc` are the namespace's.
 fn enter_view_of(name: &NetnsName) -> Result<(), NetnsError> {
     let root = Path::new("/");
     unshare(CloneFlags::CLONE_NEWNS).map_err(|e| NetnsError::io("unshare mounts of", root, e))?;

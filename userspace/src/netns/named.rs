@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
@@ -11,13 +12,28 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 
-use super::{Netns, NetnsError, NetnsName};
+use super::{Netns, NetnsError, NetnsId, NetnsName};
 
 /// Where the names are.
 pub const RUN_DIR: &str = "/run/netns";
 
 /// Makes a namespace and binds it to its name, in that order: a name never stands for a namespace that is half there.
 pub(super) fn create(name: &NetnsName) -> Result<Netns, NetnsError> {
+    bind(name, bind_new)
+}
+
+/// Gives a namespace that is there a name.
+pub(super) fn attach(name: &NetnsName, netns: &Netns) -> Result<Netns, NetnsError> {
+    bind(name, |path| {
+        // By the descriptor: the process it was opened of may be another by now.
+        let source = format!("/proc/thread-self/fd/{}", netns.as_raw_fd());
+        mount(Some(source.as_str()), path, Some("none"), MsFlags::MS_BIND, None::<&str>)
+            .map_err(|e| NetnsError::io("bind namespace to", path, e))
+    })
+}
+
+/// Makes the file of a name and has `bind` bind a namespace to it; on any failure nothing is left.
+fn bind(name: &NetnsName, bind: impl FnOnce(&Path) -> Result<(), NetnsError>) -> Result<Netns, NetnsError> {
     // Held to the end, so that nobody removes the directory while it gets its first name.
     let _lock = lock_run_dir()?.0;
     let path = name.path();
@@ -26,7 +42,7 @@ pub(super) fn create(name: &NetnsName) -> Result<Netns, NetnsError> {
         Err(Errno::EEXIST) => return Err(NetnsError::Exists(name.clone())),
         Err(e) => return Err(NetnsError::io("create", &path, e)),
     }
-    bind_new(&path).and_then(|()| Netns::open_named(name)).inspect_err(|_| {
+    bind(&path).and_then(|()| Netns::open_named(name)).inspect_err(|_| {
         // The first error is the one to report; what is left after a failed removal is what `del` removes.
         let _ = umount2(&path, MntFlags::MNT_DETACH);
         let _ = fs::remove_file(&path);
@@ -138,6 +154,34 @@ pub fn delete_named(name: &NetnsName) -> Result<(), NetnsError> {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(NetnsError::io("remove", &path, e)),
+    }
+}
+
+/// Removes a name if it stands for this namespace, or with `None` for none; says whether it did.
+///
+/// For those that have looked before: somebody else may have given the name to another namespace since.
+pub fn delete_named_if(name: &NetnsName, identity: Option<NetnsId>) -> Result<bool, NetnsError> {
+    let dir = Path::new(RUN_DIR);
+    let handle = match File::open(dir) {
+        Ok(handle) => handle,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(NetnsError::io("open", dir, e)),
+    };
+    let Some(_lock) = lock(handle, dir)? else { return Ok(false) };
+    match identify(name) {
+        Ok(found) if found == identity => delete_named(name).map(|()| true),
+        Ok(_) => Ok(false),
+        Err(e) if e.is_absent() => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// The namespace a name stands for; `None` for a file that is none, as a killed creation leaves it.
+pub fn identify(name: &NetnsName) -> Result<Option<NetnsId>, NetnsError> {
+    match Netns::open_named(name) {
+        Ok(netns) => Ok(Some(netns.id())),
+        Err(NetnsError::NotNetns { .. }) => Ok(None),
+        Err(e) => Err(e),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::sysctl::SysctlError;
 use crate::topology;
 
 pub use picture::picture;
+pub use record::recorded_names;
 
 use layout::{HOST, INSTANCE, LAN, PODS};
 use record::Record;

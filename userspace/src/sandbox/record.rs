@@ -21,6 +21,12 @@ const FILE: &str = "/run/netns-ebpf/sandbox.namespaces";
 /// The line after a whole list; no namespace has this name.
 const END: &str = ".";
 
+/// The namespaces a sandbox has made besides its pods, running or not; none when there is no record to read.
+pub fn recorded_names() -> Vec<String> {
+    let text = fs::read_to_string(FILE).unwrap_or_default();
+    last_list(&text).into_iter().map(|entry| entry.name).collect()
+}
+
 /// The locked file.
 #[derive(Debug)]
 pub(super) struct Record {

@@ -56,7 +56,7 @@ pub use netns_ebpf_common::network::MAX_SNAT_ADDRS;
 pub use backends::{Affinity, Allow, Backend, Declared, PodPublish, SharedPublish};
 pub use facts::{HostFacts, HostRoute, Interface, PortProbe};
 pub use model::{Behaviour, Host, Network, Pod, Topology, Uplink};
-pub use name::{MAX_NAME_BYTES, check_name};
+pub use name::{MAX_NAME_BYTES, check_ifname, check_name};
 pub use nat::{Flows, Nat, Profile, Seconds, Timeouts};
 pub use parse::{Document, parse};
 pub use problem::{InputError, InputFault, Position, Problem};

@@ -29,3 +29,16 @@ pub fn check_name(name: &str) -> Result<(), Problem> {
     }
     Ok(())
 }
+
+/// Checks the name of an interface as the kernel does, and that it is no pattern for one (`%d`).
+///
+/// # Errors
+///
+/// It is none.
+pub fn check_ifname(name: &str) -> Result<(), Problem> {
+    let odd = |c: char| matches!(c, '/' | ':' | '%') || c.is_whitespace() || c.is_control();
+    if name.is_empty() || name.len() > 15 || name.contains(odd) || name == "." || name == ".." {
+        return Err(Problem::Ifname);
+    }
+    Ok(())
+}

@@ -78,13 +78,25 @@ impl fmt::Display for InputError {
         if let Some(at) = self.at {
             write!(f, "line {}, column {}: ", at.line, at.column)?;
         }
-        if self.value.is_empty() {
-            write!(f, "{}: {}", self.field, self.problem)
-        } else {
-            // Debug formatting: a control character in a name must not reach a terminal.
-            write!(f, "{}: {:?}: {}", self.field, self.value, self.problem)
+        // A field may be a key as the file has it: no control character of it, or of a value, must reach a terminal.
+        write!(f, "{}: ", printable(&self.field))?;
+        if !self.value.is_empty() {
+            write!(f, "{:?}: ", self.value)?;
         }
+        f.write_str(&printable(&self.problem.to_string()))
     }
+}
+
+/// The same text with control characters as escapes.
+fn printable(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        if c.is_control() {
+            out.extend(c.escape_debug());
+        } else {
+            out.push(c);
+        }
+        out
+    })
 }
 
 /// What is wrong with a value.
@@ -205,8 +217,8 @@ pub enum Problem {
     UplinkMissing,
     #[error("the host has no default route to find the uplink by; name the interface, or say \"none\"")]
     UplinkAuto,
-    #[error("an interface name is 1 to 15 bytes without `/` or white space")]
-    UplinkName,
+    #[error("an interface name is 1 to 15 bytes without `/`, `:`, `%` or white space")]
+    Ifname,
     #[error("write \"auto\", \"none\", a name, or a list of names such as [\"eth0\", \"eth1\"]")]
     UplinkForm,
     #[error("shares ports with instance {0:?} on the same uplink ({1}); choose a range of its own")]

@@ -9,7 +9,7 @@ use netns_ebpf_common::abi;
 use super::subnet::{check_subnet, overlap};
 use super::{
     Backend, Behaviour, Declared, HostFacts, InputError, Interface, MAX_SNAT_ADDRS, Network, Pod, PortProbe, Problem,
-    Publish, SharedPublish, Topology, Uplink, check_name, gateway, is_assignable, same_family,
+    Publish, SharedPublish, Topology, Uplink, check_ifname, check_name, gateway, is_assignable, same_family,
 };
 
 /// What the instance holds beside the topology that is checked.
@@ -75,10 +75,7 @@ pub fn resolve_uplinks<'a>(uplink: &Uplink, facts: &'a HostFacts) -> Result<Vec<
     for (i, name) in names.iter().enumerate() {
         let field = |i: usize| if names.len() > 1 { format!("host.uplink[{i}]") } else { "host.uplink".to_owned() };
         let error = |problem| InputError::new(field(i), name, problem);
-        let odd = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-        if name.is_empty() || name.len() > 15 || name.contains(odd) || name == "." || name == ".." {
-            return Err(error(Problem::UplinkName));
-        }
+        check_ifname(name).map_err(error)?;
         if let Some(first) = names[..i].iter().position(|n| n == name) {
             return Err(error(Problem::NameTwice(field(first))));
         }

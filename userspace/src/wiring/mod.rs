@@ -4,6 +4,7 @@
 //! there" means done. What a step needs to know is in its spec; ids, slots and owners are the store's to give.
 
 mod buckets;
+mod cable;
 mod gateway;
 mod host_socket;
 mod local_route;
@@ -21,6 +22,7 @@ use crate::netlink::{Netlink, NetlinkError};
 use crate::netns::{Netns, NetnsError, NetnsName};
 use crate::sysctl::{self, PortSet, SysctlError};
 
+pub use cable::{Cable, CableEnd};
 pub use gateway::NetworkSpec;
 pub(crate) use names::is_gateway_mac;
 pub use names::{POD_IFNAME, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname, pod_mac};
@@ -50,6 +52,14 @@ pub enum WiringError {
         name: String,
         /// Its index.
         index: u32,
+    },
+    /// An interface that is to be the end of a cable is something else.
+    #[error("an interface of this name is in {namespace:?} already and is no end of this cable; choose another name")]
+    NameTaken {
+        /// Its name.
+        ifname: String,
+        /// Where it is.
+        namespace: String,
     },
     /// The pod's namespace is the host's own.
     #[error("pod {0:?} cannot have the host's own namespace")]

@@ -59,12 +59,21 @@ pub(super) fn gateway_peer_mac(instance: &str, network: u16) -> Mac {
 ///
 /// These never leave the host, so it is enough that they differ within an instance and tell instances apart.
 fn mac(role: u8, instance: &str, number: u32) -> Mac {
-    // FNV-1a: stable for all time, unlike the standard library's hasher.
-    let hash =
-        instance.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-    let [.., a, b, c] = (hash ^ (hash >> 24) ^ (hash >> 48)).to_be_bytes();
+    let [.., a, b, c] = hash(instance).to_be_bytes();
     let [.., d, e] = number.to_be_bytes();
     Mac([role, a, b, c, d, e])
+}
+
+/// MAC of one end of the cable that `seed` names; the two differ.
+pub(super) fn cable_mac(seed: &str, second: bool) -> Mac {
+    let [.., a, b, c, d, e] = hash(seed).to_be_bytes();
+    Mac([0x06, a, b, c, d, e & !1 | u8::from(second)])
+}
+
+fn hash(text: &str) -> u64 {
+    // FNV-1a: stable for all time, unlike the standard library's hasher.
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    hash ^ (hash >> 24) ^ (hash >> 48)
 }
 
 #[cfg(test)]
