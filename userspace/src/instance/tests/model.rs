@@ -117,10 +117,9 @@ impl Fabric for Model {
                 mtu: 1400,
                 addresses: vec![net("192.0.2.1/24")],
             }],
-            routes: routes
-                .then(|| [("0.0.0.0/0", 7), ("172.16.0.0/12", 7)])
+            routes: [("0.0.0.0/0", 7), ("172.16.0.0/12", 7)]
                 .into_iter()
-                .flatten()
+                .filter(|_| routes)
                 .map(|(to, ifindex)| HostRoute { destination: net(to), ifindex, ours: false })
                 .collect(),
             default_uplinks: if self.0.no_uplink.get() || !routes { vec![] } else { vec!["eth7".into()] },
