@@ -124,6 +124,28 @@ fn up_and_down() {
     w.assert_nothing_left();
 }
 
+/// There may be many: they are read by verbs that add a subnet, which is held against them, and by no other.
+#[test]
+fn only_who_adds_a_subnet_reads_the_hosts_routes() {
+    let w = World::new();
+    let read = || w.kernel.routes_read.take();
+    w.up(FILE).unwrap();
+    assert_eq!(read(), 1);
+    w.up(FILE).unwrap();
+    w.up(&FILE.replace("\"blue\"", "\"green\"")).unwrap();
+    let request = PodRequest { name: "mine".into(), network: Some("pods".into()), ..PodRequest::default() };
+    w.verb(|i| i.add(&request)).unwrap();
+    w.verb(|i| i.publish(&shared("red", &["7000:7000".parse().unwrap()]))).unwrap();
+    w.verb(|i| i.refresh()).unwrap();
+    w.verb(|i| i.del("mine")).unwrap();
+    assert_eq!(read(), 0);
+    let more = |subnet: &str| format!("{FILE}[[network]]\nname = \"more\"\nsubnets = [\"{subnet}\"]\n");
+    let (_, problem) = input(w.up(&more("172.16.1.0/24")).unwrap_err());
+    assert!(matches!(problem, Problem::RouteOverlap { .. }), "{problem}");
+    w.up(&more("10.250.0.0/24")).unwrap();
+    assert_eq!(read(), 2);
+}
+
 #[test]
 fn a_refused_file_changes_nothing() {
     let w = World::new();

@@ -30,6 +30,8 @@ pub(super) struct Kernel {
     pub(super) steps: Cell<usize>,
     pub(super) no_uplink: Cell<bool>,
     pub(super) host_id: Cell<u32>,
+    /// Times the host's routes were read.
+    pub(super) routes_read: Cell<usize>,
     /// Times a publish was removed with its connections.
     pub(super) resets: Cell<usize>,
     /// Slots of the backends that take new flows, and who may come in, by index of a publish.
@@ -103,7 +105,8 @@ impl Fabric for Model {
         self.0.host_id.get().to_string()
     }
 
-    fn facts(&self, _: &State, _: bool) -> Result<HostFacts, FabricError> {
+    fn facts(&self, _: &State, routes: bool) -> Result<HostFacts, FabricError> {
+        self.0.routes_read.update(|n| n + usize::from(routes));
         let net = |s: &str| s.parse().unwrap();
         let seen = |o: &String| o.strip_prefix("netns ").filter(|n| *n != UNSEEN).map(str::to_owned);
         let namespaces: Vec<String> = self.0.objects.borrow().iter().filter_map(seen).collect();
@@ -114,8 +117,12 @@ impl Fabric for Model {
                 mtu: 1400,
                 addresses: vec![net("192.0.2.1/24")],
             }],
-            routes: vec![HostRoute { destination: net("0.0.0.0/0"), ifindex: 7, ours: false }],
-            default_uplinks: if self.0.no_uplink.get() { vec![] } else { vec!["eth7".into()] },
+            routes: [("0.0.0.0/0", 7), ("172.16.0.0/12", 7)]
+                .into_iter()
+                .filter(|_| routes)
+                .map(|(to, ifindex)| HostRoute { destination: net(to), ifindex, ours: false })
+                .collect(),
+            default_uplinks: if self.0.no_uplink.get() || !routes { vec![] } else { vec!["eth7".into()] },
             namespaces,
             ours: vec![],
         })
