@@ -41,7 +41,7 @@ impl Datapath {
         let of = |name| {
             let found = self.array::<PodAccounts>(name)?.get(&slot, 0);
             let found = found.map_err(|e| map_error(name, format!("read account {slot}"), e))?;
-            Ok(FlowCount { opened: found.opened.flows, incoming: found.incoming.flows })
+            Ok::<_, DatapathError>(FlowCount { opened: found.opened.flows, incoming: found.incoming.flows })
         };
         Ok([of(map::ACCOUNTS4)?, of(map::ACCOUNTS6)?])
     }
