@@ -31,6 +31,23 @@ fn a_lock_anybody_may_take_stops_no_verb() {
     });
 }
 
+/// Whoever waits is told for whom, and need not wait for ever.
+#[test]
+fn a_verb_that_waits_says_for_whom() {
+    isolated(|here| {
+        here.pods();
+        let lock = File::options().read(true).write(true).open("/run/netns-ebpf/default/lock").expect("open the lock");
+        let held = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| e).expect("lock it");
+        fs::write("/run/netns-ebpf/default/lock", "4711 up\n").expect("sign it");
+        here.netns(["--wait", "0", "add", "late"]).fails(1, &["`netns up` (process 4711)", "gave up after 0 s"]);
+        here.netns(["--wait", "1", "down"]).fails(1, &["waiting for `netns up` (process 4711)", "gave up after 1 s"]);
+        let patient = here.netns_background(["add", "patient"]);
+        drop(held);
+        assert_eq!(patient.finish(SOON).status, 0);
+        assert_eq!(pods(here), ["red", "blue", "green", "patient"]);
+    });
+}
+
 #[test]
 fn an_empty_file_removes_nothing_unless_that_is_asked_for() {
     isolated(|here| {

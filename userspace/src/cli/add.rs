@@ -9,7 +9,7 @@ use super::attach::{taken, warn_if_cut_off};
 use super::open::open;
 use super::owner::Owners;
 use super::{CliError, Global, up};
-use crate::instance::{Applied, InstanceError, PodRequest, choose};
+use crate::instance::{Applied, InstanceError, PodRequest};
 use crate::netns::{Netns, NetnsName, require_lasting_names};
 use crate::probe;
 use crate::topology::{InputError, Problem, Publish};
@@ -45,7 +45,7 @@ pub(super) fn run(global: &Global, args: &AddArgs) -> Result<u8, CliError> {
     if args.bare {
         return bare(global, &args.name, "");
     }
-    let dirs = choose(global.instance.as_deref())?;
+    let dirs = global.dirs("add")?;
     let plain = args.network.is_none() && args.addresses.is_empty() && args.publishes.is_empty();
     if !dirs.exists() && global.instance.is_none() && plain {
         return bare(global, &args.name, "no instance is up; `netns up -f FILE` starts one");

@@ -7,7 +7,7 @@ use super::add::namespace_name;
 use super::open::open;
 use super::owner::Owners;
 use super::{CliError, Global, up};
-use crate::instance::{InstanceError, choose};
+use crate::instance::InstanceError;
 use crate::netns::{delete_named, delete_named_if, identify, list_named};
 use crate::probe;
 use crate::store::Store;
@@ -61,7 +61,7 @@ pub(super) fn run(global: &Global, args: &DelArgs) -> Result<u8, CliError> {
 
 fn one(global: &Global, given: &str, if_exists: bool) -> Result<u8, CliError> {
     let name = namespace_name(given)?;
-    let dirs = choose(global.instance.as_deref())?;
+    let dirs = global.dirs("del")?;
     let state = match dirs.open()? {
         Some(store) => Some(store.load().map_err(InstanceError::from)?),
         None => None,

@@ -4,7 +4,6 @@ use clap::Args;
 
 use super::open::{open, open_damaged};
 use super::{CliError, Global};
-use crate::instance::choose;
 
 /// Arguments of `down`.
 #[derive(Debug, Args)]
@@ -15,7 +14,7 @@ pub struct DownArgs {
 }
 
 pub(super) fn run(global: &Global, args: &DownArgs) -> Result<u8, CliError> {
-    let dirs = choose(global.instance.as_deref())?;
+    let dirs = global.dirs("down")?;
     let applied = if args.force { open_damaged(dirs)?.down_force()? } else { open(dirs)?.down()? };
     global.print(&applied, |a| {
         if a.changed {

@@ -22,9 +22,12 @@ mod table;
 mod up;
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
+
+use crate::instance::{Dirs, choose};
 
 pub use error::CliError;
 pub use open::open;
@@ -59,6 +62,9 @@ pub struct Global {
     /// The instance [default: the only one that is up, else "default"]
     #[arg(long, global = true, env = "NETNS_INSTANCE", value_name = "NAME")]
     pub instance: Option<String>,
+    /// Give up after so many seconds if another verb is changing the instance [default: wait until it is done]
+    #[arg(long, global = true, value_name = "SECONDS")]
+    pub wait: Option<u32>,
     /// Output format
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     pub output: Format,
@@ -142,6 +148,12 @@ impl Cli {
 }
 
 impl Global {
+    /// Where the instance is that a verb is about.
+    fn dirs(&self, verb: &'static str) -> Result<Dirs, CliError> {
+        let patience = self.wait.map(|seconds| Duration::from_secs(seconds.into()));
+        Ok(choose(self.instance.as_deref())?.for_verb(verb, patience))
+    }
+
     /// Prints a result: as JSON, or as the text `text` makes of it.
     fn print<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Result<(), CliError> {
         let mut out = match self.output {

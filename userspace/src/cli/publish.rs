@@ -6,7 +6,7 @@ use super::add::publishes;
 use super::open::open;
 use super::table::table;
 use super::{CliError, Global, up};
-use crate::instance::{InstanceError, PublishChange, PublishRef, PublishView, choose};
+use crate::instance::{InstanceError, PublishChange, PublishRef, PublishView};
 use crate::topology::{Allow, Backend, InputError, Problem, Publish, SharedPublish};
 
 /// Arguments of `publish`.
@@ -121,7 +121,7 @@ impl Clients {
 }
 
 pub(super) fn run(global: &Global, args: &PublishArgs) -> Result<u8, CliError> {
-    let dirs = choose(global.instance.as_deref())?;
+    let dirs = global.dirs("publish")?;
     let applied = match &args.verb {
         PublishVerb::Add { ports: asked, clients } => {
             let backends = backends("POD", &asked.pods)?;

@@ -14,7 +14,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::live::Live;
 use super::open::{in_file, open, read_topology};
 use super::{CliError, Format, Global, up};
-use crate::instance::{Instance, KernelFabric, choose};
+use crate::instance::{Instance, KernelFabric};
 use crate::netlink::Monitor;
 use crate::netns::require_lasting_names;
 
@@ -48,7 +48,7 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<u8, CliError> {
 fn run_file(global: &Global, path: &Path, signals: &mut Signals) -> Result<u8, CliError> {
     let document = read_topology(path)?;
     require_lasting_names()?;
-    let mut instance = open(choose(global.instance.as_deref())?)?;
+    let mut instance = open(global.dirs("run")?)?;
     let was_up = instance.state()?.is_some();
     let applied = instance.up(&document).map_err(in_file(path))?;
     let watched = match global.print(&applied, up::text) {

@@ -8,7 +8,7 @@ use netns_ebpf_common::proto;
 use super::open::open;
 use super::table::{bytes, list, table};
 use super::{CliError, Global};
-use crate::instance::{NetworkStatus, PodRefusals, Status, UplinkStatus, choose};
+use crate::instance::{NetworkStatus, PodRefusals, Status, UplinkStatus};
 use crate::topology::Behaviour;
 
 /// Arguments of `status`.
@@ -16,7 +16,7 @@ use crate::topology::Behaviour;
 pub struct StatusArgs {}
 
 pub(super) fn run(global: &Global, _: &StatusArgs) -> Result<u8, CliError> {
-    let status = open(choose(global.instance.as_deref())?)?.status()?;
+    let status = open(global.dirs("status")?)?.status()?;
     global.print(&status, |s| {
         let mut out = head(s);
         let sections =

@@ -7,7 +7,7 @@ use clap::Args;
 use super::open::{in_file, open, read_topology};
 use super::table::list;
 use super::{CliError, Global};
-use crate::instance::{Applied, PublishView, choose};
+use crate::instance::{Applied, PublishView};
 use crate::netns::require_lasting_names;
 use crate::topology::{InputError, Problem};
 
@@ -29,7 +29,7 @@ pub(super) fn run(global: &Global, args: &UpArgs) -> Result<u8, CliError> {
         return Err(CliError::File { path: args.file.clone(), error });
     }
     require_lasting_names()?;
-    let mut instance = open(choose(global.instance.as_deref())?)?;
+    let mut instance = open(global.dirs("up")?)?;
     let applied = instance.up(&document).map_err(in_file(&args.file))?;
     global.print(&applied, text)?;
     Ok(0)

@@ -1,13 +1,12 @@
-//! Names, directories and the lock of an instance.
+//! Names and directories of an instance.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-
-use nix::fcntl::{Flock, FlockArg};
+use std::time::Duration;
 
 use super::InstanceError;
+use super::lock::Lock;
 use crate::netns::{NetnsError, RUN_DIR, ensure_run_dir, remove_run_dir};
 use crate::store::SqliteStore;
 use crate::topology::{InputError, Problem, check_name};
@@ -31,6 +30,8 @@ pub struct Dirs {
     name: String,
     state: PathBuf,
     pins: PathBuf,
+    verb: &'static str,
+    patience: Option<Duration>,
 }
 
 impl Dirs {
@@ -55,7 +56,23 @@ impl Dirs {
             let problem = Problem::Usage("an instance's name has at most 64 bytes".to_owned());
             return Err(InputError::new("--instance", name, problem));
         }
-        Ok(Self { name: name.to_owned(), state: state_root.join(name), pins: pin_root.join(name) })
+        let (state, pins) = (state_root.join(name), pin_root.join(name));
+        Ok(Self { name: name.to_owned(), state, pins, verb: "a program", patience: None })
+    }
+
+    /// The same for a verb, which others that wait for it are told, and which waits for others for at most `patience`.
+    pub fn for_verb(self, verb: &'static str, patience: Option<Duration>) -> Self {
+        Self { verb, patience, ..self }
+    }
+
+    /// The verb they are for.
+    pub(super) const fn verb(&self) -> &'static str {
+        self.verb
+    }
+
+    /// How long it waits for another one; for ever if that is not said.
+    pub(super) const fn patience(&self) -> Option<Duration> {
+        self.patience
     }
 
     /// The instance's name.
@@ -103,39 +120,6 @@ impl Dirs {
             // A `down` may remove it between a look and the opening.
             Err(_) if !self.exists() => Ok(None),
             Err(e) => Err(e.into()),
-        }
-    }
-
-    /// Waits for the lock every mutating verb holds, making the directory if `create`.
-    ///
-    /// `None` when there is no directory. The kernel drops the lock with its holder, however that ends.
-    ///
-    /// # Errors
-    ///
-    /// The directory or the lock cannot be made.
-    pub fn lock(&self, create: bool) -> Result<Option<Lock>, InstanceError> {
-        let path = self.state.join("lock");
-        let io = |what, path: &Path| {
-            let path = path.to_owned();
-            move |source| InstanceError::Io { what, path, source }
-        };
-        loop {
-            if create {
-                let mut dir = fs::DirBuilder::new();
-                dir.recursive(true).mode(0o700).create(&self.state).map_err(io("create directory", &self.state))?;
-            }
-            let file = match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path) {
-                Ok(file) => file,
-                Err(e) if e.kind() == io::ErrorKind::NotFound && create => continue,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(e) => return Err(io("open", &path)(e)),
-            };
-            let lock =
-                Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| io("lock", &path)(io::Error::from(e)))?;
-            // A `down` we waited for has removed the file: the next one is another file.
-            if is_same_file(&lock, &path) {
-                return Ok(Some(Lock { _file: lock }));
-            }
         }
     }
 
@@ -202,19 +186,6 @@ pub fn leave(root: &Path) {
     }
     // Not empty: another instance has come up meanwhile.
     let _ = fs::remove_dir(root);
-}
-
-/// The lock of an instance, held until dropped.
-#[derive(Debug)]
-pub struct Lock {
-    _file: Flock<File>,
-}
-
-fn is_same_file(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
-        _ => false,
-    }
 }
 
 /// Names of the instances that have state below `root`, sorted.

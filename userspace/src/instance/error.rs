@@ -44,6 +44,16 @@ pub enum InstanceError {
     /// Several instances are up and none was chosen.
     #[error("several instances are up ({}); choose one with --instance", .0.join(", "))]
     Several(Vec<String>),
+    /// Another verb changes the instance.
+    #[error("instance {instance:?} is being changed by {holder}; gave up after {} s", waited.as_secs())]
+    Busy {
+        /// The instance.
+        instance: String,
+        /// Who changes it, in words.
+        holder: String,
+        /// How long it was waited for.
+        waited: std::time::Duration,
+    },
     /// The instance is up, with another host namespace than the one asked for.
     #[error("instance {instance:?} is up in {there}, not in {here}; use it there, or choose another with --instance")]
     Elsewhere {

@@ -9,6 +9,7 @@ mod error;
 mod fabric;
 mod grants;
 mod kernel;
+mod lock;
 mod plan;
 mod reserve;
 mod session;

@@ -15,7 +15,7 @@ pub(super) struct Session<'a, F> {
     pub(super) fabric: &'a mut F,
     pub(super) store: SqliteStore,
     pub(super) state: State,
-    lock: super::dirs::Lock,
+    lock: super::lock::Lock,
     dirs: &'a Dirs,
     host_netns: &'a Option<String>,
     opened: bool,

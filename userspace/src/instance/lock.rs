@@ -1,0 +1,118 @@
+//! The lock of an instance: one verb at a time changes it, and the others know which.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{Dirs, InstanceError};
+
+/// How often a lock that others hold is tried again.
+const PERIOD: Duration = Duration::from_millis(20);
+
+/// How long is waited without a word.
+const MOMENT: Duration = Duration::from_millis(300);
+
+/// The lock of an instance, held until dropped. The kernel drops it with its holder, however that ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+impl Dirs {
+    /// Waits for the lock every mutating verb holds, making the directory if `create`; says for whom it waits.
+    ///
+    /// `None` when there is no directory.
+    ///
+    /// # Errors
+    ///
+    /// The directory or the lock cannot be made; [`InstanceError::Busy`] when another verb has held it for too long.
+    pub fn lock(&self, create: bool) -> Result<Option<Lock>, InstanceError> {
+        let path = self.state().join("lock");
+        let deadline = self.patience().map(|patience| Instant::now() + patience);
+        let (began, mut has_told) = (Instant::now(), false);
+        loop {
+            let Some(file) = self.open_lock(&path, create)? else { return Ok(None) };
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                // A `down` we waited for has removed the file: the next one is another file.
+                Ok(lock) if is_same_file(&lock, &path) => return Ok(Some(self.sign(lock))),
+                Ok(_) => {}
+                Err((file, Errno::EWOULDBLOCK)) => {
+                    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                        return Err(self.busy(&file));
+                    }
+                    // Most are done sooner than anybody could read this.
+                    if !has_told && began.elapsed() > MOMENT {
+                        has_told = true;
+                        tracing::warn!("waiting for {}, which changes instance {:?}", holder(&file), self.name());
+                    }
+                    thread::sleep(PERIOD);
+                }
+                Err((_, Errno::EINTR)) => {}
+                Err((_, e)) => return Err(failed("lock", &path)(e.into())),
+            }
+        }
+    }
+
+    /// Opens the file of the lock, which only root can.
+    fn open_lock(&self, path: &Path, create: bool) -> Result<Option<File>, InstanceError> {
+        loop {
+            if create {
+                let mut dir = fs::DirBuilder::new();
+                let made = dir.recursive(true).mode(0o700).create(self.state());
+                made.map_err(failed("create directory", self.state()))?;
+            }
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+            match file {
+                Ok(file) => return Ok(Some(file)),
+                Err(e) if e.kind() == io::ErrorKind::NotFound && create => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(e) => return Err(failed("open", path)(e)),
+            }
+        }
+    }
+
+    /// Writes down who has it, for those who wait. On a full file system they are not told.
+    fn sign(&self, mut lock: Flock<File>) -> Lock {
+        let text = format!("{} {}\n", std::process::id(), self.verb());
+        let signed = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(text.as_bytes()));
+        if let Err(e) = signed {
+            tracing::debug!("cannot sign the lock: {e}");
+        }
+        Lock { _file: lock }
+    }
+
+    fn busy(&self, file: &File) -> InstanceError {
+        let waited = self.patience().unwrap_or_default();
+        InstanceError::Busy { instance: self.name().to_owned(), holder: holder(file), waited }
+    }
+}
+
+/// Who has a lock, as it has written down.
+fn holder(file: &File) -> String {
+    let mut text = String::new();
+    let mut file = file;
+    let read = file.rewind().and_then(|()| file.take(256).read_to_string(&mut text));
+    let signed = text.trim_end().split_once(' ').filter(|(pid, _)| pid.parse::<u32>().is_ok());
+    match (read, signed) {
+        (Ok(_), Some((pid, verb))) => format!("`netns {}` (process {pid})", verb.escape_debug()),
+        _ => "another verb".to_owned(),
+    }
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> InstanceError {
+    let path = path.to_owned();
+    move |source| InstanceError::Io { what, path, source }
+}
+
+fn is_same_file(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
