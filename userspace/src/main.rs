@@ -5,8 +5,10 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use netns::cli::{Cli, CliError, Format};
+use netns::cli::{Cli, CliError, Format, Verb, Warnings};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
     ExitCode::from(run())
@@ -14,14 +16,6 @@ fn main() -> ExitCode {
 
 /// Returns the exit status.
 fn run() -> u8 {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,aya=error"));
-    let colour = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colour)
-        .without_time()
-        .init();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) if e.use_stderr() && wants_json(std::env::args_os()) => {
@@ -31,13 +25,29 @@ fn run() -> u8 {
         Err(e) => e.exit(),
     };
     let format = cli.global.output;
+    let warnings = Warnings::new(matches!(cli.verb, Verb::Run(_)));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,aya=error"));
+    match format {
+        Format::Text => tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .without_time()
+            .init(),
+        Format::Json => tracing_subscriber::registry().with(filter).with(warnings.clone()).init(),
+    }
     // On this one thread: a verb may move into its instance's host namespace, and everything after it stays there.
     match cli.run() {
-        Ok(status) => status,
+        Ok(status) => {
+            if let Some(document) = warnings.document() {
+                eprintln!("{document}");
+            }
+            status
+        }
         Err(e) => {
             match format {
                 Format::Text => eprintln!("netns: {e}"),
-                Format::Json => eprintln!("{}", e.to_json()),
+                Format::Json => eprintln!("{}", warnings.beside(&e.to_json())),
             }
             e.exit_status()
         }

@@ -41,6 +41,10 @@ fn a_verb_that_waits_says_for_whom() {
         fs::write("/run/netns-ebpf/default/lock", "4711 up\n").expect("sign it");
         here.netns(["--wait", "0", "add", "late"]).fails(1, &["`netns up` (process 4711)", "gave up after 0 s"]);
         here.netns(["--wait", "1", "down"]).fails(1, &["waiting for `netns up` (process 4711)", "gave up after 1 s"]);
+        let failed = here.netns(["--wait", "1", "-o", "json", "down"]);
+        let told: serde_json::Value = serde_json::from_str(&failed.stderr).expect("one document");
+        assert!(told["warnings"][0].as_str().is_some_and(|w| w.contains("waiting for")), "{told}");
+        assert!(told["error"]["message"].as_str().is_some_and(|m| m.contains("gave up")), "{told}");
         let patient = here.netns_background(["add", "patient"]);
         drop(held);
         assert_eq!(patient.finish(SOON).status, 0);

@@ -20,6 +20,7 @@ mod sandbox;
 mod status;
 mod table;
 mod up;
+mod warnings;
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -31,6 +32,7 @@ use crate::instance::{Dirs, choose};
 
 pub use error::CliError;
 pub use open::open;
+pub use warnings::Warnings;
 
 /// Exit statuses, for `--help`.
 const EXIT_STATUSES: &str = "\
