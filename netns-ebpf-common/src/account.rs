@@ -90,28 +90,10 @@ pub struct Admission {
     pub retry_at_ns: u64,
 }
 
-/// How many more keys an account's queue has than the account has flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Crowding {
-    /// At most about twice as many.
-    None,
-    /// More: those of flows that have gone are dropped.
-    Some,
-    /// Four times as many: all are, whatever they lead to. A flow that is forgotten so goes by its time alone.
-    Much,
-}
-
-/// Judges the length of a queue.
+/// Whether an account's queue has many more keys than the account has flows.
 #[inline(always)]
-pub const fn crowding(keys: u64, flows: u64) -> Crowding {
-    const SLACK: u64 = 2 * QUEUE_PART as u64;
-    if keys <= 2 * flows + SLACK {
-        Crowding::None
-    } else if keys <= 4 * flows + 2 * SLACK {
-        Crowding::Some
-    } else {
-        Crowding::Much
-    }
+pub const fn is_crowded(keys: u64, flows: u64) -> bool {
+    keys > 2 * flows + 2 * QUEUE_PART as u64
 }
 
 /// Whether the ring of all flows has many more keys than there are flows, or is so full that its oldest are soon forgotten.

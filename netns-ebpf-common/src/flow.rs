@@ -97,7 +97,7 @@ impl<A> FlowKey<A> {
 /// One direction of a flow.
 ///
 /// Concurrency: everything but [`Self::state`], [`Self::last_seen_ns`], the numbers of a connection ([`Self::numbers`]),
-/// [`Self::publish`], [`FlowFlags::ENDING`] and [`FlowFlags::UNQUEUED`] is constant from insertion to removal; those are single aligned words any CPU may
+/// [`Self::publish`], the places of its keys, [`FlowFlags::ENDING`] and [`FlowFlags::UNQUEUED`] is constant from insertion to removal; those are single aligned words any CPU may
 /// store, where a lost race costs one refresh, not correctness.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -132,6 +132,11 @@ pub struct FlowEntry<A> {
     pub owner_slot: u32,
     /// Publish id the flow came in by, or [`FlowEntry::NO_OWNER`]; set to that when the publish goes.
     pub publish: u32,
+    /// Of the opener's entry: the place of its key in its account's queue, modulo 2^32. A key at another place is of a former flow
+    /// between the same ends, or was put behind.
+    pub queued_at: u32,
+    /// The same in the ring of all flows.
+    pub ring_at: u32,
 }
 
 impl<A: Copy> FlowEntry<A> {
@@ -334,8 +339,9 @@ plain!(FlowTuple<Addr4 | Addr6> { src, dst, sport, dport }: size 12 | 36, align 
 plain!(FlowKey<Addr4 | Addr6> { tuple, zone, proto, _pad }: size 16 | 40, align 4);
 plain!(FlowFlags { 0 }: size 2, align 2);
 plain!(FlowEntry<Addr4 | Addr6> {
-    last_seen_ns, to, target_id, flags, peer_zone, target_kind, state, scale, seen, end, ack, edge, syn_end, owner_slot, publish
-}: size 56 | 80, align 8);
+    last_seen_ns, to, target_id, flags, peer_zone, target_kind, state, scale, seen, end, ack, edge, syn_end, owner_slot, publish,
+    queued_at, ring_at
+}: size 64 | 88, align 8);
 
 #[cfg(test)]
 mod tests {

@@ -171,6 +171,8 @@ pub struct Opening<A> {
     pub mapping: Pair<A>,
     /// Key of a flow that may have to go.
     pub candidate: FlowKey<A>,
+    /// Where that key was.
+    pub place: u32,
     /// Key of the one that goes if no other is found.
     pub best: FlowKey<A>,
     /// How readily that gives way.

@@ -124,7 +124,8 @@ both!(
             for _ in 0..2 {
                 b.age(v, Duration::from_secs(3), |_, _| true);
                 b.pod_sends(RED, &sent, &Want::reject_to(RED, DropReason::UnknownAddress, &error));
-                // The kernel is to look for it again.
+                // The kernel is to look for it again, however late the next one is.
+                b.age(v, Duration::from_secs(4), |_, _| true);
                 goes_out();
             }
             // Somebody is there and says nothing.

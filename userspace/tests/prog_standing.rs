@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use common::wait_until;
 use netns::datapath::Hook;
-use netns_ebpf_common::abi::OPENED_RING;
 use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::DropReason;
 use prog::clients::*;
@@ -95,25 +94,6 @@ both!(
     }
 );
 
-/// A client's question to the resolver blue publishes, from these ports.
-fn ask(b: &Bench, v: Version, sports: impl IntoIterator<Item = u16>) {
-    for sport in sports {
-        b.run(Hook::FromUplink, lan(b), &from_lan(CLIENT.ip(v), HOST.ip(v), udp(sport, 5353)).bytes());
-    }
-}
-
-/// Its answers.
-fn answer(b: &Bench, v: Version, sports: impl IntoIterator<Item = u16>) {
-    for sport in sports {
-        b.run(Hook::FromPod, meta(BLUE), &from_pod(BLUE, CLIENT.ip(v), udp(53, sport)).bytes());
-    }
-}
-
-/// Ports of whoever has opened a flow.
-fn openers(b: &Bench) -> Vec<u16> {
-    table(b.datapath()).iter().filter(|r| r.original).map(|r| r.sport).collect()
-}
-
 both!(
     fn datagrams_give_way_before_conversations_and_the_longest_rested_first(b, v) {
         let all = 40_000..40_000 + SHARE;
@@ -133,15 +113,6 @@ both!(
     }
 );
 
-/// A segment in a client's name to the web server blue publishes, with a checksum nobody takes it for.
-fn forged(v: Version, sport: u16, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
-    let l4 = L4::Tcp { sport, dport: 8080, seq, ack, flags, window: 512, payload: Vec::new() };
-    let mut frame = from_lan(CLIENT.ip(v), HOST.ip(v), l4).bytes();
-    let checksum_at = 14 + if v == V4 { 20 } else { 40 } + 16;
-    frame[checksum_at] ^= 0x55;
-    frame
-}
-
 both!(
     /// A reset of one's own that is taken back shows nobody that its sender hears.
     fn resets_of_nobody_shut_no_client_out(b, v) {
@@ -155,88 +126,6 @@ both!(
             to_web(b, v, 50_000 + n, flag::SYN);
             assert!(clients(b).iter().any(|(sport, _)| *sport == 50_000 + n), "client {n}");
         }
-        b.assert_accounts();
-    }
-);
-
-both!(
-    /// A connection that is ended and goes on, over and over, is in the queue once.
-    fn a_flow_is_queued_once_however_often_it_ends(b, v) {
-        b.configure(|c| c.flows_per_pod = 4);
-        let ends_and_goes_on = |sport: u16, seq: u32, ack: u32| {
-            for _ in 0..200 {
-                b.run(Hook::FromUplink, lan(b), &forged(v, sport, seq, 0, flag::RST));
-                b.run(Hook::FromUplink, lan(b), &forged(v, sport, seq, ack, flag::ACK));
-            }
-        };
-        // A handshake of nobody; a connection.
-        b.run(Hook::FromUplink, lan(b), &forged(v, 40_000, 77, 0, flag::SYN));
-        ends_and_goes_on(40_000, 78, 1);
-        to_web(b, v, 40_001, flag::SYN);
-        from_web(b, v, 40_001, flag::SYN | flag::ACK);
-        to_web(b, v, 40_001, flag::ACK);
-        from_web(b, v, 40_001, flag::ACK);
-        let (seq, ack) = match tcp(40_001, 8080, flag::ACK) {
-            L4::Tcp { seq, ack, .. } => (seq, ack),
-            _ => unreachable!("a TCP segment"),
-        };
-        ends_and_goes_on(40_001, seq, ack);
-        assert_eq!(b.queue_len(v, BLUE), 2);
-        // Clients push the first one out, and the connection out of the queue, into which its end brings it back.
-        from_web(b, v, 40_001, flag::ACK);
-        for sport in 41_000..41_020 {
-            to_web(b, v, sport, flag::SYN);
-        }
-        assert!(clients(b).contains(&(40_001, State::Assured)), "{:?}", clients(b));
-        assert_eq!(b.queue_len(v, BLUE), 3);
-        ends_and_goes_on(40_001, seq, ack);
-        assert_eq!(b.queue_len(v, BLUE), 4);
-        b.assert_accounts();
-    }
-);
-
-both!(
-    /// The queues of all accounts share their memory: none keeps what it once had.
-    fn queues_shrink_with_their_accounts(b, v) {
-        for sport in 40_000..40_000 + SHARE {
-            to_web(b, v, sport, flag::SYN);
-        }
-        assert_eq!(b.queue_len(v, BLUE), u64::from(SHARE));
-        b.datapath().delete_flows(|_| true).expect("delete flows");
-        assert!(b.queue_len(v, BLUE) <= 64, "{}", b.queue_len(v, BLUE));
-        // However often one tuple is opened anew.
-        for _ in 0..500 {
-            to_web(b, v, 40_000, flag::SYN);
-            from_web(b, v, 40_000, flag::RST | flag::ACK);
-        }
-        assert!(b.queue_len(v, BLUE) <= 80, "{}", b.queue_len(v, BLUE));
-        b.assert_accounts();
-    }
-);
-
-both!(
-    /// Connections whose clients have vanished, with more openings since than are remembered by age.
-    fn no_flow_stays_for_good_where_nobody_sweeps(b, v) {
-        for sport in 40_000..40_000 + SHARE {
-            to_web(b, v, sport, flag::SYN);
-            from_web(b, v, sport, flag::SYN | flag::ACK);
-            to_web(b, v, sport, flag::ACK);
-            from_web(b, v, sport, flag::ACK);
-        }
-        let pod = meta(RED);
-        for n in 0..OPENED_RING + 1000 {
-            let l4 = udp(20_000 + (n % 5000) as u16, 53 + (n / 5000) as u16);
-            b.run(Hook::FromPod, pod, &from_pod(RED, SERVER.ip(v), l4).bytes());
-        }
-        b.datapath().delete_flows(|r| r.owner_slot == Some(RED.slot)).expect("delete flows");
-        b.age(v, Duration::from_secs(7441), |_, _| true);
-        let mut tries = 0;
-        wait_until("a client to get in", Duration::from_secs(20), || {
-            tries += 1;
-            to_web(b, v, 50_000, flag::SYN);
-            clients(b).iter().any(|(sport, _)| *sport == 50_000)
-        });
-        assert!(tries < 2000, "{tries}");
         b.assert_accounts();
     }
 );
@@ -310,22 +199,6 @@ both!(
         wait_until("the last look in vain to be over", Duration::from_secs(5), || uses(b, v, RED, 24_000));
         let found = openers(b);
         assert!(found.len() == 16 && found.contains(&23_000), "{found:?}");
-        b.assert_accounts();
-    }
-);
-
-both!(
-    /// Flows that have gone leave their keys in the queue: to get past them takes no time but the packets'.
-    fn keys_of_flows_that_are_gone_hold_nobody_up(b, v) {
-        ask(b, v, 40_000..40_000 + SHARE);
-        b.datapath().delete_flows(|_| true).expect("delete flows");
-        ask(b, v, 41_000..41_000 + SHARE);
-        let tries = (0..SHARE).position(|_| {
-            ask(b, v, [42_000]);
-            openers(b).contains(&42_000)
-        });
-        assert!(tries.is_some_and(|n| n < usize::from(SHARE) / 4), "{tries:?}");
-        assert_eq!(openers(b).len(), usize::from(SHARE));
         b.assert_accounts();
     }
 );

@@ -14,6 +14,7 @@ fn opening(plan: Plan, to: FlowTuple<Addr4>) -> Opening<Addr4> {
         flow: Pair::default(),
         mapping: Pair::default(),
         candidate: FlowKey::default(),
+        place: 0,
         best: FlowKey::default(),
         best_yields: Yield::NEVER,
         search: Search::default(),

@@ -146,37 +146,54 @@ impl AccountRef {
         }
     }
 
-    /// Puts a flow behind the others in the queue. Without memory it is not in it, and goes by its time alone.
+    /// The next place of the queue, to be [filled](Self::fill).
     #[inline(always)]
-    pub fn queue<F: FamilyMaps>(self, key: &FlowKey<F::Addr>) {
-        let at = self.fetch_add(core::mem::offset_of!(AccountState, queued), 1);
-        let part = self.account.part(at);
-        let Some(keys) = F::queues().get_ptr_mut(part).or_else(|| begin_part::<F>(&part)) else { return };
-        // SAFETY: an element just looked up, and a place within it. Who reads a key believes only the entry it leads to.
-        unsafe { (&mut (*keys).keys)[at as usize & (QUEUE_PART - 1)].set(key) };
+    pub fn next_place(self) -> u64 {
+        self.fetch_add(core::mem::offset_of!(AccountState, queued), 1)
     }
 
-    /// Takes the oldest flow out of the queue, into `key`.
+    /// Fills a place. `false`: another CPU has taken what was there before; it is to be another place. Without memory it is none,
+    /// and the flow goes by its time alone.
     #[inline(always)]
-    pub fn take<F: FamilyMaps>(self, key: &mut FlowKey<F::Addr>) -> Taken {
+    pub fn fill<F: FamilyMaps>(self, at: u64, key: &FlowKey<F::Addr>) -> bool {
+        let part = self.account.part(at);
+        if let Some(keys) = F::queues().get_ptr_mut(part).or_else(|| begin_part::<F>(&part)) {
+            // SAFETY: an element just looked up, and a place within it. Who reads a key believes only the entry it leads to.
+            unsafe { (&mut (*keys).keys)[at as usize & (QUEUE_PART - 1)].set(key) };
+        }
+        // In one order with the store above, which a plain load is not.
+        !is_behind(self.fetch_add(core::mem::offset_of!(AccountState, taken), 0), at)
+    }
+
+    /// Takes the oldest flow out of the queue, into `key`, and says where it was.
+    #[inline(always)]
+    pub fn take<F: FamilyMaps>(self, key: &mut FlowKey<F::Addr>, place: &mut u32) -> Taken {
         const TAKEN: usize = core::mem::offset_of!(AccountState, taken);
-        let end = self.load(core::mem::offset_of!(AccountState, queued));
-        let at = self.fetch_add(TAKEN, 1);
-        let left = end.wrapping_sub(at);
-        if left == 0 || left > u64::MAX / 2 {
-            self.fetch_add(TAKEN, u64::MAX);
+        let (at, end) = (self.load(TAKEN), self.load(core::mem::offset_of!(AccountState, queued)));
+        if !is_behind(end, at) {
             return Taken::Nothing;
+        }
+        // SAFETY: as in `load`.
+        if !unsafe { atomic::compare_exchange(self.word(TAKEN), at, at.wrapping_add(1)) } {
+            return Taken::Gap;
         }
         let part = self.account.part(at);
         let Some(keys) = F::queues().get_ptr_mut(part) else { return Taken::Gap };
-        let place = at as usize & (QUEUE_PART - 1);
-        // SAFETY: as in `queue`.
-        key.set(unsafe { &(&(*keys).keys)[place] });
-        if place == QUEUE_PART - 1 {
+        let nth = at as usize & (QUEUE_PART - 1);
+        *place = at as u32;
+        // SAFETY: as in `fill`.
+        key.set(unsafe { &(&(*keys).keys)[nth] });
+        if nth == QUEUE_PART - 1 {
             let _gone_already = F::queues().remove(part);
         }
         Taken::Key
     }
+}
+
+/// Whether a count, modulo 2^64, is greater than another.
+#[inline(always)]
+const fn is_behind(count: u64, other: u64) -> bool {
+    count.wrapping_sub(other).wrapping_sub(1) < u64::MAX / 2
 }
 
 /// Adds an empty part to a queue.
@@ -213,42 +230,50 @@ fn total<F: AccountMaps>() -> Option<*mut u64> {
     Some(unsafe { &raw mut (*admission).total })
 }
 
-/// Remembers a flow as the youngest; a full ring forgets the oldest.
+/// The next place of the ring, which is to be [filled](fill_ring). A full ring forgets the oldest.
 #[inline(always)]
-pub fn push_opened<F: AccountMaps>(key: &FlowKey<F::Addr>) {
-    let Some(admission) = F::admission().get_ptr_mut(0) else { return };
+pub fn next_ring_place<F: AccountMaps>() -> Option<u64> {
+    let admission = F::admission().get_ptr_mut(0)?;
     // SAFETY: just looked up, and only places are computed.
-    let at = fetch_add(unsafe { &raw mut (*admission).ring_in }, 1);
+    Some(fetch_add(unsafe { &raw mut (*admission).ring_in }, 1))
+}
+
+/// Fills a place of the ring; `false`: another CPU has taken what was there before.
+#[inline(always)]
+pub fn fill_ring<F: AccountMaps>(at: u64, key: &FlowKey<F::Addr>) -> bool {
     if let Some(place) = F::opened().get_ptr_mut(at as u32 & (abi::OPENED_RING - 1)) {
         // SAFETY: a map element of this type. Two CPUs a whole ring apart may write one at once, and a third may read it: who
         // reads a key looks it up, and believes the entry it finds only.
         unsafe { (*place).set(key) };
     }
+    let Some(admission) = F::admission().get_ptr_mut(0) else { return true };
+    // SAFETY: as above. In one order with the store, which a plain load is not.
+    !is_behind(fetch_add(unsafe { &raw mut (*admission).ring_out }, 0), at)
 }
 
-/// Takes the oldest flow out of the ring, into `key`.
+/// Takes the oldest flow out of the ring, into `key`, and says where it was.
 #[inline(always)]
-pub fn pop_opened<F: AccountMaps>(key: &mut FlowKey<F::Addr>) -> Taken {
+pub fn pop_opened<F: AccountMaps>(key: &mut FlowKey<F::Addr>, place: &mut u32) -> Taken {
     let Some(admission) = F::admission().get_ptr_mut(0) else { return Taken::Nothing };
-    // SAFETY: just looked up, and only places are computed; the words are aligned and read whole.
-    let (ring_out, end) =
-        unsafe { (&raw mut (*admission).ring_out, (&raw const (*admission).ring_in).read_volatile()) };
-    let mut at = fetch_add(ring_out, 1);
-    let left = end.wrapping_sub(at);
-    if left == 0 || left > u64::MAX / 2 {
-        fetch_add(ring_out, u64::MAX);
+    // SAFETY: just looked up; the words are aligned and read whole.
+    let (ring_out, first, end) = unsafe {
+        let ring_out = &raw mut (*admission).ring_out;
+        (ring_out, ring_out.read_volatile(), (&raw const (*admission).ring_in).read_volatile())
+    };
+    if !is_behind(end, first) {
         return Taken::Nothing;
     }
-    let ring = u64::from(abi::OPENED_RING);
-    if left > ring {
-        // The oldest were forgotten. That two CPUs may find out at once costs a look at some flows again.
-        at = end.wrapping_sub(ring);
-        // SAFETY: as above.
-        unsafe { ring_out.write_volatile(at.wrapping_add(1)) };
+    // The oldest may have been forgotten.
+    let oldest = end.wrapping_sub(u64::from(abi::OPENED_RING));
+    let at = if is_behind(oldest, first) { oldest } else { first };
+    // SAFETY: as above.
+    if !unsafe { atomic::compare_exchange(ring_out, first, at.wrapping_add(1)) } {
+        return Taken::Gap;
     }
-    let Some(place) = F::opened().get_ptr_mut(at as u32 & (abi::OPENED_RING - 1)) else { return Taken::Nothing };
-    // SAFETY: see `push_opened`.
-    key.set(unsafe { &*place });
+    let Some(there) = F::opened().get_ptr_mut(at as u32 & (abi::OPENED_RING - 1)) else { return Taken::Nothing };
+    *place = at as u32;
+    // SAFETY: see `fill_ring`.
+    key.set(unsafe { &*there });
     Taken::Key
 }
 

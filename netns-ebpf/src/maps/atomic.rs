@@ -37,6 +37,27 @@ fetch!(
     fetch_and,
     "{value} = atomic_fetch_and((u64 *)({word} + 0), {value})"
 );
+/// Stores `new` in a word if it is `old`; says whether it was.
+///
+/// # Safety
+///
+/// As of the others.
+#[inline(always)]
+pub unsafe fn compare_exchange(word: *mut u64, old: u64, new: u64) -> bool {
+    let mut found = old;
+    // SAFETY: the caller's promise; the instruction reads and writes this word and r0.
+    unsafe {
+        asm!(
+            "r0 = cmpxchg_64({word} + 0, r0, {new})",
+            word = in(reg) word,
+            new = in(reg) new,
+            inout("r0") found,
+            options(nostack)
+        );
+    }
+    found == old
+}
+
 /// Adds to a word of half the width, modulo 2^32.
 ///
 /// # Safety

@@ -11,7 +11,9 @@ use netns_ebpf_common::port::UseIndex;
 use netns_ebpf_common::state::State;
 use netns_ebpf_common::tcp::Numbers;
 
-use super::{AccountRef, FamilyMaps, atomic, inside_key, leave, outside_key, port, scratch};
+use super::{
+    AccountRef, FamilyMaps, atomic, fill_ring, inside_key, leave, next_ring_place, outside_key, port, scratch,
+};
 
 /// An entry of the flow table, in place.
 ///
@@ -120,6 +122,53 @@ impl<F: FamilyMaps> FlowRef<F> {
         }
     }
 
+    /// Puts the flow, whose opener's entry and key these are, behind the others of its account.
+    #[inline(never)]
+    pub fn queue(self, account: AccountRef, key: &FlowKey<F::Addr>) -> bool {
+        // Another CPU may look at a place before it is filled: then it is another one. That happens to it twice once in a life.
+        let mut tries = 0;
+        while tries < 2 {
+            let at = account.next_place();
+            // SAFETY: an aligned word other CPUs may read.
+            unsafe { (&raw mut (*self.0.as_ptr()).queued_at).write_volatile(at as u32) };
+            if account.fill::<F>(at, key) {
+                return true;
+            }
+            tries += 1;
+        }
+        false
+    }
+
+    /// Whether the key that was taken from this place of the queue is its own.
+    #[inline(always)]
+    pub fn is_queued_at(self, place: u32) -> bool {
+        // SAFETY: as in `queue`.
+        unsafe { (&raw const (*self.0.as_ptr()).queued_at).read_volatile() == place }
+    }
+
+    /// Puts the flow, whose opener's entry and key these are, into the ring as the youngest.
+    #[inline(never)]
+    pub fn put_into_ring(self, key: &FlowKey<F::Addr>) -> bool {
+        let mut tries = 0;
+        while tries < 2 {
+            let Some(at) = next_ring_place::<F>() else { return false };
+            // SAFETY: as in `queue`.
+            unsafe { (&raw mut (*self.0.as_ptr()).ring_at).write_volatile(at as u32) };
+            if fill_ring::<F>(at, key) {
+                return true;
+            }
+            tries += 1;
+        }
+        false
+    }
+
+    /// Whether the key that was taken from this place of the ring is its own.
+    #[inline(always)]
+    pub fn is_in_ring_at(self, place: u32) -> bool {
+        // SAFETY: as in `queue`.
+        unsafe { (&raw const (*self.0.as_ptr()).ring_at).read_volatile() == place }
+    }
+
     /// Leaves the flow, whose opener's entry this is and whose key was taken out of its account's queue, out of that: a connection in
     /// use gives way to nobody until it ends.
     #[inline(always)]
@@ -129,6 +178,15 @@ impl<F: FamilyMaps> FlowRef<F> {
         if self.state().is_ended() {
             let _queued = self.queue_again(proto);
         }
+    }
+
+    /// Puts a flow that has ended, one of whose entries this is, into its account's queue again if it is not there.
+    #[inline(always)]
+    pub fn queue_ended(self, proto: u8) -> bool {
+        if self.is_original() {
+            return self.queue_again(proto);
+        }
+        self.peer(proto).is_some_and(|original| original.queue_again(proto))
     }
 
     /// Puts the flow, whose opener's entry this is, into its account's queue again if it is not there: it gives way from now on.
@@ -142,8 +200,7 @@ impl<F: FamilyMaps> FlowRef<F> {
         let (Some(key), Ok(account)) = (peer.peer_key(proto), AccountRef::find::<F>(self.account())) else {
             return false;
         };
-        account.queue::<F>(key);
-        true
+        self.queue(account, key)
     }
 
     /// The entry of the other direction.
@@ -286,6 +343,12 @@ impl<F: FamilyMaps> FlowRef<F> {
     /// Time of the last packet in this direction.
     #[inline(always)]
     pub fn last_seen_ns(self) -> u64 {
+        self.stamp() & !1
+    }
+
+    /// The same with the note its last bit is.
+    #[inline(always)]
+    pub fn stamp(self) -> u64 {
         // SAFETY: an aligned word other CPUs may store.
         unsafe { core::ptr::addr_of!((*self.0.as_ptr()).last_seen_ns).read_volatile() }
     }
@@ -293,7 +356,7 @@ impl<F: FamilyMaps> FlowRef<F> {
     /// Notes a packet in this direction; writes at most once per tick of the clock it is fed with.
     #[inline(always)]
     pub fn touch(self, now_ns: u64) {
-        if self.last_seen_ns() != now_ns {
+        if self.stamp() != now_ns {
             // SAFETY: as in `last_seen_ns`.
             unsafe { core::ptr::addr_of_mut!((*self.0.as_ptr()).last_seen_ns).write_volatile(now_ns) };
         }

@@ -33,8 +33,8 @@ use netns_ebpf_common::verdict::DropReason;
 use netns_ebpf_common::{Addr4, Addr6};
 
 pub use self::account::{
-    AccountMaps, AccountRef, Taken, enter, leave, pop_opened, push_opened, ring_back_off, ring_backs_off,
-    ring_is_crowded,
+    AccountMaps, AccountRef, Taken, enter, fill_ring, leave, next_ring_place, pop_opened, ring_back_off,
+    ring_backs_off, ring_is_crowded,
 };
 pub use self::area::{AreaRef, area};
 pub use self::counters::{count_drop, count_flow, count_published, count_verdict, with_endpoint_stats};

@@ -115,7 +115,12 @@ fn advance_tcp<F: FamilyMaps>(
         flow.move_numbers(&own.moved(&p.tcp));
         Fit::Yes
     } else {
-        judge(flow, key.proto, p)
+        let fit = judge(flow, key.proto, p);
+        // Not in there, where the stack is deep. An ended one is queued once.
+        if matches!(fit, Fit::Yes) && flow.state().is_ended() {
+            let _queued = flow.queue_ended(key.proto);
+        }
+        fit
     };
     match fit {
         Fit::Yes => touch(flow, key, now),
@@ -143,10 +148,6 @@ fn judge<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, p: &Parsed<F::Addr>) -> Fit
     if state as u8 != before as u8 {
         flow.set_state(state);
         peer.set_state(state);
-        if state.is_ended() {
-            let original = if flow.is_original() { flow } else { peer };
-            let _queued = original.queue_again(proto);
-        }
     }
     fit
 }

@@ -55,3 +55,31 @@ pub fn from_web(b: &Bench, v: Version, dport: u16, flags: u8) {
 pub fn clients(b: &Bench) -> Vec<(u16, State)> {
     table(b.datapath()).iter().filter(|r| r.original && r.dport == 8080).map(|r| (r.sport, r.state)).collect()
 }
+
+/// A segment in a client's name to the web server blue publishes, with a checksum nobody takes it for.
+pub fn forged(v: Version, sport: u16, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
+    let l4 = L4::Tcp { sport, dport: 8080, seq, ack, flags, window: 512, payload: Vec::new() };
+    let mut frame = from_lan(CLIENT.ip(v), HOST.ip(v), l4).bytes();
+    let checksum_at = 14 + if v == V4 { 20 } else { 40 } + 16;
+    frame[checksum_at] ^= 0x55;
+    frame
+}
+
+/// A client's question to the resolver blue publishes, from these ports.
+pub fn ask(b: &Bench, v: Version, sports: impl IntoIterator<Item = u16>) {
+    for sport in sports {
+        b.run(Hook::FromUplink, lan(b), &from_lan(CLIENT.ip(v), HOST.ip(v), udp(sport, 5353)).bytes());
+    }
+}
+
+/// Its answers.
+pub fn answer(b: &Bench, v: Version, sports: impl IntoIterator<Item = u16>) {
+    for sport in sports {
+        b.run(Hook::FromPod, meta(BLUE), &from_pod(BLUE, CLIENT.ip(v), udp(53, sport)).bytes());
+    }
+}
+
+/// Ports of whoever has opened a flow.
+pub fn openers(b: &Bench) -> Vec<u16> {
+    table(b.datapath()).iter().filter(|r| r.original).map(|r| r.sport).collect()
+}

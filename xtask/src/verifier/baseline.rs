@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 const MAX_VERIFIED_INSNS: u32 = 250_000;
 
 /// The kernel's own limit, over a whole call chain.
-const MAX_STACK_BYTES: u32 = 512;
+pub const MAX_STACK_BYTES: u32 = 512;
 
 /// Growth over the baseline that needs somebody's word, in percent.
 const MAX_GROWTH_PERCENT: u64 = 10;

@@ -123,6 +123,9 @@ fn measure(object: &Path) -> Result<Report> {
             xlated_bytes: info.size_translated().context("the kernel hides the size of the translated program")?,
             stack_bytes: code.stack_bytes(&name).with_context(|| format!("{name} is not in the object"))?,
         };
+        if cost.stack_bytes > baseline::MAX_STACK_BYTES {
+            eprintln!("{}", code.describe_stack(&name));
+        }
         report.programs.insert(name, cost);
     }
     if !refused.is_empty() {

@@ -6,8 +6,9 @@
 //! opening on, oldest first. One that is looked at and does not go is put behind the others, but for a connection in use: that is
 //! put back when it ends.
 
-use netns_ebpf_common::account::{self, Crowding};
+use netns_ebpf_common::account;
 use netns_ebpf_common::family::Family;
+use netns_ebpf_common::flow::FlowKey;
 use netns_ebpf_common::opening::Opening;
 use netns_ebpf_common::proto;
 use netns_ebpf_common::standing::Yield;
@@ -23,6 +24,9 @@ const PROBES: u32 = 5;
 
 /// Flows of the ring looked at for one whose time is over.
 const RING_PROBES: u32 = 4;
+
+/// Keys of an account's queue looked at for each flow that is opened.
+const OPENED_KEYS: u32 = 3;
 
 /// Keys of an account's queue looked at for each of its flows that is swept.
 const SWEPT_KEYS: u32 = 16;
@@ -96,15 +100,15 @@ enum Weighed {
     Goes,
     /// It stays, unless no other is found.
     Stays,
-    /// It has gone before.
+    /// It has gone, or is nobody's to take from now on.
     Gone,
 }
 
 impl<F: FamilyMaps> Steps for Oldest<'_, F> {
     #[inline(always)]
     fn step(&mut self, _: &Packet) -> bool {
-        let key = &mut self.o.candidate;
-        let taken = if self.own { self.account.take::<F>(key) } else { maps::pop_opened::<F>(key) };
+        let (key, place) = (&mut self.o.candidate, &mut self.o.place);
+        let taken = if self.own { self.account.take::<F>(key, place) } else { maps::pop_opened::<F>(key, place) };
         match taken {
             Taken::Nothing => return true,
             Taken::Gap => return false,
@@ -118,14 +122,10 @@ impl<F: FamilyMaps> Steps for Oldest<'_, F> {
 }
 
 /// Weighs one of the account's own flows; the best of those that stay is kept at hand, the others are put back.
-#[inline(never)]
+#[inline(always)]
 fn weigh<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::Addr>) -> Weighed {
     let key = &o.candidate;
-    // A key that leads to a reply or to another's flow was one of a flow that is gone.
-    let Some(flow) = FlowRef::<F>::find(key).filter(|flow| flow.is_original() && flow.account() == o.plan.account())
-    else {
-        return Weighed::Gone;
-    };
+    let Some(flow) = in_queue::<F>(account, key, o.place) else { return Weighed::Gone };
     let (state, proto) = (flow.state(), key.proto);
     let idle_ns = flow::idle_ns(flow, proto, now_ns());
     let yields = Yield::of(state, proto, o.plan.account().incoming, idle_ns, flow::timeout_ns(state, proto));
@@ -133,17 +133,35 @@ fn weigh<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::Addr
         return Weighed::Goes;
     }
     if yields.is_before(o.best_yields) {
-        if o.best_yields.yields() {
-            account.queue::<F>(&o.best);
-        }
+        put_best_behind::<F>(account, o);
         o.best_yields = yields;
         o.best.set(&o.candidate);
     } else if yields.yields() || proto != proto::TCP {
-        account.queue::<F>(key);
+        let _noted = flow.queue(account, key);
     } else {
+        // It is not looked at again.
         flow.leave_queue(proto);
+        return Weighed::Gone;
     }
     Weighed::Stays
+}
+
+/// The flow of a key that was taken from a place of the account's queue. One that leads to a reply, to another's flow, or to one whose
+/// key is elsewhere was one of a flow that is gone.
+#[inline(always)]
+fn in_queue<F: FamilyMaps>(account: AccountRef, key: &FlowKey<<F as Family>::Addr>, place: u32) -> Option<FlowRef<F>> {
+    FlowRef::<F>::find(key)
+        .filter(|flow| flow.is_original() && flow.account() == account.account() && flow.is_queued_at(place))
+}
+
+/// Puts the best one of those that were looked at behind the others, if there is one.
+#[inline(always)]
+fn put_best_behind<F: FamilyMaps>(account: AccountRef, o: &Opening<<F as Family>::Addr>) {
+    if o.best_yields.yields()
+        && let Some(flow) = FlowRef::<F>::find(&o.best)
+    {
+        let _noted = flow.queue(account, &o.best);
+    }
 }
 
 /// Ends the look among the account's own: the best one goes if none went at once, and is put back if one did. Whether it goes.
@@ -153,7 +171,7 @@ fn settle<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::Add
         return false;
     }
     if found {
-        account.queue::<F>(&o.best);
+        put_best_behind::<F>(account, o);
     } else {
         o.candidate.set(&o.best);
     }
@@ -161,14 +179,15 @@ fn settle<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::Add
 }
 
 /// Weighs a flow of the ring: it goes if its time is over, and is put back if not.
-#[inline(never)]
+#[inline(always)]
 fn weigh_in_ring<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) -> Weighed {
     let key = &o.candidate;
-    let Some(flow) = FlowRef::<F>::find(key).filter(|flow| flow.is_original()) else { return Weighed::Gone };
+    let is_there = |flow: &FlowRef<F>| flow.is_original() && flow.is_in_ring_at(o.place);
+    let Some(flow) = FlowRef::<F>::find(key).filter(is_there) else { return Weighed::Gone };
     if flow::is_expired(flow, key.proto, now_ns()) {
         return Weighed::Goes;
     }
-    maps::push_opened::<F>(key);
+    let _noted = flow.put_into_ring(key);
     Weighed::Stays
 }
 
@@ -176,10 +195,14 @@ fn weigh_in_ring<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) -> Weighed
 #[inline(always)]
 pub fn queue<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) {
     let Ok(account) = account_of::<F>(o) else { return };
-    maps::push_opened::<F>(&o.flow.key);
-    account.queue::<F>(&o.flow.key);
+    if let Some(flow) = FlowRef::<F>::find(&o.flow.key) {
+        let _noted = flow.put_into_ring(&o.flow.key);
+        let _noted = flow.queue(account, &o.flow.key);
+    }
     let _shrunk = tidy::<F>(account, o);
+    // One comes in: two are looked at, as half of what is in it may be flows that stay.
     if maps::ring_is_crowded::<F>() {
+        let _swept = sweep_ring::<F>(o);
         let _swept = sweep_ring::<F>(o);
     }
 }
@@ -188,7 +211,11 @@ pub fn queue<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) {
 /// The queues of all accounts share their memory, and none keeps what it once had.
 #[inline(never)]
 fn tidy<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::Addr>) -> bool {
-    tidy_one::<F>(account, o) && tidy_one::<F>(account, o) && tidy_one::<F>(account, o)
+    let mut left = OPENED_KEYS;
+    while left != 0 && tidy_one::<F>(account, o) {
+        left -= 1;
+    }
+    left == 0
 }
 
 /// The same where a flow was swept: whose flows go by themselves opens none that would do it.
@@ -211,16 +238,15 @@ impl<F: FamilyMaps> Steps for Tidy<'_, F> {
 }
 
 /// One key of those; `false`: there are not too many.
-#[inline(never)]
+#[inline(always)]
 fn tidy_one<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::Addr>) -> bool {
-    let crowding = account::crowding(account.queue_len(), account.flows());
-    if crowding == Crowding::None || account.take::<F>(&mut o.best) != Taken::Key {
+    if !account::is_crowded(account.queue_len(), account.flows())
+        || account.take::<F>(&mut o.best, &mut o.place) != Taken::Key
+    {
         return false;
     }
-    let is_there = |flow: &FlowRef<F>| flow.is_original() && flow.account() == account.account();
-    // A tuple that was opened anew, over and over, leads each of its keys to the flow that is there now: there is an end to that, too.
-    if crowding == Crowding::Some && FlowRef::<F>::find(&o.best).filter(is_there).is_some() {
-        account.queue::<F>(&o.best);
+    if let Some(flow) = in_queue::<F>(account, &o.best, o.place) {
+        let _noted = flow.queue(account, &o.best);
     }
     true
 }
@@ -231,7 +257,7 @@ fn tidy_one<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::A
 /// keeps no flow for good.
 #[inline(never)]
 fn sweep_ring<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) -> bool {
-    if maps::pop_opened::<F>(&mut o.candidate) != Taken::Key || weigh_in_ring::<F>(o) != Weighed::Goes {
+    if maps::pop_opened::<F>(&mut o.candidate, &mut o.place) != Taken::Key || weigh_in_ring::<F>(o) != Weighed::Goes {
         return false;
     }
     FlowRef::<F>::find(&o.candidate).is_some_and(|flow| flow.remove_both(&o.candidate) > 0)
