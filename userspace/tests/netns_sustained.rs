@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use attack::sized;
 use common::pods::{RED, TOPOLOGY, server, uplink};
-use common::{Isolated, isolated};
+use common::{Isolated, isolated, open_files};
 use netns::check::Family;
 use socket2::{Domain, Socket, Type};
 
@@ -154,6 +154,7 @@ fn flawless(here: &Isolated, name: &str, what: &str, time: Duration, load: impl 
 
 /// The pods, and a namespace `plain` whose traffic the kernel masquerades.
 fn begin(here: &Isolated) {
+    open_files(4096);
     here.lan();
     here.tool("sysctl", "-qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
     here.up(TOPOLOGY).ok();
