@@ -26,6 +26,7 @@ use nix::libc;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
+use serde::{Deserialize, Serialize};
 
 pub use exec::{exec_in, run_in};
 pub use mounts::require_lasting_names;
@@ -122,7 +123,7 @@ pub struct Netns {
 }
 
 /// The identity of a namespace: equal for two descriptors exactly when they are the same namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NetnsId {
     /// Device of the namespace file system.
     pub dev: u64,

@@ -30,10 +30,10 @@ pub fn open(dirs: Dirs) -> Result<Instance<KernelFabric>, CliError> {
     Ok(Instance::new(dirs, host_netns, fabric))
 }
 
-/// Opens an instance; one whose store is damaged is taken to have the calling thread's namespace for its host.
+/// Opens an instance; one whose store cannot be read is taken to have the calling thread's namespace for its host.
 pub(super) fn open_damaged(dirs: Dirs) -> Result<Instance<KernelFabric>, CliError> {
     match open(dirs.clone()) {
-        Err(CliError::Instance(InstanceError::Store(StoreError::Damaged { .. }))) => {
+        Err(CliError::Instance(InstanceError::Store(StoreError::Damaged { .. } | StoreError::Version { .. }))) => {
             let fabric = KernelFabric::new(&dirs, Netns::current()?)?;
             Ok(Instance::new(dirs, None, fabric))
         }

@@ -1,7 +1,8 @@
 //! What the verbs need of the kernel, as a trait: the tests put a model in its place and fail every step of it.
 
 use super::FabricError;
-use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
+use crate::netns::NetnsId;
+use crate::store::{AttachmentRow, InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
 use crate::topology::{HostFacts, PortProbe};
 
 /// What becomes of the flows of a publish that is removed.
@@ -78,34 +79,29 @@ pub trait Fabric: PortProbe {
     /// Undoes [`Self::add_network`].
     fn remove_network(&mut self, network: &NetworkRow) -> Result<(), FabricError>;
 
-    /// Makes the pod's namespace.
+    /// Makes the pod's namespace; says which it is.
     ///
     /// # Errors
     ///
     /// [`FabricError::Exists`] when there is one of that name: it is not ours then.
-    fn add_netns(&mut self, pod: &PodRow) -> Result<(), FabricError>;
+    fn add_netns(&mut self, pod: &PodRow) -> Result<NetnsId, FabricError>;
 
     /// Deletes the pod's namespace.
     fn remove_netns(&mut self, pod: &PodRow) -> Result<(), FabricError>;
 
-    /// Connects the pod: veth, addresses, routes, programs, endpoint.
-    fn add_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError>;
+    /// Makes an interface of a pod: veth, addresses, routes, programs, endpoint.
+    fn add_attachment(&mut self, attachment: &AttachmentRow, all: &State) -> Result<(), FabricError>;
 
-    /// Undoes [`Self::add_pod`], flows included.
-    fn remove_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError>;
+    /// Undoes [`Self::add_attachment`], flows included.
+    fn remove_attachment(&mut self, attachment: &AttachmentRow, all: &State) -> Result<(), FabricError>;
 
-    /// Publishes ports: the declaration, then its ports. `pods` are all there are, here and below.
-    fn add_publish(&mut self, publish: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError>;
+    /// Publishes ports: the declaration, then its ports.
+    fn add_publish(&mut self, publish: &PublishRow, all: &State) -> Result<(), FabricError>;
 
     /// Gives live publishes the backends, clients and flags of their rows. Connections end with a RST if their client may not
     /// come in any more; other flows also if their pod is no backend any more, or none takes new ones.
-    fn switch_publishes(&mut self, publishes: &[PublishRow], pods: &[PodRow]) -> Result<(), FabricError>;
+    fn switch_publishes(&mut self, publishes: &[PublishRow], all: &State) -> Result<(), FabricError>;
 
     /// Undoes [`Self::add_publish`]. Any of the pods may have flows of a publish that was moved.
-    fn remove_publishes(
-        &mut self,
-        publishes: &[PublishRow],
-        ending: Ending,
-        pods: &[PodRow],
-    ) -> Result<(), FabricError>;
+    fn remove_publishes(&mut self, publishes: &[PublishRow], ending: Ending, all: &State) -> Result<(), FabricError>;
 }

@@ -17,14 +17,13 @@ use super::specs::{id16, netns_name, network_spec, publish_spec, publish_specs};
 use super::{Dirs, Ending, Fabric, FabricError};
 use crate::datapath::{Datapath, Sizes, ensure_bpffs, unmount_bpffs};
 use crate::netlink::RouteKind;
+use crate::netns::NetnsId;
 use crate::netns::{Netns, delete_named, list_named};
 use crate::probe::{self, Listener, PortProto};
-use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
+use crate::store::{AttachmentRow, InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
 use crate::sysctl::{self, PortSet};
 use crate::topology::{Behaviour, Flows, HostFacts, HostRoute, Interface, Nat, PortProbe, Proto};
-use crate::wiring::{
-    Host, PodSpec, default_uplinks, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname,
-};
+use crate::wiring::{Host, PodSpec, default_uplinks, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname};
 
 /// Marks, in the state root, that bpffs was mounted by us and is to be unmounted by the last instance.
 const BPFFS_MARK: &str = "bpffs-mounted";
@@ -118,7 +117,7 @@ impl KernelFabric {
         let links = netlink.links().map_err(fail)?;
         let addresses = netlink.addresses(None).map_err(fail)?;
         let mut names: Vec<(u32, String)> =
-            state.pods.iter().map(|p| (endpoint_ifindex(p.slot), host_ifname(p.slot))).collect();
+            state.attachments.iter().map(|a| (a.ifindex, host_ifname(a.slot))).collect();
         names.extend(state.networks.iter().map(|n| (gateway_ifindex(id16(n.id)), gateway_ifname(id16(n.id)))));
         let ours: Vec<u32> = links
             .iter()
@@ -392,11 +391,11 @@ impl Fabric for KernelFabric {
         done.map_err(|e| FabricError::step(format!("remove network {:?}", network.network.name), e))
     }
 
-    fn add_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
+    fn add_netns(&mut self, pod: &PodRow) -> Result<NetnsId, FabricError> {
         let failed = |e| FabricError::step("make the directory of network namespaces", e);
         note_run_dir(Path::new(STATE_ROOT)).map_err(failed)?;
         match Netns::create_named(&netns_name(pod)?) {
-            Ok(_) => Ok(()),
+            Ok(made) => Ok(made.id()),
             Err(e) if e.is_exists() => Err(FabricError::Exists(format!("network namespace {:?}", pod.name))),
             Err(e) => Err(FabricError::step(format!("make network namespace {:?}", pod.name), e)),
         }
@@ -409,49 +408,45 @@ impl Fabric for KernelFabric {
         }
     }
 
-    fn add_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError> {
+    fn add_attachment(&mut self, row: &AttachmentRow, all: &State) -> Result<(), FabricError> {
+        let (Some(pod), Some(network)) = (all.pod_of(row.id), all.network(row.network)) else { return Ok(()) };
         let spec =
-            PodSpec { owner: pod.id, slot: pod.slot, netns: netns_name(pod)?, addr4: pod.addr4, addr6: pod.addr6 };
+            PodSpec { owner: row.id, slot: row.slot, netns: netns_name(pod)?, addr4: row.addr4, addr6: row.addr6 };
         let done = self.host.wire_pod(&network_spec(network), &spec);
         done.map_err(|e| FabricError::step(format!("connect pod {:?}", pod.name), e))
     }
 
-    fn remove_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError> {
+    fn remove_attachment(&mut self, row: &AttachmentRow, all: &State) -> Result<(), FabricError> {
         if !self.is_loaded() {
-            let mac = gateway_mac(self.dirs.name(), id16(network.id));
-            return self.delete_device(endpoint_ifindex(pod.slot), &host_ifname(pod.slot), mac);
+            let mac = gateway_mac(self.dirs.name(), id16(row.network));
+            return self.delete_device(row.ifindex, &host_ifname(row.slot), mac);
         }
-        let done = self.host.unwire_pod(pod.slot, pod.id);
-        done.map(|_| ()).map_err(|e| FabricError::step(format!("disconnect pod {:?}", pod.name), e))
+        let done = self.host.unwire_pod(row.slot, row.id);
+        done.map(|_| ()).map_err(|e| FabricError::step(format!("disconnect pod {:?}", all.pod_name(row.id)), e))
     }
 
-    fn add_publish(&mut self, publish: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError> {
+    fn add_publish(&mut self, publish: &PublishRow, all: &State) -> Result<(), FabricError> {
         if publish.publish.is_loopback() && !self.host.datapath().has_socket_hooks() {
             tracing::warn!("{} is reached by nobody: it takes the socket hooks, which are off", publish.publish);
         }
-        let done = self.host.wire_publish(&publish_spec(publish, pods));
+        let done = self.host.wire_publish(&publish_spec(publish, all));
         done.map_err(|e| FabricError::step(format!("publish {}", publish.publish), e))
     }
 
-    fn switch_publishes(&mut self, publishes: &[PublishRow], pods: &[PodRow]) -> Result<(), FabricError> {
-        let done = self.host.switch_publishes(&publish_specs(publishes, pods), netns_of(pods));
+    fn switch_publishes(&mut self, publishes: &[PublishRow], all: &State) -> Result<(), FabricError> {
+        let done = self.host.switch_publishes(&publish_specs(publishes, all), netns_of(all));
         done.map_err(|e| FabricError::step(format!("switch {}", listed(publishes)), e))
     }
 
-    fn remove_publishes(
-        &mut self,
-        publishes: &[PublishRow],
-        ending: Ending,
-        pods: &[PodRow],
-    ) -> Result<(), FabricError> {
+    fn remove_publishes(&mut self, publishes: &[PublishRow], ending: Ending, all: &State) -> Result<(), FabricError> {
         if !self.is_loaded() {
             return Ok(());
         }
-        let specs = publish_specs(publishes, pods);
+        let specs = publish_specs(publishes, all);
         let done = match ending {
             Ending::RunOn => self.host.unwire_publishes(&specs).map(drop),
             Ending::Reset => {
-                let reset = self.host.reset_publishes(&specs, netns_of(pods));
+                let reset = self.host.reset_publishes(&specs, netns_of(all));
                 reset.and_then(|()| self.host.unwire_publishes(&specs).map(drop))
             }
             Ending::WithMaps => specs.iter().try_for_each(|spec| self.host.forget_publish(spec)),
@@ -482,9 +477,9 @@ fn with_nat(config: HostConfig, nat: &Nat) -> HostConfig {
 }
 
 /// Finds the namespace of the pod in a slot.
-fn netns_of(pods: &[PodRow]) -> impl Fn(u32) -> Option<Netns> {
+fn netns_of(all: &State) -> impl Fn(u32) -> Option<Netns> {
     move |slot| {
-        let pod = pods.iter().find(|p| p.slot == slot)?;
+        let pod = all.pod_of(all.attachments.iter().find(|a| a.slot == slot)?.id)?;
         Netns::open_named(&netns_name(pod).ok()?).ok()
     }
 }

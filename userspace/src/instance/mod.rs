@@ -33,7 +33,7 @@ pub use status::{
     PublishStatus, Status, Talker, UplinkStatus,
 };
 pub use verbs::{PublishChange, PublishRef};
-pub use view::{Applied, BackendView, NetworkView, PodView, PublishView};
+pub use view::{Applied, AttachmentView, BackendView, NetworkView, PodView, PublishView};
 
 /// An instance: one set of pins and state, and the kernel side it drives.
 ///

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::InstanceError;
 use super::grants::Grants;
 use crate::store::{
-    BackendRow, InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, StoreError, UplinkRow,
+    AttachmentRow, BackendRow, InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, StoreError, UplinkRow,
 };
 use crate::topology::{
     self, Backend, Document, HostFacts, InputError, Interface, Pod, PortProbe, Problem, Publish, SharedPublish, Taken,
@@ -37,6 +37,8 @@ pub struct Plan {
     pub touched: Vec<NetworkRow>,
     /// Pods to make.
     pub pods: Vec<PodRow>,
+    /// Interfaces to make.
+    pub attachments: Vec<AttachmentRow>,
     /// Publishes to make.
     pub publishes: Vec<PublishRow>,
     /// Live publishes that change in place, once all else is done.
@@ -47,6 +49,13 @@ impl Plan {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         *self == Self { touched: self.touched.clone(), reset: self.reset, ..Self::default() }
+    }
+
+    /// The interface by which ports lead to the pod of this name once the plan is carried out: its first.
+    pub(super) fn attachment(&self, state: &State, pod: &str) -> Option<u64> {
+        let stays = |p: &&PodRow| p.name == pod && !self.remove_pods.contains(&p.id);
+        let pod = self.pods.iter().chain(&state.pods).find(stays)?.id;
+        self.attachments.iter().chain(&state.attachments).find(|a| a.pod == pod).map(|a| a.id)
     }
 }
 
@@ -69,6 +78,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) facts: &'a HostFacts,
     /// Who listens on the host's ports.
     pub(super) ports: &'a dyn PortProbe,
+    /// The instance's name.
+    pub(super) instance: &'a str,
     /// Which host namespace it is.
     pub(super) host_id: String,
     /// The other instances on the same host namespace, by name.
@@ -177,7 +188,7 @@ pub(super) fn up(
         .iter()
         .find(|live| live.nat != wanted.nat)
         .map(|live| InstanceRow { nat: wanted.nat, ..live.clone() });
-    let mut grants = Grants::new(state, facts, &plan);
+    let mut grants = Grants::new(host.instance, state, facts, &plan);
     let host_mtu = wanted.host.mtu.or(uplinks.iter().map(|u| u.mtu).min()).unwrap_or(DEFAULT_MTU_BYTES);
     for (i, network) in wanted.networks.iter().enumerate() {
         if state.network_named(&network.name).is_none() {
@@ -203,12 +214,13 @@ fn switched(state: &State, wanted: &Topology, kept: &[Publish], plan: &Plan) -> 
         if is_as_declared(state, row, publish) {
             continue;
         }
-        let pods = state.pods.iter().chain(&plan.pods);
-        let id = |name: &str| pods.clone().find(|p| p.name == name && !plan.remove_pods.contains(&p.id)).map(|p| p.id);
-        let was = |pod| row.backends.iter().any(|b| b.pod == pod && b.draining);
-        let backend = |b: &Backend| id(&b.pod).map(|pod| BackendRow { pod, weight: b.weight, draining: was(pod) });
+        let was = |id| row.backends.iter().any(|b| b.attachment == id && b.draining);
+        let backend = |b: &Backend| {
+            let attachment = plan.attachment(state, &b.pod)?;
+            Some(BackendRow { attachment, weight: b.weight, draining: was(attachment) })
+        };
         let backends: Vec<_> = publish.backends.iter().filter_map(backend).collect();
-        let same_pods = backends.iter().all(|b| row.leads_to(b.pod));
+        let same_pods = backends.iter().all(|b| row.leads_to(b.attachment));
         rows.push(PublishRow {
             backends,
             affinity: publish.affinity,
@@ -265,7 +277,7 @@ pub(super) fn add(
     taken.publishes.extend(host.publishes());
     topology::validate(&wanted, host.facts, host.ports, &taken).map_err(as_flag)?;
     let mut plan = Plan::default();
-    let mut grants = Grants::new(state, host.facts, &plan);
+    let mut grants = Grants::new(host.instance, state, host.facts, &plan);
     grants.pods(state, &wanted, Origin::Verb, &mut plan, next_id, &|e| as_flag(e).into())?;
     Ok(plan)
 }
@@ -294,7 +306,7 @@ pub(super) fn publish(
     taken.publishes.extend(host.publishes());
     topology::validate(&wanted, host.facts, host.ports, &taken).map_err(as_flag)?;
     let mut plan = Plan::default();
-    let mut grants = Grants::new(state, host.facts, &plan);
+    let mut grants = Grants::new(host.instance, state, host.facts, &plan);
     grants.publishes(state, &wanted, Origin::Verb, &mut plan, next_id, &|e| as_flag(e).into())?;
     Ok(plan)
 }
@@ -333,14 +345,14 @@ fn beside(state: &State) -> (Topology, Taken) {
 
 /// The pods a publish leads to, for messages.
 fn names(state: &State, row: &PublishRow) -> String {
-    row.backends.iter().map(|b| state.pod_name(b.pod)).collect::<Vec<_>>().join(",")
+    row.backends.iter().map(|b| state.pod_name(b.attachment)).collect::<Vec<_>>().join(",")
 }
 
 fn taken_pod(state: &State, row: &PodRow) -> TakenPod {
     TakenPod {
         name: row.name.clone(),
-        network: state.network(row.network).map_or_else(String::new, |n| n.network.name.clone()),
-        addresses: row.addresses().collect(),
+        network: state.attachments_of(row.id).next().map_or("", |a| state.network_name(a.network)).to_owned(),
+        addresses: state.attachments_of(row.id).flat_map(AttachmentRow::addresses).collect(),
     }
 }
 
@@ -391,7 +403,8 @@ fn unchanged(state: &State, wanted: &Topology) -> Result<(), InputError> {
     }
     for (i, new) in wanted.pods.iter().enumerate() {
         let Some(row) = state.pod(&new.name).filter(|p| p.origin == Origin::File) else { continue };
-        let network = state.network(row.network).map_or_else(String::new, |n| n.network.name.clone());
+        let Some(row) = state.attachments_of(row.id).next() else { continue };
+        let network = state.network_name(row.network).to_owned();
         same(format!("pod[{i}].network"), &new.network, &network, Clone::clone)?;
         for (k, address) in new.address.iter().enumerate() {
             let now = row.addresses().find(|a| a.is_ipv4() == address.is_ipv4());
@@ -403,7 +416,8 @@ fn unchanged(state: &State, wanted: &Topology) -> Result<(), InputError> {
         if wanted.networks.iter().any(|n| n.name == row.network.name) {
             continue;
         }
-        let in_use = state.pods.iter().filter(|p| p.network == row.id && p.origin == Origin::Verb);
+        let is_in = |p: &&PodRow| state.attachments_of(p.id).any(|a| a.network == row.id);
+        let in_use = state.pods.iter().filter(is_in).filter(|p| p.origin == Origin::Verb);
         let names: Vec<_> = in_use.map(|p| p.name.as_str()).collect();
         if !names.is_empty() {
             return Err(InputError::new("network", &row.network.name, Problem::NetworkInUse(names.join(", "))));
@@ -432,7 +446,7 @@ fn divide(state: &State, wanted: &Topology) -> (Taken, Plan) {
     let all = wanted.declared();
     for q in &state.publishes {
         let declared = all.iter().map(|d| &d.publish).find(|p| p.port == q.publish);
-        let goes = q.backends.iter().all(|b| going.contains(&b.pod));
+        let goes = q.backends.iter().all(|b| state.pod_of(b.attachment).is_none_or(|p| going.contains(&p.id)));
         match declared {
             _ if goes => plan.remove_publishes.push(q.id),
             Some(publish) if is_as_declared(state, q, publish) => taken.live.push(q.publish),
@@ -454,11 +468,14 @@ fn divide(state: &State, wanted: &Topology) -> (Taken, Plan) {
 /// Whether the ports' entries of a publish are right for other pods as well: those of "every address, both families" are
 /// for the families its pods have.
 fn keeps_families(state: &State, wanted: &Topology, row: &PublishRow, publish: &SharedPublish) -> bool {
-    let now = row.backends.iter().filter_map(|b| state.pods.iter().find(|p| p.id == b.pod)).map(|p| p.network);
+    let now = row.backends.iter().filter_map(|b| state.attachment(b.attachment)).map(|a| a.network);
     let now = now.filter_map(|id| state.network(id)).map(|n| &n.network).map(topology::Network::families).next();
     let network = |name: &str| match wanted.pods.iter().find(|p| p.name == name) {
         Some(pod) => wanted.networks.iter().find(|n| n.name == pod.network),
-        None => state.pod(name).and_then(|p| state.network(p.network)).map(|n| &n.network),
+        None => {
+            let first = state.pod(name).and_then(|p| state.attachments_of(p.id).next());
+            first.and_then(|a| state.network(a.network)).map(|n| &n.network)
+        }
     };
     let then = publish.backends.first().and_then(|b| network(&b.pod)).map(topology::Network::families);
     row.publish.address.is_some() || now == then

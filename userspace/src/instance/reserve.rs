@@ -32,21 +32,20 @@ impl<F: Fabric> Session<'_, F> {
         let drop = ours.difference(&wanted.union(&snat));
         let held = ours.union(&add);
         if !add.is_empty() {
-            self.write(&[Change::PutInstance(InstanceRow { reserved_ports: held.to_string(), ..row.clone() })])?;
+            self.write(&[Change::put(InstanceRow { reserved_ports: held.to_string(), ..row.clone() })])?;
             self.fabric.reserve(&add.to_string())?;
         }
         if !drop.is_empty() {
             self.fabric.release(&drop.to_string())?;
             let reserved_ports = held.difference(&drop).to_string();
-            self.write(&[Change::PutInstance(InstanceRow { reserved_ports, ..row })])?;
+            self.write(&[Change::put(InstanceRow { reserved_ports, ..row })])?;
         }
         Ok(())
     }
 
     /// The host's ports that are published.
     fn published(&self) -> PortSet {
-        let going = |phase| matches!(phase, Phase::Deleting | Phase::Resetting);
-        let stay = self.state.publishes.iter().filter(|q| !going(q.phase)).map(|q| q.publish.host_ports);
+        let stay = self.state.publishes.iter().filter(|q| q.phase != Phase::Deleting).map(|q| q.publish.host_ports);
         stay.fold(PortSet::default(), |all, range| all.union(&(range.start()..=range.end()).into()))
     }
 }

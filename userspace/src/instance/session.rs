@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use super::plan::Plan;
 use super::{Applied, Dirs, Ending, Fabric, FabricError, Instance, InstanceError};
-use crate::store::{BackendRow, Change, InstanceRow, NetworkRow, Phase, PodRow, PublishRow, SqliteStore, State, Store};
+use crate::store::{
+    BackendRow, Change, InstanceRow, Phase, PodRow, PublishRow, Row, RowId, Source, SqliteStore, State, Store,
+    Withdrawal,
+};
 use crate::topology::HostFacts;
 
 /// Flow entries of a family a verb sweeps in passing, a fraction of a second's work; `run` does the rest, or the next verb.
@@ -31,7 +34,7 @@ impl<F: Fabric> Instance<F> {
         let store = if create {
             SqliteStore::create(&self.dirs.database())?
         } else {
-            match self.dirs.open()? {
+            match self.dirs.open_to_write(&lock)? {
                 Some(store) => store,
                 None => {
                     self.dirs.remove_state(&lock)?;
@@ -96,11 +99,11 @@ impl<F: Fabric> Session<'_, F> {
         Ok((facts, others))
     }
 
-    /// Makes changes to the store and reads it again.
+    /// Makes changes to the store, and to what is known of it.
     pub(super) fn write(&mut self, changes: &[Change]) -> Result<(), InstanceError> {
         if !changes.is_empty() {
             self.store.apply(changes)?;
-            self.state = self.store.load()?;
+            self.state.apply(changes);
         }
         Ok(())
     }
@@ -142,12 +145,13 @@ impl<F: Fabric> Session<'_, F> {
         } else {
             self.open_fabric()?;
         }
-        let retimed = plan.retimed.iter().cloned().map(Change::PutInstance);
-        let networks = plan.touched.iter().chain(&plan.networks).cloned().map(Change::PutNetwork);
+        let retimed = plan.retimed.iter().cloned().map(Change::put);
+        let networks = plan.touched.iter().chain(&plan.networks).cloned().map(Change::put);
         let intent: Vec<Change> = retimed
             .chain(networks)
-            .chain(plan.pods.iter().cloned().map(Change::PutPod))
-            .chain(plan.publishes.iter().cloned().map(Change::PutPublish))
+            .chain(plan.pods.iter().cloned().map(Change::put))
+            .chain(plan.attachments.iter().cloned().map(Change::put))
+            .chain(plan.publishes.iter().cloned().map(Change::put))
             .collect();
         self.write(&intent)?;
         for network in &plan.networks {
@@ -156,8 +160,11 @@ impl<F: Fabric> Session<'_, F> {
         for pod in &plan.pods {
             self.make_pod(pod)?;
         }
+        for attachment in &plan.attachments {
+            self.fabric.add_attachment(attachment, &self.state)?;
+        }
         for publish in &plan.publishes {
-            self.fabric.add_publish(publish, &self.state.pods)?;
+            self.fabric.add_publish(publish, &self.state)?;
         }
         self.refresh()?;
         self.mark_ready()?;
@@ -183,34 +190,22 @@ impl<F: Fabric> Session<'_, F> {
             tracing::warn!("{e}");
         }
         if uplinks != row.uplinks {
-            self.write(&[Change::PutInstance(InstanceRow { uplinks, ..row })])?;
+            self.write(&[Change::put(InstanceRow { uplinks, ..row })])?;
         }
         self.sync_reserved_ports()
     }
 
     /// Turns everything that was being made into what is live, in one step.
     fn mark_ready(&mut self) -> Result<(), InstanceError> {
-        let mut changes = Vec::new();
-        if let Some(row) = self.state.instance.iter().find(|r| r.phase == Phase::Creating) {
-            changes.push(Change::PutInstance(InstanceRow { phase: Phase::Ready, ..row.clone() }));
-        }
-        let creating = |p: Phase| p == Phase::Creating;
-        for row in self.state.networks.iter().filter(|r| creating(r.phase)) {
-            changes.push(Change::PutNetwork(NetworkRow { phase: Phase::Ready, ..row.clone() }));
-        }
-        for row in self.state.pods.iter().filter(|r| creating(r.phase)) {
-            changes.push(Change::PutPod(PodRow { phase: Phase::Ready, ..row.clone() }));
-        }
-        for row in self.state.publishes.iter().filter(|r| creating(r.phase)) {
-            changes.push(Change::PutPublish(PublishRow { phase: Phase::Ready, ..row.clone() }));
-        }
+        let made = self.state.rows().filter(|r| r.phase() == Phase::Creating);
+        let changes: Vec<Change> = made.map(|r| Change::Put(r.at(Phase::Ready))).collect();
         self.write(&changes)
     }
 
     fn make_instance(&mut self, mut row: InstanceRow) -> Result<(), InstanceError> {
         // Written before they are reserved, so that a later `down` gives back exactly what was added.
         row.reserved_ports = self.fabric.unreserved(&row.host.snat_ports.to_string())?;
-        self.write(&[Change::PutInstance(row.clone())])?;
+        self.write(&[Change::put(row.clone())])?;
         self.fabric.reserve(&row.reserved_ports)?;
         self.fabric.load(&row)?;
         self.opened = true;
@@ -220,47 +215,46 @@ impl<F: Fabric> Session<'_, F> {
 
     fn make_pod(&mut self, pod: &PodRow) -> Result<(), InstanceError> {
         match self.fabric.add_netns(pod) {
-            Ok(()) => {}
+            Ok(id) => self.write(&[Change::put(PodRow { netns: Some(id), ..pod.clone() })]),
             Err(e @ FabricError::Exists(_)) => {
                 // Made by somebody else after we looked: undoing must leave it alone.
-                self.write(&[Change::PutPod(PodRow { foreign_netns: true, ..pod.clone() })])?;
-                return Err(e.into());
+                self.write(&[Change::put(PodRow { source: Source::Named, ..pod.clone() })])?;
+                Err(e.into())
             }
-            Err(e) => return Err(e.into()),
+            Err(e) => Err(e.into()),
         }
-        if let Some(network) = self.state.network(pod.network) {
-            self.fabric.add_pod(pod, network)?;
-        }
-        Ok(())
     }
 
     /// Removes what a plan removes, recording each intent first.
     pub(super) fn remove_planned(&mut self, plan: &Plan, applied: &mut Applied) -> Result<(), InstanceError> {
         let mut changes = Vec::new();
         for row in &self.state.publishes {
-            let stays = |b: &&BackendRow| !plan.remove_pods.contains(&b.pod);
+            let stays =
+                |b: &&BackendRow| self.state.pod_of(b.attachment).is_some_and(|p| !plan.remove_pods.contains(&p.id));
             let backends: Vec<_> = row.backends.iter().filter(stays).copied().collect();
             let row = if plan.remove_publishes.contains(&row.id) || backends.is_empty() {
                 applied.publishes_removed.push(self.state.publish_view(row));
-                let phase = if plan.reset { Phase::Resetting } else { Phase::Deleting };
-                PublishRow { phase, ..row.clone() }
+                let withdrawal = if plan.reset { Withdrawal::Reset } else { Withdrawal::RunOn };
+                PublishRow { phase: Phase::Deleting, withdrawal, ..row.clone() }
             } else if backends.len() < row.backends.len() {
                 // A pod that goes leaves it before; the others take over.
-                let row = PublishRow { backends, phase: Phase::Switching, ..row.clone() };
+                let row = PublishRow { backends, phase: Phase::Updating, ..row.clone() };
                 applied.publishes_changed.push(self.state.publish_view(&row));
                 row
             } else {
                 continue;
             };
-            changes.push(Change::PutPublish(row));
+            changes.push(Change::put(row));
         }
         for row in self.state.pods.iter().filter(|p| plan.remove_pods.contains(&p.id)) {
             applied.pods_removed.push(row.name.clone());
-            changes.push(Change::PutPod(PodRow { phase: Phase::Deleting, ..row.clone() }));
+            changes.push(Change::Put(Row::from(row.clone()).at(Phase::Deleting)));
+            let its = self.state.attachments_of(row.id).cloned();
+            changes.extend(its.map(|a| Change::Put(Row::from(a).at(Phase::Deleting))));
         }
         for row in self.state.networks.iter().filter(|n| plan.remove_networks.contains(&n.id)) {
             applied.networks_removed.push(row.network.name.clone());
-            changes.push(Change::PutNetwork(NetworkRow { phase: Phase::Deleting, ..row.clone() }));
+            changes.push(Change::Put(Row::from(row.clone()).at(Phase::Deleting)));
         }
         if changes.is_empty() {
             return Ok(());
@@ -272,20 +266,7 @@ impl<F: Fabric> Session<'_, F> {
 
     /// Marks everything as going.
     pub(super) fn mark_all_deleting(&mut self) -> Result<(), InstanceError> {
-        let mut changes: Vec<Change> = Vec::new();
-        changes.extend(
-            self.state
-                .instance
-                .iter()
-                .map(|r| Change::PutInstance(InstanceRow { phase: Phase::Deleting, ..r.clone() })),
-        );
-        changes.extend(
-            self.state.networks.iter().map(|r| Change::PutNetwork(NetworkRow { phase: Phase::Deleting, ..r.clone() })),
-        );
-        changes.extend(self.state.pods.iter().map(|r| Change::PutPod(PodRow { phase: Phase::Deleting, ..r.clone() })));
-        changes.extend(
-            self.state.publishes.iter().map(|r| Change::PutPublish(PublishRow { phase: Phase::Deleting, ..r.clone() })),
-        );
+        let changes: Vec<Change> = self.state.rows().map(|r| Change::Put(r.at(Phase::Deleting))).collect();
         self.write(&changes)
     }
 
@@ -297,13 +278,10 @@ impl<F: Fabric> Session<'_, F> {
         if whole {
             self.mark_all_deleting()?;
         }
-        let unfinished = |p: Phase| !matches!(p, Phase::Ready | Phase::Switching);
-        let State { instance, networks, pods, publishes } = self.state.clone();
-        let any = whole
-            || networks.iter().any(|r| unfinished(r.phase))
-            || pods.iter().any(|r| unfinished(r.phase))
-            || publishes.iter().any(|r| r.phase != Phase::Ready);
-        if !any {
+        let unfinished = |p: Phase| !p.is_live();
+        let before = self.state.clone();
+        let State { instance, networks, pods, attachments, publishes } = before.clone();
+        if before.rows().all(|r| r.phase() == Phase::Ready) {
             return Ok(Vec::new());
         }
         let mut left = Vec::new();
@@ -314,44 +292,49 @@ impl<F: Fabric> Session<'_, F> {
             return Ok(vec![e]);
         }
         left.extend(self.switch_publishes()?);
-        let going = |b: &BackendRow| pods.iter().any(|p| p.id == b.pod && unfinished(p.phase));
+        let going = |b: &BackendRow| before.attachment(b.attachment).is_none_or(|a| unfinished(a.phase));
         let mut doomed: BTreeMap<Ending, Vec<PublishRow>> = BTreeMap::new();
         for row in publishes.iter().filter(|r| unfinished(r.phase) || r.backends.iter().all(going)) {
-            let ending = match row.phase {
+            let ending = match row.withdrawal {
                 _ if whole => Ending::WithMaps,
-                Phase::Resetting => Ending::Reset,
-                _ => Ending::RunOn,
+                Withdrawal::Reset => Ending::Reset,
+                Withdrawal::RunOn => Ending::RunOn,
             };
             doomed.entry(ending).or_default().push(row.clone());
         }
         for (ending, rows) in doomed {
-            match self.fabric.remove_publishes(&rows, ending, &pods) {
-                Ok(()) => self.write(&rows.iter().map(|row| Change::DeletePublish(row.id)).collect::<Vec<_>>())?,
+            match self.fabric.remove_publishes(&rows, ending, &before) {
+                Ok(()) => {
+                    self.write(&rows.iter().map(|row| Change::Delete(RowId::Publish(row.id))).collect::<Vec<_>>())?
+                }
                 Err(e) => left.push(e),
             }
         }
-        for row in pods.iter().filter(|r| unfinished(r.phase)) {
-            let mut gone = match networks.iter().find(|n| n.id == row.network) {
-                Some(network) => self.fabric.remove_pod(row, network),
-                None => Ok(()),
-            };
-            if gone.is_ok() && !row.foreign_netns {
-                gone = self.fabric.remove_netns(row);
-            }
-            match gone {
-                Ok(()) if self.state.publishes_of(row.id).next().is_none() => {
-                    self.write(&[Change::DeletePod(row.id)])?;
+        for row in attachments.iter().filter(|r| unfinished(r.phase)) {
+            match self.fabric.remove_attachment(row, &before) {
+                Ok(()) if self.state.publishes.iter().all(|q| !q.leads_to(row.id)) => {
+                    self.write(&[Change::Delete(RowId::Attachment(row.id))])?;
                 }
                 Ok(()) => {}
                 Err(e) => left.push(e),
             }
         }
+        for row in pods.iter().filter(|r| unfinished(r.phase)) {
+            if self.state.attachments_of(row.id).next().is_some() {
+                continue;
+            }
+            let gone = if row.source == Source::Made { self.fabric.remove_netns(row) } else { Ok(()) };
+            match gone {
+                Ok(()) => self.write(&[Change::Delete(RowId::Pod(row.id))])?,
+                Err(e) => left.push(e),
+            }
+        }
         for row in networks.iter().filter(|r| unfinished(r.phase)) {
-            if self.state.pods.iter().any(|p| p.network == row.id) {
+            if self.state.attachments.iter().any(|a| a.network == row.id) {
                 continue;
             }
             match self.fabric.remove_network(row) {
-                Ok(()) => self.write(&[Change::DeleteNetwork(row.id)])?,
+                Ok(()) => self.write(&[Change::Delete(RowId::Network(row.id))])?,
                 Err(e) => left.push(e),
             }
         }
@@ -363,16 +346,16 @@ impl<F: Fabric> Session<'_, F> {
 
     /// Makes the data path's declarations what rows that were changed say.
     fn switch_publishes(&mut self) -> Result<Option<FabricError>, InstanceError> {
-        let is_live = |b: &BackendRow| self.state.pods.iter().any(|p| p.id == b.pod && p.phase == Phase::Ready);
-        let switching = |r: &&PublishRow| r.phase == Phase::Switching && r.backends.iter().all(is_live);
+        let is_live = |b: &BackendRow| self.state.attachment(b.attachment).is_some_and(|a| a.phase == Phase::Ready);
+        let switching = |r: &&PublishRow| r.phase == Phase::Updating && r.backends.iter().all(is_live);
         let rows: Vec<PublishRow> = self.state.publishes.iter().filter(switching).cloned().collect();
         if rows.is_empty() {
             return Ok(None);
         }
-        if let Err(e) = self.fabric.switch_publishes(&rows, &self.state.pods) {
+        if let Err(e) = self.fabric.switch_publishes(&rows, &self.state) {
             return Ok(Some(e));
         }
-        let ready = |row: PublishRow| Change::PutPublish(PublishRow { phase: Phase::Ready, ..row });
+        let ready = |row: PublishRow| Change::Put(Row::from(row).at(Phase::Ready));
         self.write(&rows.into_iter().map(ready).collect::<Vec<_>>())?;
         Ok(None)
     }
@@ -387,8 +370,7 @@ impl<F: Fabric> Session<'_, F> {
     }
 
     fn switch_rows(&mut self, rows: &[PublishRow], applied: &mut Applied) -> Result<(), InstanceError> {
-        let intent: Vec<Change> =
-            rows.iter().map(|r| Change::PutPublish(PublishRow { phase: Phase::Switching, ..r.clone() })).collect();
+        let intent: Vec<Change> = rows.iter().map(|r| Change::Put(Row::from(r.clone()).at(Phase::Updating))).collect();
         self.write(&intent)?;
         if let Some(left) = self.switch_publishes()? {
             return Err(InstanceError::Unfinished(vec![left]));
@@ -412,7 +394,7 @@ impl<F: Fabric> Session<'_, F> {
         if let Err(e) = self.fabric.release(&row.reserved_ports) {
             return Ok(Some(e));
         }
-        self.write(&[Change::DeleteInstance])?;
+        self.write(&[Change::Delete(RowId::Instance)])?;
         Ok(None)
     }
 

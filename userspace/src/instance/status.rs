@@ -330,7 +330,7 @@ impl Instance<KernelFabric> {
             }
         })?;
         let pod = |slot: u32| {
-            let row = state.pods.iter().find(|p| p.slot == slot);
+            let row = state.attachments.iter().find(|a| a.slot == slot).and_then(|a| state.pod_of(a.id));
             row.map_or_else(|| format!("slot {slot}"), |p| p.name.clone())
         };
         let network = |id: u16| {

@@ -19,7 +19,7 @@ struct Devices {
 }
 
 impl Instance<KernelFabric> {
-    /// [`Instance::down`]; if the store is damaged, removes what can be recognised: devices by index, name and MAC,
+    /// [`Instance::down`]; if the store is damaged or another version's, removes what can be recognised: devices by index, name and MAC,
     /// namespaces by the MAC of their interface, pins by their directory, reserved ports by the settings map.
     ///
     /// The calling thread must be in the instance's host namespace.
@@ -29,8 +29,8 @@ impl Instance<KernelFabric> {
     /// As [`Instance::down`]; what had been removed by then stays removed.
     pub fn down_force(&mut self) -> Result<Applied, InstanceError> {
         match self.down() {
-            Err(InstanceError::Store(StoreError::Damaged { path, reason })) => {
-                tracing::warn!("{} is damaged ({reason}): removing what can be recognised", path.display());
+            Err(InstanceError::Store(e @ (StoreError::Damaged { .. } | StoreError::Version { .. }))) => {
+                tracing::warn!("{e}: removing what can be recognised");
                 self.sweep()
             }
             done => done,

@@ -3,7 +3,7 @@
 use super::plan::{self, Plan, PodRequest, Surroundings};
 use super::session::Session;
 use super::{Applied, Fabric, Instance, InstanceError};
-use crate::store::{BackendRow, PodRow, PublishRow, State, Store};
+use crate::store::{AttachmentRow, BackendRow, PublishRow, State, Store};
 use crate::topology::{Affinity, Allow, Backend, Document, InputError, Problem, Publish, SharedPublish};
 
 /// Names a live publish.
@@ -49,9 +49,16 @@ impl<F: Fabric> Instance<F> {
             return Err(InstanceError::NotUp(self.dirs.name().to_owned()));
         };
         let around = session.look_around(plan::adds_subnets(&session.state, &document.topology));
+        let name = session.name();
         let Session { fabric, store, state, .. } = &mut session;
         let planned = around.and_then(|(facts, others)| {
-            let host = Surroundings { facts: &facts, ports: &**fabric, host_id: fabric.host_id(), others: &others };
+            let host = Surroundings {
+                facts: &facts,
+                ports: &**fabric,
+                instance: &name,
+                host_id: fabric.host_id(),
+                others: &others,
+            };
             plan::up(state, host_netns.as_deref(), document, &host, &mut || store.next_id())
         });
         match planned {
@@ -96,8 +103,15 @@ impl<F: Fabric> Instance<F> {
     pub fn add(&mut self, request: &PodRequest) -> Result<Applied, InstanceError> {
         let mut session = self.live()?;
         let (facts, others) = session.look_around(false)?;
+        let name = session.name();
         let Session { fabric, store, state, .. } = &mut session;
-        let host = Surroundings { facts: &facts, ports: &**fabric, host_id: fabric.host_id(), others: &others };
+        let host = Surroundings {
+            facts: &facts,
+            ports: &**fabric,
+            instance: &name,
+            host_id: fabric.host_id(),
+            others: &others,
+        };
         let plan = plan::add(state, request, &host, &mut || store.next_id())?;
         session.carry_out(&plan)
     }
@@ -122,8 +136,15 @@ impl<F: Fabric> Instance<F> {
     pub fn publish(&mut self, publishes: &[SharedPublish]) -> Result<Applied, InstanceError> {
         let mut session = self.live()?;
         let (facts, others) = session.look_around(false)?;
+        let name = session.name();
         let Session { fabric, store, state, .. } = &mut session;
-        let host = Surroundings { facts: &facts, ports: &**fabric, host_id: fabric.host_id(), others: &others };
+        let host = Surroundings {
+            facts: &facts,
+            ports: &**fabric,
+            instance: &name,
+            host_id: fabric.host_id(),
+            others: &others,
+        };
         let plan = plan::publish(state, publishes, &host, &mut || store.next_id())?;
         session.carry_out(&plan)
     }
@@ -143,7 +164,8 @@ impl<F: Fabric> Instance<F> {
             let Some(found) = session.state.publishes_of(row.id).find(|q| q.publish == *publish) else {
                 return Err(InstanceError::NotPublished { pod: pod.to_owned(), publish: publish.to_string() });
             };
-            let left: Vec<BackendRow> = found.backends.iter().filter(|b| b.pod != row.id).copied().collect();
+            let is_others = |b: &&BackendRow| session.state.pod_of(b.attachment).is_none_or(|p| p.id != row.id);
+            let left: Vec<BackendRow> = found.backends.iter().filter(is_others).copied().collect();
             if left.is_empty() {
                 plan.remove_publishes.push(found.id);
             } else if reset {
@@ -167,17 +189,18 @@ impl<F: Fabric> Instance<F> {
         let state = &session.state;
         let row = find_publish(state, publish)?;
         // "Every address, both families" follows the pods' families, which its ports' entries were made for.
-        let families = |pod: &PodRow| (pod.addr4.is_some(), pod.addr6.is_some());
-        let now = row.backends.first().and_then(|b| state.pods.iter().find(|p| p.id == b.pod));
+        let families = |a: &AttachmentRow| (a.addr4.is_some(), a.addr6.is_some());
+        let now = row.backends.first().and_then(|b| state.attachment(b.attachment));
         let had = now.map_or((true, true), families);
         let mut backends: Vec<BackendRow> = Vec::new();
         for backend in to {
             let refused = |problem| InstanceError::from(InputError::new("--to", &backend.pod, problem));
             let pod = state.pod(&backend.pod).ok_or_else(|| refused(Problem::UnknownPod))?;
-            if backends.iter().any(|b| b.pod == pod.id) {
+            let first = state.attachments_of(pod.id).next().ok_or_else(|| refused(Problem::UnknownPod))?;
+            if backends.iter().any(|b| b.attachment == first.id) {
                 return Err(refused(Problem::BackendTwice(pod.name.clone())));
             }
-            let (v4, v6) = families(pod);
+            let (v4, v6) = families(first);
             for (reached, led, family) in
                 [(row.publish.is_v4() && had.0, v4, "IPv4"), (row.publish.is_v6() && had.1, v6, "IPv6")]
             {
@@ -185,7 +208,7 @@ impl<F: Fabric> Instance<F> {
                     return Err(refused(Problem::PublishFamily { pod: pod.name.clone(), family }));
                 }
             }
-            backends.push(BackendRow { pod: pod.id, weight: backend.weight, draining: false });
+            backends.push(BackendRow { attachment: first.id, weight: backend.weight, draining: false });
         }
         #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
         if backends.len() > Backend::MAX {
@@ -212,14 +235,18 @@ impl<F: Fabric> Instance<F> {
     ) -> Result<Applied, InstanceError> {
         let session = self.live()?;
         let one = match backend {
-            Some(name) => Some(session.state.pod(name).ok_or_else(|| InstanceError::NoPod(name.to_owned()))?.clone()),
+            Some(name) => {
+                let pod = session.state.pod(name).ok_or_else(|| InstanceError::NoPod(name.to_owned()))?;
+                let its: Vec<u64> = session.state.attachments_of(pod.id).map(|a| a.id).collect();
+                Some((name, its))
+            }
             None => None,
         };
         session.change(publishes, |row| {
             match &one {
-                Some(pod) => {
-                    let Some(backend) = row.backends.iter_mut().find(|b| b.pod == pod.id) else {
-                        let (pod, publish) = (pod.name.clone(), row.publish.to_string());
+                Some((name, its)) => {
+                    let Some(backend) = row.backends.iter_mut().find(|b| its.contains(&b.attachment)) else {
+                        let (pod, publish) = ((*name).to_owned(), row.publish.to_string());
                         return Err(InstanceError::NotPublished { pod, publish });
                     };
                     backend.draining = drain;

@@ -7,7 +7,8 @@ use std::panic;
 use std::rc::Rc;
 
 use crate::instance::{Ending, Fabric, FabricError};
-use crate::store::{InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
+use crate::netns::NetnsId;
+use crate::store::{AttachmentRow, InstanceRow, NetworkRow, PodRow, PublishRow, State, UplinkRow};
 use crate::sysctl::PortSet;
 use crate::topology::{Allow, HostFacts, HostRoute, Interface, PortProbe, Proto};
 
@@ -166,11 +167,11 @@ impl Fabric for Model {
     }
 
     fn add_uplinks(&mut self, row: &InstanceRow) -> Result<(), FabricError> {
-        row.uplinks.iter().try_for_each(|uplink| self.0.add(&format!("uplink {uplink}")))
+        row.uplinks.iter().try_for_each(|uplink| self.0.add(&format!("uplink {}", uplink.name)))
     }
 
     fn remove_uplinks(&mut self, row: &InstanceRow) -> Result<(), FabricError> {
-        row.uplinks.iter().try_for_each(|uplink| self.0.remove(&format!("uplink {uplink}")))
+        row.uplinks.iter().try_for_each(|uplink| self.0.remove(&format!("uplink {}", uplink.name)))
     }
 
     fn refresh(&mut self, row: &InstanceRow) -> Result<Vec<UplinkRow>, FabricError> {
@@ -193,35 +194,38 @@ impl Fabric for Model {
         self.0.remove(&format!("network {}", row.id))
     }
 
-    fn add_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
-        self.0.add(&format!("netns {}", pod.name))
+    fn add_netns(&mut self, pod: &PodRow) -> Result<NetnsId, FabricError> {
+        self.0.add(&format!("netns {}", pod.name))?;
+        Ok(NetnsId { dev: 4, ino: 1000 + pod.id })
     }
 
     fn remove_netns(&mut self, pod: &PodRow) -> Result<(), FabricError> {
         self.0.remove(&format!("netns {}", pod.name))
     }
 
-    fn add_pod(&mut self, pod: &PodRow, network: &NetworkRow) -> Result<(), FabricError> {
-        let there = self.0.objects.borrow().contains(&format!("network {}", network.id));
-        assert!(there, "a pod before its network");
-        self.0.add(&format!("pod {}", pod.slot))
+    fn add_attachment(&mut self, row: &AttachmentRow, all: &State) -> Result<(), FabricError> {
+        let pod = &all.pod_of(row.id).expect("a pod").name;
+        for needed in [format!("network {}", row.network), format!("netns {pod}")] {
+            assert!(self.0.objects.borrow().contains(&needed), "an interface before {needed}");
+        }
+        self.0.add(&format!("attachment {}", row.slot))
     }
 
-    fn remove_pod(&mut self, pod: &PodRow, _: &NetworkRow) -> Result<(), FabricError> {
-        self.0.remove(&format!("pod {}", pod.slot))
+    fn remove_attachment(&mut self, row: &AttachmentRow, _: &State) -> Result<(), FabricError> {
+        self.0.remove(&format!("attachment {}", row.slot))
     }
 
-    fn add_publish(&mut self, row: &PublishRow, pods: &[PodRow]) -> Result<(), FabricError> {
+    fn add_publish(&mut self, row: &PublishRow, all: &State) -> Result<(), FabricError> {
         self.0.add(&format!("publish {}", row.index))?;
-        self.0.backends.borrow_mut().insert(row.index, self.leads(row, pods));
+        self.0.backends.borrow_mut().insert(row.index, self.leads(row, all));
         Ok(())
     }
 
-    fn switch_publishes(&mut self, rows: &[PublishRow], pods: &[PodRow]) -> Result<(), FabricError> {
+    fn switch_publishes(&mut self, rows: &[PublishRow], all: &State) -> Result<(), FabricError> {
         for row in rows {
             let live = self.0.objects.borrow().contains(&format!("publish {}", row.index));
             assert!(live, "a switch of what is not published");
-            let leads = self.leads(row, pods);
+            let leads = self.leads(row, all);
             self.0.step("switch", || {
                 self.0.backends.borrow_mut().insert(row.index, leads);
                 Ok(())
@@ -230,7 +234,7 @@ impl Fabric for Model {
         Ok(())
     }
 
-    fn remove_publishes(&mut self, rows: &[PublishRow], ending: Ending, _: &[PodRow]) -> Result<(), FabricError> {
+    fn remove_publishes(&mut self, rows: &[PublishRow], ending: Ending, _: &State) -> Result<(), FabricError> {
         for row in rows {
             if ending == Ending::Reset {
                 self.0.step("reset", || {
@@ -247,13 +251,13 @@ impl Fabric for Model {
 
 impl Model {
     /// Where a publish leads, all of whose pods must be there.
-    fn leads(&self, row: &PublishRow, pods: &[PodRow]) -> (Vec<u32>, Allow) {
-        let slot = |pod| pods.iter().find(|p| p.id == pod).expect("a pod").slot;
+    fn leads(&self, row: &PublishRow, all: &State) -> (Vec<u32>, Allow) {
+        let slot = |id| all.attachment(id).expect("an attachment").slot;
         for backend in &row.backends {
-            let there = self.0.objects.borrow().contains(&format!("pod {}", slot(backend.pod)));
+            let there = self.0.objects.borrow().contains(&format!("attachment {}", slot(backend.attachment)));
             assert!(there, "a publish before its pod, or after it");
         }
         let open = row.backends.iter().filter(|b| !b.draining && !row.draining);
-        (open.map(|b| slot(b.pod)).collect(), row.allow.clone())
+        (open.map(|b| slot(b.attachment)).collect(), row.allow.clone())
     }
 }
