@@ -14,7 +14,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::live::Live;
 use super::open::{in_file, open, read_topology};
 use super::{CliError, Format, Global, up};
-use crate::instance::{Instance, KernelFabric};
+use crate::instance::{Instance, KernelPlatform};
 use crate::netlink::Monitor;
 use crate::netns::require_lasting_names;
 
@@ -66,21 +66,21 @@ fn run_file(global: &Global, path: &Path, signals: &mut Signals) -> Result<u8, C
 /// Shows counters and follows the host's addresses until a signal comes.
 pub(super) fn watch(
     global: &Global,
-    instance: &mut Instance<KernelFabric>,
+    instance: &mut Instance<KernelPlatform>,
     signals: &mut Signals,
 ) -> Result<(), CliError> {
-    let mut monitor = Monitor::in_netns(instance.fabric().host().netns())?;
+    let mut monitor = Monitor::in_netns(instance.platform().host().netns())?;
     let mut live = if global.output == Format::Text { Live::on_terminal() } else { None };
     let mut sweep = Instant::now();
     let mut redraw = live.is_some().then_some(sweep);
     let mut settled: Option<Instant> = None;
     #[cfg(feature = "trace")]
     let mut trace = instance
-        .fabric()
+        .platform()
         .host()
         .datapath()
         .trace()
-        .map_err(|e| crate::instance::FabricError::step("open the programs' log", e))?;
+        .tried(crate::instance::Op::Open, crate::instance::Object::Datapath)?;
     #[cfg(feature = "trace")]
     redraw.get_or_insert(sweep);
     loop {

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use super::InstanceError;
 use super::grants::Grants;
 use crate::store::{
-    AttachmentRow, BackendRow, InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, StoreError, UplinkRow,
+    AttachmentRow, BackendRow, InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, Row, State, StoreError,
+    UplinkRow,
 };
 use crate::topology::{
     self, Backend, Document, HostFacts, InputError, Interface, Pod, PortProbe, Problem, Publish, SharedPublish, Taken,
@@ -49,6 +50,37 @@ impl Plan {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         *self == Self { touched: self.touched.clone(), reset: self.reset, ..Self::default() }
+    }
+
+    /// What is to be made, in that order.
+    pub(super) fn rows(&self) -> impl Iterator<Item = Row> {
+        let instance = self.instance.iter().cloned().map(Row::Instance);
+        let networks = self.networks.iter().cloned().map(Row::Network);
+        let pods = self.pods.iter().cloned().map(Row::Pod);
+        let attachments = self.attachments.iter().cloned().map(Row::Attachment);
+        instance.chain(networks).chain(pods).chain(attachments).chain(self.publishes.iter().cloned().map(Row::Publish))
+    }
+
+    /// Whether something changes or goes that is there already.
+    pub(super) fn changes_what_is_there(&self) -> bool {
+        let removes =
+            !(self.remove_publishes.is_empty() && self.remove_pods.is_empty() && self.remove_networks.is_empty());
+        removes || self.retimed.is_some() || !self.switched.is_empty()
+    }
+
+    /// What a publish leads to when the pods are gone that go.
+    pub(super) fn backends_left(&self, state: &State, row: &PublishRow) -> Vec<BackendRow> {
+        let stays = |b: &&BackendRow| {
+            let pod = self.attachments.iter().chain(&state.attachments).find(|a| a.id == b.attachment).map(|a| a.pod);
+            pod.is_some_and(|pod| !self.remove_pods.contains(&pod))
+        };
+        row.backends.iter().filter(stays).copied().collect()
+    }
+
+    /// Whether a publish goes: it is to, or all its pods do and none takes over.
+    pub(super) fn removes_publish(&self, state: &State, row: &PublishRow) -> bool {
+        let switched = self.switched.iter().any(|q| q.id == row.id);
+        self.remove_publishes.contains(&row.id) || (!switched && self.backends_left(state, row).is_empty())
     }
 
     /// The interface by which ports lead to the pod of this name once the plan is carried out: its first.
@@ -179,7 +211,7 @@ pub(super) fn up(
             host: wanted.host.clone(),
             nat: wanted.nat,
             uplinks: uplinks.iter().map(|u| UplinkRow { name: u.name.clone(), ifindex: u.index }).collect(),
-            reserved_ports: String::new(),
+            reserved_ports: crate::sysctl::PortSet::default(),
             phase: Phase::Creating,
         });
     }
@@ -448,7 +480,8 @@ fn divide(state: &State, wanted: &Topology) -> (Taken, Plan) {
         let declared = all.iter().map(|d| &d.publish).find(|p| p.port == q.publish);
         let goes = q.backends.iter().all(|b| state.pod_of(b.attachment).is_none_or(|p| going.contains(&p.id)));
         match declared {
-            _ if goes => plan.remove_publishes.push(q.id),
+            None if goes => plan.remove_publishes.push(q.id),
+            Some(_) if goes && q.origin == Origin::Verb => plan.remove_publishes.push(q.id),
             Some(publish) if is_as_declared(state, q, publish) => taken.live.push(q.publish),
             Some(publish) if q.origin == Origin::File && keeps_families(state, wanted, q, publish) => {
                 taken.live.push(q.publish);

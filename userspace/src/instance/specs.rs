@@ -4,10 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::FabricError;
 use crate::datapath::PublishPorts;
-use crate::netns::NetnsName;
-use crate::store::{AttachmentRow, BackendRow, NetworkRow, PodRow, PublishRow, State};
+use crate::store::{AttachmentRow, BackendRow, NetworkRow, PublishRow, State};
 use crate::topology::{Affinity, Behaviour, gateway};
 use crate::wiring::{BackendSpec, NetworkSpec, PublishSpec};
 
@@ -15,10 +13,6 @@ use crate::wiring::{BackendSpec, NetworkSpec, PublishSpec};
 #[expect(clippy::cast_possible_truncation, reason = "network ids are at most 255")]
 pub(super) const fn id16(id: u32) -> u16 {
     id as u16
-}
-
-pub(super) fn netns_name(pod: &PodRow) -> Result<NetnsName, FabricError> {
-    NetnsName::new(&pod.name).map_err(|e| FabricError::step(format!("pod {:?}", pod.name), e))
 }
 
 pub(super) fn network_spec(row: &NetworkRow) -> NetworkSpec {

@@ -1,9 +1,11 @@
 //! The mutating verbs.
 
+use super::difference::{Difference, DifferenceView, differences};
 use super::plan::{self, Plan, PodRequest, Surroundings};
+use super::platform::Platform;
 use super::session::Session;
-use super::{Applied, Fabric, Instance, InstanceError};
-use crate::store::{AttachmentRow, BackendRow, PublishRow, State, Store};
+use super::{Applied, Instance, InstanceError, Repaired};
+use crate::store::{AttachmentRow, BackendRow, PublishRow, State, Store, StoreError};
 use crate::topology::{Affinity, Allow, Backend, Document, InputError, Problem, Publish, SharedPublish};
 
 /// Names a live publish.
@@ -33,7 +35,7 @@ pub struct PublishChange {
     pub affinity: Option<Affinity>,
 }
 
-impl<F: Fabric> Instance<F> {
+impl<P: Platform> Instance<P> {
     /// Makes the instance what `document` says: from nothing, or from what it is.
     ///
     /// With the same document again nothing changes. Pods and publishes the file no longer has are removed if they came
@@ -43,26 +45,37 @@ impl<F: Fabric> Instance<F> {
     ///
     /// Input that is refused before anything is changed; or a step that failed, after what was made has been undone.
     pub fn up(&mut self, document: &Document) -> Result<Applied, InstanceError> {
-        self.fabric.check()?;
+        self.platform.check()?;
         let host_netns = self.host_netns.clone();
         let Some(mut session) = self.begin(true)? else {
             return Err(InstanceError::NotUp(self.dirs.name().to_owned()));
         };
+        // What is there is made what it should be before it is made something else.
+        let (mended, not_mended) =
+            if session.state.instance.is_some() { session.mend(None)? } else { Default::default() };
+        for why in &not_mended {
+            tracing::warn!("not mended: {why}");
+        }
         let around = session.look_around(plan::adds_subnets(&session.state, &document.topology));
         let name = session.name();
-        let Session { fabric, store, state, .. } = &mut session;
+        let Session { platform, store, state, .. } = &mut session;
         let planned = around.and_then(|(facts, others)| {
             let host = Surroundings {
                 facts: &facts,
-                ports: &**fabric,
+                ports: &**platform,
                 instance: &name,
-                host_id: fabric.host_id(),
+                host_id: platform.host_id().unwrap_or_default(),
                 others: &others,
             };
             plan::up(state, host_netns.as_deref(), document, &host, &mut || store.next_id())
         });
         match planned {
-            Ok(plan) => session.carry_out(&plan),
+            Ok(plan) => {
+                let mut applied = session.carry_out(&plan)?;
+                applied.changed |= !mended.is_empty();
+                applied.mended = mended.iter().map(Into::into).collect();
+                Ok(applied)
+            }
             Err(e) => {
                 // Nothing was changed: not even a directory stays of an instance that is not up.
                 if session.state.instance.is_none() {
@@ -75,24 +88,93 @@ impl<F: Fabric> Instance<F> {
 
     /// Removes every trace of the instance; `changed` is false when there was none.
     ///
+    /// Whatever is broken, what is there goes: without the data path, without a name for its host, without a state that can be read
+    /// ([`Platform::sweep`]). What was not there any more is said.
+    ///
     /// # Errors
     ///
-    /// What could not be removed; it stays recorded, and the next `down` tries again.
+    /// What could not be removed; it stays recorded, and the next `down` tries again. Or the state is another version's.
     pub fn down(&mut self) -> Result<Applied, InstanceError> {
-        let name = self.dirs.name().to_owned();
-        let mut applied = Applied { instance: name, ..Applied::default() };
-        let Some(mut session) = self.begin(false)? else { return Ok(applied) };
-        applied.changed = true;
+        let session = match self.begin_down() {
+            Err(InstanceError::Store(e @ StoreError::Damaged { .. })) => {
+                tracing::warn!("{e}: removing what can be recognised");
+                return self.sweep();
+            }
+            done => done?,
+        };
+        let Some(mut session) = session else { return self.sweep() };
+        let mut applied = Applied { instance: session.name(), changed: true, ..Applied::default() };
         applied.networks_removed = session.state.networks.iter().map(|n| n.network.name.clone()).collect();
         applied.pods_removed = session.state.pods.iter().map(|p| p.name.clone()).collect();
         applied.publishes_removed = session.state.publish_views();
         session.mark_all_deleting()?;
-        let left = session.undo_unfinished()?;
+        let left = session.carry_on()?;
         if !left.is_empty() {
             return Err(InstanceError::Unfinished(left));
         }
+        applied.not_found = std::mem::take(&mut session.missing);
         session.end()?;
         Ok(applied)
+    }
+
+    /// [`Instance::down`]; takes down another version's instance as well, by what can be recognised as its.
+    ///
+    /// # Errors
+    ///
+    /// As [`Instance::down`].
+    pub fn down_force(&mut self) -> Result<Applied, InstanceError> {
+        match self.down() {
+            Err(InstanceError::Store(e @ StoreError::Version { .. })) => {
+                tracing::warn!("{e}: removing what can be recognised");
+                self.sweep()
+            }
+            done => done,
+        }
+    }
+
+    /// Takes down what has no rows, or none that can be read.
+    fn sweep(&mut self) -> Result<Applied, InstanceError> {
+        let mut applied = Applied { instance: self.dirs.name().to_owned(), ..Applied::default() };
+        let lock = self.dirs.lock(false)?;
+        if let Some(pods_removed) = self.platform.sweep()? {
+            applied = Applied { changed: true, pods_removed, ..applied };
+        }
+        if let Some(lock) = lock {
+            applied.changed = true;
+            self.dirs.remove_state(&lock)?;
+        }
+        Ok(applied)
+    }
+
+    /// What is not as the rows say. Takes no lock.
+    ///
+    /// # Errors
+    ///
+    /// The instance is not up, or the host cannot be read.
+    pub fn differences(&self) -> Result<Vec<Difference>, InstanceError> {
+        let not_up = || InstanceError::NotUp(self.dirs.name().to_owned());
+        let state = self.state()?.ok_or_else(not_up)?;
+        Ok(differences(self.dirs.name(), &state, &self.platform.observe(&state)?))
+    }
+
+    /// Mends what is not as the rows say, of one pod or of all.
+    ///
+    /// # Errors
+    ///
+    /// The instance is not up, there is no such pod, or the host cannot be read. What cannot be mended is no error.
+    pub fn repair(&mut self, pod: Option<&str>) -> Result<Repaired, InstanceError> {
+        let mut session = self.live()?;
+        let pod = match pod {
+            None => None,
+            Some(name) => Some(session.state.pod(name).ok_or_else(|| InstanceError::NoPod(name.to_owned()))?.id),
+        };
+        let (mended, not_mended) = session.mend(pod)?;
+        session.open()?;
+        session.refresh()?;
+        let mended: Vec<DifferenceView> = mended.iter().map(Into::into).collect();
+        let left = session.differences()?;
+        let left = if pod.is_some() { Vec::new() } else { left.iter().map(Into::into).collect() };
+        Ok(Repaired { instance: session.name(), changed: !mended.is_empty(), mended, not_mended, left })
     }
 
     /// Adds a pod.
@@ -104,12 +186,12 @@ impl<F: Fabric> Instance<F> {
         let mut session = self.live()?;
         let (facts, others) = session.look_around(false)?;
         let name = session.name();
-        let Session { fabric, store, state, .. } = &mut session;
+        let Session { platform, store, state, .. } = &mut session;
         let host = Surroundings {
             facts: &facts,
-            ports: &**fabric,
+            ports: &**platform,
             instance: &name,
-            host_id: fabric.host_id(),
+            host_id: platform.host_id().unwrap_or_default(),
             others: &others,
         };
         let plan = plan::add(state, request, &host, &mut || store.next_id())?;
@@ -137,12 +219,12 @@ impl<F: Fabric> Instance<F> {
         let mut session = self.live()?;
         let (facts, others) = session.look_around(false)?;
         let name = session.name();
-        let Session { fabric, store, state, .. } = &mut session;
+        let Session { platform, store, state, .. } = &mut session;
         let host = Surroundings {
             facts: &facts,
-            ports: &**fabric,
+            ports: &**platform,
             instance: &name,
-            host_id: fabric.host_id(),
+            host_id: platform.host_id().unwrap_or_default(),
             others: &others,
         };
         let plan = plan::publish(state, publishes, &host, &mut || store.next_id())?;
@@ -216,7 +298,7 @@ impl<F: Fabric> Instance<F> {
         }
         let moved = PublishRow { backends, draining: false, ..row.clone() };
         let rows = if moved == *row { Vec::new() } else { vec![moved] };
-        session.switch(&rows)
+        session.switch(rows)
     }
 
     /// Makes publishes take no new connections and no datagrams; established TCP connections go on. With `drain` false they
@@ -277,14 +359,21 @@ impl<F: Fabric> Instance<F> {
         })
     }
 
-    /// Brings the data path's view of the host up to date, and undoes what a killed verb left.
+    /// Mends what is not as it should be, brings the data path's view of the host up to date, and undoes what a killed verb left.
     ///
     /// # Errors
     ///
     /// The instance is not up, or the host cannot be read.
     pub fn refresh(&mut self) -> Result<(), InstanceError> {
         let mut session = self.live()?;
-        session.open_fabric()?;
+        let (mended, not_mended) = session.mend(None)?;
+        for difference in &mended {
+            tracing::info!("mended: {difference}");
+        }
+        for why in &not_mended {
+            tracing::warn!("not mended: {why}");
+        }
+        session.open()?;
         session.refresh()
     }
 
@@ -294,17 +383,17 @@ impl<F: Fabric> Instance<F> {
     ///
     /// The maps cannot be read, as when the instance is not up.
     pub fn expire_flows(&self) -> Result<usize, InstanceError> {
-        Ok(self.fabric.expire_flows(usize::MAX)?)
+        Ok(self.platform.expire_flows(usize::MAX)?)
     }
 
-    fn live(&mut self) -> Result<Session<'_, F>, InstanceError> {
-        self.fabric.check()?;
+    fn live(&mut self) -> Result<Session<'_, P>, InstanceError> {
+        self.platform.check()?;
         let name = self.dirs.name().to_owned();
         self.begin(false)?.ok_or(InstanceError::NotUp(name))
     }
 }
 
-impl<F: Fabric> Session<'_, F> {
+impl<P: Platform> Session<'_, P> {
     /// Changes live publishes, those that are something else by it; none if one of them cannot be.
     fn change(
         self,
@@ -320,7 +409,7 @@ impl<F: Fabric> Session<'_, F> {
                 rows.push(changed);
             }
         }
-        self.switch(&rows)
+        self.switch(rows)
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use super::difference::DifferenceView;
 use crate::store::{AttachmentRow, Origin, Phase, PublishRow, State};
 use crate::topology::{Affinity, Allow, Backend, Behaviour, Nat};
 
@@ -31,6 +32,27 @@ pub struct Applied {
     pub publishes_changed: Vec<PublishView>,
     /// Ports that are published no longer.
     pub publishes_removed: Vec<PublishView>,
+    /// What was not as it should be, and is again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mended: Vec<DifferenceView>,
+    /// What was to be removed and was not there any more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_found: Vec<String>,
+}
+
+/// What `repair` did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Repaired {
+    /// The instance.
+    pub instance: String,
+    /// Whether anything was mended.
+    pub changed: bool,
+    /// What was not as it should be, and is again.
+    pub mended: Vec<DifferenceView>,
+    /// What could not be mended, and why.
+    pub not_mended: Vec<String>,
+    /// What is not as it should be after all.
+    pub left: Vec<DifferenceView>,
 }
 
 /// A network.

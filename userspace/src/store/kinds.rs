@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Origin, Phase};
 use crate::netns::NetnsId;
+use crate::sysctl::PortSet;
 use crate::topology::{Affinity, Allow, Host, Nat, Network, Publish};
 
 /// The instance itself.
@@ -24,7 +25,7 @@ pub struct InstanceRow {
     /// The uplinks in use; empty without a LAN.
     pub uplinks: Vec<UplinkRow>,
     /// Ports this instance added to the reserved ones, as a list of ranges, to be given back.
-    pub reserved_ports: String,
+    pub reserved_ports: PortSet,
     /// Phase; the store keeps it beside the rest.
     #[serde(skip)]
     pub phase: Phase,

@@ -47,6 +47,19 @@ pub trait Store {
     fn next_id(&mut self) -> Result<u64, StoreError>;
 }
 
+impl StoreError {
+    /// What kind of failure it is, for programs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Damaged { .. } => "damaged",
+            Self::Version { .. } => "version",
+            Self::Sqlite { source, .. } if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) => "full",
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "full",
+            Self::Sqlite { .. } | Self::Io { .. } => "failed",
+        }
+    }
+}
+
 /// What can go wrong with a store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -11,7 +11,8 @@ use super::{Change, Phase, Row, RowId, State, Store, StoreError};
 /// What the file's `user_version` must be. Fields that are added to a kind have a default and do not raise it.
 const SCHEMA: i64 = 4;
 
-/// Numbers that are unique among rows are so for the file as well: a mistake fails before the kernel is touched.
+/// Numbers that are unique among rows are so for the file as well: a mistake fails before the kernel is touched. An address may
+/// pass from a row that goes to one that comes.
 const TABLES: &str = "
     CREATE TABLE counter (id INTEGER PRIMARY KEY CHECK (id = 1), last INTEGER NOT NULL) STRICT;
     INSERT INTO counter VALUES (1, 0);
@@ -21,8 +22,8 @@ const TABLES: &str = "
     CREATE UNIQUE INDEX network_name ON row (body ->> '$.network.name') WHERE kind = 'network';
     CREATE UNIQUE INDEX pod_name ON row (body ->> '$.name') WHERE kind = 'pod';
     CREATE UNIQUE INDEX attachment_slot ON row (body ->> '$.slot') WHERE kind = 'attachment';
-    CREATE UNIQUE INDEX attachment_addr4 ON row (body ->> '$.network', body ->> '$.addr4') WHERE kind = 'attachment';
-    CREATE UNIQUE INDEX attachment_addr6 ON row (body ->> '$.network', body ->> '$.addr6') WHERE kind = 'attachment';
+    CREATE UNIQUE INDEX attachment_addr4 ON row (body ->> '$.network', body ->> '$.addr4', phase) WHERE kind = 'attachment';
+    CREATE UNIQUE INDEX attachment_addr6 ON row (body ->> '$.network', body ->> '$.addr6', phase) WHERE kind = 'attachment';
     CREATE UNIQUE INDEX publish_index ON row (body ->> '$.index') WHERE kind = 'publish';
 ";
 

@@ -85,6 +85,27 @@ impl State {
         }
     }
 
+    /// Whether other rows refer to this one: it goes after them.
+    pub fn is_needed(&self, id: RowId) -> bool {
+        match id {
+            RowId::Instance => self.rows().any(|r| r.id() != id),
+            RowId::Network(id) => self.attachments.iter().any(|a| a.network == id),
+            RowId::Pod(id) => self.attachments.iter().any(|a| a.pod == id),
+            RowId::Attachment(id) => self.publishes.iter().any(|q| q.leads_to(id)),
+            RowId::Publish(_) => false,
+        }
+    }
+
+    /// Whether another interface of the network has one of this one's addresses: one that is about to go.
+    pub fn shares_address(&self, row: &AttachmentRow) -> bool {
+        let shares = |a: &AttachmentRow| {
+            a.id != row.id
+                && a.network == row.network
+                && ((a.addr4.is_some() && a.addr4 == row.addr4) || (a.addr6.is_some() && a.addr6 == row.addr6))
+        };
+        self.attachments.iter().any(shares)
+    }
+
     /// The pod of this name.
     pub fn pod(&self, name: &str) -> Option<&PodRow> {
         self.pods.iter().find(|p| p.name == name)

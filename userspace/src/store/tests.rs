@@ -67,7 +67,7 @@ fn rows() -> Vec<Row> {
         nat: Nat { flows_per_pod: Some(Flows::new(77).unwrap()), ..Profile::Fast.into() },
         host: Host { mtu: Some(9000), ..Host::default() },
         uplinks: [("eth7", 7), ("tun0", 9)].map(|(name, ifindex)| UplinkRow { name: name.into(), ifindex }).into(),
-        reserved_ports: "20000-32767".into(),
+        reserved_ports: "20000-32767".parse().unwrap(),
         phase: Phase::Creating,
     };
     let pod = PodRow {
