@@ -99,12 +99,7 @@ fn failed(args: &LinkArgs, error: WiringError) -> CliError {
         WiringError::NameTaken { ref ifname, .. } => {
             InputError::new("--ifname", ifname, Problem::Usage(error.to_string())).into()
         }
-        error => PlatformError {
-            op: Op::Make,
-            object: Object::Cable(format!("{:?} and {:?}", args.a, args.b)),
-            source: error.into(),
-        }
-        .into(),
+        error => PlatformError::new(Op::Make, Object::Cable(format!("{:?} and {:?}", args.a, args.b)), error).into(),
     }
 }
 

@@ -220,18 +220,23 @@ pub struct PlatformError {
     /// On what.
     pub object: Object,
     /// Why it failed.
-    pub source: Cause,
+    pub source: Box<Cause>,
 }
 
 impl PlatformError {
+    /// What was tried, on what, and why it failed.
+    pub fn new(op: Op, object: Object, source: impl Into<Cause>) -> Self {
+        Self { op, object, source: Box::new(source.into()) }
+    }
+
     /// Whether it was found before anything was changed: the machine or the caller's privileges do not allow it.
-    pub const fn is_unsupported(&self) -> bool {
-        matches!(self.source, Cause::Probe(ProbeError::Privilege { .. } | ProbeError::Feature { .. }))
+    pub fn is_unsupported(&self) -> bool {
+        matches!(*self.source, Cause::Probe(ProbeError::Privilege { .. } | ProbeError::Feature { .. }))
     }
 
     /// What kind of failure it is, for programs.
     pub fn kind(&self) -> &'static str {
-        match &self.source {
+        match &*self.source {
             Cause::Exists => "exists",
             Cause::Probe(_) => "unsupported",
             Cause::Store(e) => e.kind(),
@@ -271,7 +276,7 @@ impl fmt::Display for PlatformError {
 
 impl std::error::Error for PlatformError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        std::error::Error::source(&self.source)
+        std::error::Error::source(&*self.source)
     }
 }
 
@@ -283,6 +288,6 @@ pub trait Tried<T> {
 
 impl<T, E: Into<Cause>> Tried<T> for Result<T, E> {
     fn tried(self, op: Op, object: Object) -> Result<T, PlatformError> {
-        self.map_err(|e| PlatformError { op, object, source: e.into() })
+        self.map_err(|e| PlatformError::new(op, object, e))
     }
 }

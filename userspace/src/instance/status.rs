@@ -52,7 +52,7 @@ pub struct Status {
 }
 
 fn read_error(e: DatapathError) -> PlatformError {
-    PlatformError { op: Op::Read, object: Object::Datapath, source: e.into() }
+    PlatformError::new(Op::Read, Object::Datapath, e)
 }
 
 /// Flows in the tables.
@@ -244,7 +244,7 @@ impl Instance<KernelPlatform> {
             return Ok(status);
         }
         let state = self.state()?.ok_or_else(|| InstanceError::NotUp(self.dirs().name().to_owned()))?;
-        status.exhausted = self.exhausted(&state).map_err(|e| read_error(e))?;
+        status.exhausted = self.exhausted(&state).map_err(read_error)?;
         Ok(status)
     }
 
@@ -303,8 +303,7 @@ impl Instance<KernelPlatform> {
             let id = u16::try_from(network.id).unwrap_or(0);
             let snat_address_live = datapath.snat_addresses(id).map_err(read)?;
             let forwarding = self.platform().host().not_forwarding(id);
-            let not_forwarding =
-                forwarding.map_err(|e| PlatformError { op: Op::Read, object: Object::Host, source: e.into() })?;
+            let not_forwarding = forwarding.map_err(|e| PlatformError::new(Op::Read, Object::Host, e))?;
             Ok(NetworkStatus { network, snat_address_live, not_forwarding })
         });
         let networks = networks.collect::<Result<_, PlatformError>>()?;

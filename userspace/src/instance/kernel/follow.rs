@@ -20,7 +20,7 @@ impl KernelPlatform {
 
     /// Gives the data path the timers and limits of the row.
     fn sync_nat(&self, instance: &InstanceRow) -> Result<(), PlatformError> {
-        let fail = |e: DatapathError| PlatformError { op: Op::Change, object: Object::Datapath, source: e.into() };
+        let fail = |e: DatapathError| PlatformError::new(Op::Change, Object::Datapath, e);
         let found = self.host.datapath().host_config().map_err(fail)?;
         let wanted = with_nat(found, &instance.nat);
         if wanted == found {
@@ -49,7 +49,7 @@ impl KernelPlatform {
 
     pub(super) fn refresh_host(&self, instance: &InstanceRow) -> Result<Vec<UplinkRow>, PlatformError> {
         self.sync_nat(instance)?;
-        let stale = |e: DatapathError| PlatformError { op: Op::Remove, object: Object::Flows, source: e.into() };
+        let stale = |e: DatapathError| PlatformError::new(Op::Remove, Object::Flows, e);
         let before = self.host.datapath().uplinks().map_err(stale)?;
         let went = self.host.sync_host_addresses();
         let went = went.tried(Op::Read, Object::Host)?;

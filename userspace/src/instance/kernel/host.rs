@@ -30,7 +30,7 @@ impl KernelPlatform {
     /// root can open.
     pub(super) fn root_lock(&self) -> Result<Option<Flock<File>>, PlatformError> {
         let Some(root) = self.dirs.state().parent() else { return Ok(None) };
-        let fail = |e: io::Error| PlatformError { op: Op::Open, object: Object::Datapath, source: e.into() };
+        let fail = |e: io::Error| PlatformError::new(Op::Open, Object::Datapath, e);
         let dir = match File::open(root) {
             Ok(dir) => dir,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -41,7 +41,7 @@ impl KernelPlatform {
 
     pub(super) fn mount_bpffs(&self) -> Result<(), PlatformError> {
         let at = Path::new(BPFFS);
-        let fail = |e: io::Error| PlatformError { op: Op::Open, object: Object::Datapath, source: e.into() };
+        let fail = |e: io::Error| PlatformError::new(Op::Open, Object::Datapath, e);
         let mounted = statfs(at).map_err(|e| fail(e.into()))?.filesystem_type() == BPF_FS_MAGIC;
         if mounted {
             return Ok(());
@@ -73,7 +73,7 @@ impl KernelPlatform {
     }
 
     pub(super) fn read_facts(&self, state: &State, with_routes: bool) -> Result<HostFacts, PlatformError> {
-        let fail = |e: NetlinkError| PlatformError { op: Op::Read, object: Object::Host, source: e.into() };
+        let fail = |e: NetlinkError| PlatformError::new(Op::Read, Object::Host, e);
         let netlink = self.host.netlink();
         let links = netlink.links().map_err(fail)?;
         let addresses = netlink.addresses(None).map_err(fail)?;

@@ -120,10 +120,8 @@ impl KernelPlatform {
     }
 
     fn make_pod(&self, row: &PodRow, note: Note<'_>) -> Result<(), PlatformError> {
-        let fail = |source: Cause| PlatformError {
-            op: Op::Make,
-            object: Object::Row(Row::from(row.clone()).id(), format!("{:?}", row.name)),
-            source,
+        let fail = |source: Cause| {
+            PlatformError::new(Op::Make, Object::Row(Row::from(row.clone()).id(), format!("{:?}", row.name)), source)
         };
         if row.source != Source::Made {
             let adopted = open_pod(&PodRow { netns: None, ..row.clone() }).map_err(|e| fail(e.into()))?;
@@ -170,9 +168,9 @@ impl KernelPlatform {
                         self.host.unwire_uplink(*ifindex)?;
                     }
                 }
-                self.unload().map_err(|e| e.source)?;
+                self.unload().map_err(|e| *e.source)?;
                 if !self.host_is_gone {
-                    self.release_ports(&r.reserved_ports).map_err(|e| e.source)?;
+                    self.release_ports(&r.reserved_ports).map_err(|e| *e.source)?;
                 }
                 Ok(None)
             }
@@ -207,7 +205,7 @@ impl KernelPlatform {
     }
 
     fn mend_with(&self, repair: Repair, row: &Row, all: &State, note: Note<'_>) -> Result<(), PlatformError> {
-        let fail = |source: Cause| PlatformError { op: Op::Mend, object: Object::of(row, all), source };
+        let fail = |source: Cause| PlatformError::new(Op::Mend, Object::of(row, all), source);
         let anew = matches!(repair, Repair::Anew | Repair::Pod);
         match (repair, row) {
             (Repair::All, _) => {
@@ -293,9 +291,8 @@ impl Platform for KernelPlatform {
     }
 
     fn make(&mut self, row: &Row, all: &State, note: Note<'_>) -> Result<(), PlatformError> {
-        let tried = |done: Result<(), Cause>| {
-            done.map_err(|source| PlatformError { op: Op::Make, object: Object::of(row, all), source })
-        };
+        let tried =
+            |done: Result<(), Cause>| done.map_err(|source| PlatformError::new(Op::Make, Object::of(row, all), source));
         match row {
             Row::Instance(r) => self.make_instance(r, note),
             Row::Network(r) => tried(self.host.wire_gateway(&network_spec(r)).map_err(Into::into)),
@@ -317,11 +314,8 @@ impl Platform for KernelPlatform {
             return done.tried(Op::Change, of_several(first, rows, all));
         }
         for row in rows {
-            self.remake(row, all, false).map_err(|source| PlatformError {
-                op: Op::Change,
-                object: Object::of(row, all),
-                source,
-            })?;
+            self.remake(row, all, false)
+                .map_err(|source| PlatformError::new(Op::Change, Object::of(row, all), source))?;
         }
         Ok(())
     }
@@ -345,7 +339,7 @@ impl Platform for KernelPlatform {
         let mut missing = Vec::new();
         for row in rows {
             let done = self.remove_one(row, all, whole);
-            let failed = |source| PlatformError { op: Op::Remove, object: Object::of(row, all), source };
+            let failed = |source| PlatformError::new(Op::Remove, Object::of(row, all), source);
             missing.extend(done.map_err(failed)?);
         }
         Ok(missing)
@@ -376,7 +370,7 @@ impl Platform for KernelPlatform {
         match difference.trouble.repair() {
             Ok(Repair::Refresh) => Ok(()),
             Ok(repair) => self.mend_with(repair, &row, all, note),
-            Err(why) => Err(PlatformError { op: Op::Mend, object: Object::of(&row, all), source: Cause::Refused(why) }),
+            Err(why) => Err(PlatformError::new(Op::Mend, Object::of(&row, all), Cause::Refused(why))),
         }
     }
 }

@@ -59,8 +59,7 @@ impl KernelPlatform {
 
     /// A pod's namespace and what is in it. One that is not the pod's is only told apart, never entered.
     fn look_into(&self, pod: &PodRow, all: &State, present: &mut Present) -> Result<(), PlatformError> {
-        let failed =
-            |source: Cause| PlatformError { op: Op::Read, object: Object::of(&pod.clone().into(), all), source };
+        let failed = |source: Cause| PlatformError::new(Op::Read, Object::of(&pod.clone().into(), all), source);
         let netns = match open_pod(&PodRow { netns: None, ..pod.clone() }) {
             Ok(netns) => netns,
             Err(e) if e.is_absent() => return Ok(()),

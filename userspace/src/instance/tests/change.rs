@@ -172,8 +172,8 @@ fn errors_keep_their_type_and_say_what_to_do() {
     let w = World::new();
     w.kernel.objects.borrow_mut().insert("pins".into());
     match w.up(FILE).unwrap_err() {
-        error @ InstanceError::Platform(PlatformError { source: Cause::Exists, .. }) => {
-            assert_eq!((error.kind(), error.hint().is_some()), ("exists", true));
+        InstanceError::Platform(e) if matches!(*e.source, Cause::Exists) => {
+            assert_eq!((e.kind(), e.hint().is_some()), ("exists", true));
         }
         other => panic!("{other}"),
     }

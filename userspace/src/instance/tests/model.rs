@@ -56,11 +56,11 @@ impl Kernel {
         match fault {
             Some(Fault::Refused) => {
                 self.refused.replace(Some(name.to_owned()));
-                return Err(PlatformError {
-                    op: Op::Change,
-                    object: Object::Uplink(name.to_owned()),
-                    source: Cause::Refused("refused by the test"),
-                });
+                return Err(PlatformError::new(
+                    Op::Change,
+                    Object::Uplink(name.to_owned()),
+                    Cause::Refused("refused by the test"),
+                ));
             }
             Some(Fault::KilledBefore) => panic::panic_any("killed"),
             _ => {}
@@ -77,7 +77,7 @@ impl Kernel {
             if self.objects.borrow_mut().insert(name.to_owned()) {
                 Ok(())
             } else {
-                Err(PlatformError { op: Op::Make, object: Object::Uplink(name.to_owned()), source: Cause::Exists })
+                Err(PlatformError::new(Op::Make, Object::Uplink(name.to_owned()), Cause::Exists))
             }
         })
     }
@@ -171,7 +171,7 @@ impl Platform for Model {
         if loaded {
             Ok(())
         } else {
-            Err(PlatformError { op: Op::Open, object: Object::Datapath, source: Cause::Refused("nothing is loaded") })
+            Err(PlatformError::new(Op::Open, Object::Datapath, Cause::Refused("nothing is loaded")))
         }
     }
 
@@ -191,7 +191,7 @@ impl Platform for Model {
                 note(PodRow { netns: Some(id), ..r.clone() }.into()).unwrap();
                 self.0.step("name a namespace", || {
                     if !self.0.objects.borrow_mut().insert(format!("netns {}", r.name)) {
-                        return Err(PlatformError { op: Op::Make, object: Object::Host, source: Cause::Exists });
+                        return Err(PlatformError::new(Op::Make, Object::Host, Cause::Exists));
                     }
                     self.0.ids.borrow_mut().insert(r.name.clone(), id);
                     Ok(())
