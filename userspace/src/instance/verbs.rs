@@ -1,6 +1,7 @@
 //! The mutating verbs.
 
 use super::difference::{Difference, DifferenceView, differences};
+use super::dirs::leave;
 use super::plan::{self, Plan, PodRequest, Surroundings};
 use super::platform::Platform;
 use super::session::Session;
@@ -142,6 +143,8 @@ impl<P: Platform> Instance<P> {
         if let Some(lock) = lock {
             applied.changed = true;
             self.dirs.remove_state(&lock)?;
+        } else if let Some(root) = self.dirs.state().parent() {
+            leave(root);
         }
         Ok(applied)
     }

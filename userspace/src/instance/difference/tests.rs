@@ -107,7 +107,7 @@ fn harm(present: &mut Present, n: usize, at: usize) {
         (9, _, Some(i), _) => present.inside.get_mut(&i).unwrap().device = None,
         (10, _, Some(i), _) => drop(present.inside.get_mut(&i).unwrap().addresses.pop_first()),
         (11, _, Some(i), _) => present.inside.get_mut(&i).unwrap().gateways.clear(),
-        (12, _, Some(i), _) => present.inside.get_mut(&i).unwrap().device.as_mut().unwrap().up = false,
+        (12, _, Some(i), _) => present.inside.get_mut(&i).unwrap().device.iter_mut().for_each(|d| d.up = false),
         (13, .., Some(pod)) => drop(present.namespaces.remove(&pod)),
         (14, .., Some(pod)) => drop(present.namespaces.insert(pod, NetnsId { dev: 4, ino: 1 })),
         (15, ..) => present.reserved = PortSet::default(),
