@@ -60,7 +60,9 @@ fn a_data_path_of_another_version_goes_as_well() {
             let abi = format!("{BPFFS}/netns-ebpf/default/abi");
             fs::remove_file(&abi).expect("remove the mark");
             std::os::unix::fs::symlink("1", &abi).expect("mark it as another version's");
-            here.netns(["del", "red"]).fails(1, &["ABI version"]);
+            for verb in [&["del", "red"][..], &["status"], &["repair"], &["up", "-f", "/run/topology.toml"]] {
+                here.netns(verb).fails(1, &["ABI version"]);
+            }
         },
         &["--force"],
     );

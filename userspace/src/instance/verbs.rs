@@ -51,12 +51,6 @@ impl<P: Platform> Instance<P> {
         let Some(mut session) = self.begin(true)? else {
             return Err(InstanceError::NotUp(self.dirs.name().to_owned()));
         };
-        // What is there is made what it should be before it is made something else.
-        let (mended, not_mended) =
-            if session.state.instance.is_some() { session.mend(None)? } else { Default::default() };
-        for why in &not_mended {
-            tracing::warn!("not mended: {why}");
-        }
         let around = session.look_around(plan::adds_subnets(&session.state, &document.topology));
         let name = session.name();
         let Session { platform, store, state, .. } = &mut session;
@@ -72,6 +66,12 @@ impl<P: Platform> Instance<P> {
         });
         match planned {
             Ok(plan) => {
+                // What is there is made what it should be before it is made something else.
+                let (mended, not_mended) =
+                    if session.state.instance.is_some() { session.mend(None)? } else { Default::default() };
+                for why in &not_mended {
+                    tracing::warn!("not mended: {why}");
+                }
                 let mut applied = session.carry_out(&plan)?;
                 applied.changed |= !mended.is_empty();
                 applied.mended = mended.iter().map(Into::into).collect();

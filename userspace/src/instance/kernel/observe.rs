@@ -9,14 +9,19 @@ use super::super::difference::{Device, Inside, Present};
 use super::super::platform::{Cause, Object, Op, PlatformError, Tried};
 use super::super::specs::id16;
 use super::{KernelPlatform, open_pod};
-use crate::datapath::cgroup_root;
+use crate::datapath::{Datapath, cgroup_root};
 use crate::netlink::{Link, Netlink};
 use crate::netns::{Netns, NetnsError};
 use crate::store::{AttachmentRow, PodRow, State};
 
 impl KernelPlatform {
     pub(super) fn look(&self, all: &State) -> Result<Present, PlatformError> {
-        let mut present = Present { loaded: self.is_loaded(), ..Present::default() };
+        let loaded = match Datapath::open(self.dirs.pins()) {
+            Err(e) if e.is_not_loaded() => false,
+            // That of another version is not gone: it works, and is not ours to replace in passing.
+            opened => opened.map(|_| true).tried(Op::Open, Object::Datapath)?,
+        };
+        let mut present = Present { loaded, ..Present::default() };
         if all.instance.is_none() || !present.loaded {
             return Ok(present);
         }
