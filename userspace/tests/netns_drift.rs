@@ -95,7 +95,7 @@ fn a_pods_addresses_and_settings() {
         here.pods();
         let ip = |words: &str| drop(here.ip(words));
         harmed(here, "addresses flushed", "addresses-gone", Mender::Repair, || {
-            ip("-n red addr flush dev eth0 scope global")
+            ip("-n red addr flush dev eth0 scope global");
         });
         harmed(here, "one address gone", "addresses-gone", Mender::Up, || {
             ip("-n red addr del fd00:244::10/64 dev eth0");
@@ -114,7 +114,7 @@ fn a_pods_namespace() {
         let ip = |words: &str| drop(here.ip(words));
         harmed(here, "namespace deleted", "namespace-gone", Mender::Repair, || ip("netns del red"));
         harmed(here, "namespace deleted, repaired by name", "namespace-gone", Mender::RepairPod("red"), || {
-            ip("netns del red")
+            ip("netns del red");
         });
         harmed(here, "namespace deleted, mended by up", "namespace-gone", Mender::Up, || ip("netns del red"));
     });
