@@ -23,9 +23,10 @@ use std::thread;
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
+use serde::{Deserialize, Serialize};
 
 pub use exec::{exec_in, run_in};
 pub use mounts::require_lasting_names;
@@ -46,6 +47,9 @@ pub enum NetnsError {
     /// A named namespace that should not exist does.
     #[error("a network namespace named {0:?} exists already: choose another name, or delete it with `netns del`")]
     Exists(NetnsName),
+    /// A namespace of that name is another one than was meant.
+    #[error("the network namespace named {0:?} is another one, made anew by somebody: left alone")]
+    Another(NetnsName),
     /// The file is something else.
     #[error("{path} is not a network namespace")]
     NotNetns {
@@ -122,7 +126,7 @@ pub struct Netns {
 }
 
 /// The identity of a namespace: equal for two descriptors exactly when they are the same namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NetnsId {
     /// Device of the namespace file system.
     pub dev: u64,
@@ -172,6 +176,21 @@ impl Netns {
     /// [`NetnsError::Exists`] when the name is taken; on any failure nothing is left.
     pub fn create_named(name: &NetnsName) -> Result<Self, NetnsError> {
         named::create(name)
+    }
+
+    /// Makes a new namespace without a name, with its loopback interface down: it ends with this value unless it is given
+    /// one ([`Self::attach`]). Whoever means to recognise it later can take note of it before it can outlive him.
+    pub fn unnamed() -> Result<Self, NetnsError> {
+        thread::scope(|scope| {
+            let work = || {
+                unshare(CloneFlags::CLONE_NEWNET)
+                    .map_err(|e| NetnsError::io("unshare", "/proc/thread-self/ns/net", e))?;
+                Self::current()
+            };
+            let thread = thread::Builder::new().name("netns-create".to_owned()).spawn_scoped(scope, work);
+            let thread = thread.map_err(|source| NetnsError::Thread { netns: "to be made".to_owned(), source })?;
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     /// Gives this namespace the name `name`, as `ip netns attach` does with a process's; it then lives until the name is

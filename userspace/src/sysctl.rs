@@ -10,6 +10,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// The key of the list of ports the kernel gives to nobody who does not ask for them by number.
 pub const RESERVED_PORTS: &str = "ipv4/ip_local_reserved_ports";
 
@@ -171,6 +174,18 @@ impl fmt::Display for PortSet {
             if a == b { write!(f, "{comma}{a}")? } else { write!(f, "{comma}{a}-{b}")? }
         }
         Ok(())
+    }
+}
+
+impl Serialize for PortSet {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PortSet {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(D::Error::custom)
     }
 }
 

@@ -32,8 +32,13 @@ fn pods_have_the_lan_back_after_the_host_stopped_forwarding() {
             }
             // As it is named, so it is.
             assert_eq!(lost(&here.status()), json!(["IPv4", "IPv6"]), "{what}");
-            let shown = here.netns(["status"]).ok();
-            assert!(shown.contains("network pods: its gateway device does not forward IPv4 and IPv6"), "{shown}");
+            let told = here.netns(["status"]);
+            assert_eq!(told.status, 3, "{}", told.report());
+            let shown = told.stdout;
+            assert!(
+                ["IPv4", "IPv6"].iter().all(|f| shown.contains(&format!("its gateway device does not forward {f}"))),
+                "{shown}"
+            );
             let probe = both(RED, server(), |_| Probe::Echo { seen_as: None });
             assert!(
                 probe.iter().all(|case| !here.traffic(std::slice::from_ref(case)).ok),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::instance::{FabricError, InstanceError};
+use crate::instance::{InstanceError, PlatformError};
 use crate::netlink::NetlinkError;
 use crate::netns::NetnsError;
 use crate::probe::ProbeError;
@@ -86,8 +86,8 @@ impl From<InputError> for CliError {
     }
 }
 
-impl From<FabricError> for CliError {
-    fn from(error: FabricError) -> Self {
+impl From<PlatformError> for CliError {
+    fn from(error: PlatformError) -> Self {
         Self::Instance(error.into())
     }
 }
@@ -100,6 +100,8 @@ struct Document<'a> {
 #[derive(Serialize)]
 struct Fields<'a> {
     message: String,
+    kind: &'a str,
+    hint: Option<&'a str>,
     field: Option<&'a str>,
     value: Option<&'a str>,
     file: Option<String>,
@@ -122,6 +124,32 @@ impl CliError {
         }
     }
 
+    /// What kind of failure it is, for programs.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::File { .. } | Self::Unreadable { .. } => "input",
+            Self::Instance(e) => e.kind(),
+            Self::Sandbox(SandboxError::Instance(e)) => e.kind(),
+            Self::Probe(ProbeError::Privilege { .. } | ProbeError::Feature { .. }) => "unsupported",
+            Self::Belongs { .. } => "belongs",
+            Self::Netns(NetnsError::Another(_)) => "another",
+            Self::Netns(e) if e.is_exists() => "exists",
+            Self::Netns(e) if e.is_absent() => "absent",
+            Self::NoNamespace(_) | Self::PodWithoutNamespace { .. } => "absent",
+            _ => "failed",
+        }
+    }
+
+    /// What to do about it, where the message does not say so itself.
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Instance(e) => e.hint(),
+            Self::Sandbox(SandboxError::Instance(e)) => e.hint(),
+            Self::PodWithoutNamespace { .. } => Some("`netns repair` makes it anew"),
+            _ => None,
+        }
+    }
+
     /// The error as one JSON document.
     pub fn to_json(&self) -> String {
         let (file, input) = match self {
@@ -134,6 +162,8 @@ impl CliError {
         let at = input.and_then(|e| e.at);
         let error = Fields {
             message,
+            kind: self.kind(),
+            hint: self.hint(),
             field: input.map(|e| e.field.as_str()),
             value: input.map(|e| e.value.as_str()),
             file,
@@ -146,7 +176,18 @@ impl CliError {
     /// The same for a command line that could not be read.
     pub fn usage_json(message: &str) -> String {
         let message = message.trim().to_owned();
-        json(&Document { error: Fields { message, field: None, value: None, file: None, line: None, column: None } })
+        json(&Document {
+            error: Fields {
+                message,
+                kind: "usage",
+                hint: Some("`netns --help` and `netns VERB --help` say what there is"),
+                field: None,
+                value: None,
+                file: None,
+                line: None,
+                column: None,
+            },
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::add::namespace_name;
-use super::owner::of_namespace;
+use super::owner::{Owners, of_namespace};
 use super::{CliError, Format, Global};
 use crate::instance::{Dirs, InstanceError};
 use crate::netns::{NetnsError, NetnsName, exec_in, list_named, run_in};
@@ -58,6 +58,8 @@ pub(super) fn run(global: &Global, args: &ExecArgs) -> Result<u8, CliError> {
         return all(global, &argv);
     }
     let name = namespace_name(&args.name.as_deref().unwrap_or_default().to_string_lossy())?;
+    // A state that cannot be read says nothing of this name.
+    Owners::read().unwrap_or_default().require_own(&name)?;
     let Err(e) = exec_in(&name, &args.command);
     Err(of_namespace(&name, e))
 }

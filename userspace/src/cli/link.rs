@@ -10,7 +10,7 @@ use super::add::namespace_name;
 use super::owner::open_namespace;
 use super::table::list;
 use super::{CliError, Global};
-use crate::instance::FabricError;
+use crate::instance::{Object, Op, PlatformError};
 use crate::netns::{Netns, NetnsName};
 use crate::probe;
 use crate::topology::{InputError, Problem, check_ifname};
@@ -99,7 +99,7 @@ fn failed(args: &LinkArgs, error: WiringError) -> CliError {
         WiringError::NameTaken { ref ifname, .. } => {
             InputError::new("--ifname", ifname, Problem::Usage(error.to_string())).into()
         }
-        error => FabricError::step(format!("link {:?} and {:?}", args.a, args.b), error).into(),
+        error => PlatformError::new(Op::Make, Object::Cable(format!("{:?} and {:?}", args.a, args.b)), error).into(),
     }
 }
 

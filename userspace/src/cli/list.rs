@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::table::{list, table};
 use super::{CliError, Global, nsid};
-use crate::instance::{Dirs, PodView, STATE_ROOT, is_hidden};
+use crate::instance::{Dirs, PodView, STATE_ROOT, is_hidden, open_pod};
 use crate::netlink::Nsid;
 use crate::netns::list_named;
 use crate::probe;
@@ -78,7 +78,8 @@ pub(super) fn run(global: &Global, _: &ListArgs) -> Result<u8, CliError> {
             }
         };
         for PodView { name, network, addresses, slot, publish, .. } in state.pod_views() {
-            let present = names.contains(&name);
+            // Another namespace of that name is not the pod's.
+            let present = state.pod(&name).is_some_and(|pod| open_pod(pod).is_ok());
             let pod = Some(PodFields { network, addresses, slot, publish });
             let nsid = nsid::of_name(&name);
             entries.push(Entry { name, present, kind: Kind::Pod, nsid, instance: Some(instance.clone()), pod });

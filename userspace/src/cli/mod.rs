@@ -15,6 +15,7 @@ mod open;
 mod owner;
 mod pids;
 mod publish;
+mod repair;
 mod run;
 mod sandbox;
 mod status;
@@ -40,11 +41,12 @@ Exit status:
   0  done
   1  failed; what had been done by then was undone, or the message says what is left
   2  refused before anything was changed: bad input or usage, not enough privilege, or a kernel feature is missing
+  3  status, repair: something is not as it should be
   exec: the program's own; 126 when it cannot be started, 127 when it is not found
 
 With -o json a verb prints one JSON document on standard output. An error is one on standard error:
-  {\"error\": {\"message\": ..., \"field\": ..., \"value\": ..., \"file\": ..., \"line\": ..., \"column\": ...}}
-where all but the message may be null. `monitor` prints a document a line.";
+  {\"error\": {\"message\": ..., \"kind\": ..., \"hint\": ..., \"field\": ..., \"value\": ..., \"file\": ..., \"line\": ..., \"column\": ...}}
+where all but message and kind may be null. `monitor` prints a document a line.";
 
 /// A pod host without a bridge and without iptables.
 #[derive(Debug, Parser)]
@@ -90,7 +92,9 @@ pub enum Verb {
     Up(up::UpArgs),
     /// Remove every trace of the instance
     Down(down::DownArgs),
-    /// Show networks, pods, published ports and counters
+    /// Make what somebody changed, deleted or detached what it should be: of one pod, or of all of the instance
+    Repair(repair::RepairArgs),
+    /// Show networks, pods, published ports and counters, and what is not as it should be
     Status(status::StatusArgs),
     /// Add a pod; without an instance that is up, a bare network namespace as `ip netns add` does
     Add(add::AddArgs),
@@ -132,6 +136,7 @@ impl Cli {
             Verb::Run(args) => run::run(global, &args),
             Verb::Up(args) => up::run(global, &args),
             Verb::Down(args) => down::run(global, &args),
+            Verb::Repair(args) => repair::run(global, &args),
             Verb::Status(args) => status::run(global, &args),
             Verb::Add(args) => add::run(global, &args),
             Verb::Del(args) => del::run(global, &args),

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::CliError;
-use crate::instance::{Dirs, Instance, InstanceError, KernelFabric};
+use crate::instance::{Dirs, Instance, InstanceError, KernelPlatform};
 use crate::netns::{Netns, NetnsError, NetnsName};
 use crate::probe;
 use crate::store::{Store, StoreError};
@@ -16,7 +16,7 @@ use crate::topology::{self, Document};
 /// # Errors
 ///
 /// Privileges, its store, or its host namespace.
-pub fn open(dirs: Dirs) -> Result<Instance<KernelFabric>, CliError> {
+pub fn open(dirs: Dirs) -> Result<Instance<KernelPlatform>, CliError> {
     probe::privileges()?;
     let host_netns = match dirs.open()? {
         Some(store) => store.load().map_err(InstanceError::from)?.instance.and_then(|r| r.host_netns),
@@ -26,16 +26,24 @@ pub fn open(dirs: Dirs) -> Result<Instance<KernelFabric>, CliError> {
         Some(name) => Netns::open_named(&NetnsName::new(name).map_err(NetnsError::from)?)?,
         None => Netns::current()?,
     };
-    let fabric = KernelFabric::new(&dirs, netns)?;
-    Ok(Instance::new(dirs, host_netns, fabric))
+    let platform = KernelPlatform::new(&dirs, netns)?;
+    Ok(Instance::new(dirs, host_netns, platform))
 }
 
-/// Opens an instance; one whose store is damaged is taken to have the calling thread's namespace for its host.
-pub(super) fn open_damaged(dirs: Dirs) -> Result<Instance<KernelFabric>, CliError> {
+/// Opens an instance to take it down: also one whose store cannot be read, which is taken to have the calling thread's namespace
+/// for its host, and one whose host is gone.
+pub(super) fn open_wreck(dirs: Dirs) -> Result<Instance<KernelPlatform>, CliError> {
     match open(dirs.clone()) {
-        Err(CliError::Instance(InstanceError::Store(StoreError::Damaged { .. }))) => {
-            let fabric = KernelFabric::new(&dirs, Netns::current()?)?;
-            Ok(Instance::new(dirs, None, fabric))
+        Err(CliError::Instance(InstanceError::Store(StoreError::Damaged { .. } | StoreError::Version { .. }))) => {
+            let platform = KernelPlatform::new(&dirs, Netns::current()?)?;
+            Ok(Instance::new(dirs, None, platform))
+        }
+        Err(CliError::Netns(e)) if e.is_absent() || matches!(e, NetnsError::NotNetns { .. }) => {
+            let store = dirs.open()?;
+            let state = store.map(|s| s.load()).transpose().map_err(InstanceError::from)?;
+            let host_netns = state.and_then(|s| s.instance).and_then(|row| row.host_netns);
+            let platform = KernelPlatform::without_host(&dirs)?;
+            Ok(Instance::new(dirs, host_netns, platform))
         }
         done => done,
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::CliError;
 use crate::instance::{Dirs, InstanceError, STATE_ROOT, list};
-use crate::netns::{Netns, NetnsError, NetnsName};
+use crate::netns::{Netns, NetnsError, NetnsId, NetnsName, identify};
 use crate::probe::{self, ProbeError};
 use crate::sandbox;
 use crate::store::Store;
@@ -21,6 +21,8 @@ pub(super) struct Claim {
     name: String,
     pub(super) instance: String,
     pub(super) role: Role,
+    /// Which namespace it is; `None`: not known, or none yet.
+    netns: Option<NetnsId>,
 }
 
 /// What for.
@@ -50,10 +52,10 @@ impl Owners {
         for instance in list(Path::new(STATE_ROOT)) {
             let Some(store) = Dirs::new(&instance)?.open()? else { continue };
             let state = store.load().map_err(InstanceError::from)?;
-            let claim = |name: String, role| Claim { name, instance: instance.clone(), role };
-            owners.claims.extend(state.pods.iter().map(|pod| claim(pod.name.clone(), Role::Pod)));
+            let claim = |name: String, role, netns| Claim { name, instance: instance.clone(), role, netns };
+            owners.claims.extend(state.pods.iter().map(|pod| claim(pod.name.clone(), Role::Pod, pod.netns)));
             let host = state.instance.and_then(|row| row.host_netns);
-            owners.claims.extend(host.map(|host| claim(host, Role::Host)));
+            owners.claims.extend(host.map(|host| claim(host, Role::Host, None)));
         }
         Ok(owners)
     }
@@ -62,7 +64,8 @@ impl Owners {
     pub(super) fn with_sandbox(mut self) -> Self {
         for name in sandbox::recorded_names() {
             if self.of(&name).is_none() {
-                self.claims.push(Claim { name, instance: sandbox::layout::INSTANCE.to_owned(), role: Role::Host });
+                let instance = sandbox::layout::INSTANCE.to_owned();
+                self.claims.push(Claim { name, instance, role: Role::Host, netns: None });
             }
         }
         self
@@ -71,6 +74,15 @@ impl Owners {
     /// Who needs the namespace of this name.
     pub(super) fn of(&self, name: &str) -> Option<&Claim> {
         self.claims.iter().find(|claim| claim.name == name)
+    }
+
+    /// Refuses to take for a pod's what has its name and is another namespace.
+    pub(super) fn require_own(&self, name: &NetnsName) -> Result<(), CliError> {
+        let own = self.of(name.as_str()).filter(|claim| claim.role == Role::Pod).and_then(|claim| claim.netns);
+        match (own, identify(name)) {
+            (Some(own), Ok(Some(found))) if own != found => Err(NetnsError::Another(name.clone()).into()),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a name somebody needs.

@@ -14,7 +14,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::live::Live;
 use super::open::{in_file, open, read_topology};
 use super::{CliError, Format, Global, up};
-use crate::instance::{Instance, KernelFabric};
+use crate::instance::{Instance, KernelPlatform};
 use crate::netlink::Monitor;
 use crate::netns::require_lasting_names;
 
@@ -22,6 +22,10 @@ use crate::netns::require_lasting_names;
 const REDRAW: Duration = Duration::from_secs(1);
 /// How often the flow table is swept.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How often it is looked whether all is as it should be: not all that can be changed is told by the host's network.
+const LOOK: Duration = Duration::from_secs(1);
+/// A look takes no more than one part in so many of the time.
+const RARELY: u32 = 50;
 /// How long a burst of changes of the host's network is given to end before it is read anew.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -66,27 +70,28 @@ fn run_file(global: &Global, path: &Path, signals: &mut Signals) -> Result<u8, C
 /// Shows counters and follows the host's addresses until a signal comes.
 pub(super) fn watch(
     global: &Global,
-    instance: &mut Instance<KernelFabric>,
+    instance: &mut Instance<KernelPlatform>,
     signals: &mut Signals,
 ) -> Result<(), CliError> {
-    let mut monitor = Monitor::in_netns(instance.fabric().host().netns())?;
+    let mut monitor = Monitor::in_netns(instance.platform().host().netns())?;
     let mut live = if global.output == Format::Text { Live::on_terminal() } else { None };
     let mut sweep = Instant::now();
+    let mut look = sweep + LOOK;
     let mut redraw = live.is_some().then_some(sweep);
     let mut settled: Option<Instant> = None;
     #[cfg(feature = "trace")]
     let mut trace = instance
-        .fabric()
+        .platform()
         .host()
         .datapath()
         .trace()
-        .map_err(|e| crate::instance::FabricError::step("open the programs' log", e))?;
+        .tried(crate::instance::Op::Open, crate::instance::Object::Datapath)?;
     #[cfg(feature = "trace")]
     redraw.get_or_insert(sweep);
     loop {
         #[cfg(feature = "trace")]
         trace.flush();
-        let due = [Some(sweep), redraw, settled].into_iter().flatten().min();
+        let due = [Some(sweep), Some(look), redraw, settled].into_iter().flatten().min();
         let (told, changed) = wait(signals, &monitor, due.unwrap_or(sweep)).map_err(CliError::Wait)?;
         if told {
             return Ok(());
@@ -97,6 +102,15 @@ pub(super) fn watch(
         }
         let now = Instant::now();
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if is_due(Some(look)) {
+            let began = Instant::now();
+            // What cannot be mended is told by `status`; what cannot be read, by the next refresh.
+            let found = instance.differences().unwrap_or_default();
+            if found.iter().any(|difference| difference.trouble.repair().is_ok()) {
+                settled = Some(now);
+            }
+            look = Instant::now() + LOOK.max(began.elapsed() * RARELY);
+        }
         if is_due(settled) {
             settled = None;
             if let Err(e) = instance.refresh() {

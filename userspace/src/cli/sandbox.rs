@@ -2,7 +2,7 @@
 
 use super::run::{RunArgs, Signals, watch};
 use super::{CliError, Format, Global};
-use crate::instance::{Dirs, InstanceError, KernelFabric};
+use crate::instance::{Dirs, InstanceError, KernelPlatform, Object, Op, Tried};
 use crate::netns::{Netns, require_lasting_names};
 use crate::probe;
 use crate::sandbox::{self, Sandbox, layout};
@@ -13,8 +13,8 @@ pub(super) fn run(global: &Global, args: &RunArgs, signals: &mut Signals) -> Res
     // The sandbox has an instance of its own, whatever is asked for: it must not touch another one.
     let dirs = Dirs::new(layout::INSTANCE)?;
     let fabric = || {
-        let here = Netns::current().map_err(|e| crate::instance::FabricError::step("open the sandbox's host", e))?;
-        KernelFabric::new(&dirs, here).map_err(InstanceError::from)
+        let here = Netns::current().tried(Op::Open, Object::Host)?;
+        KernelPlatform::new(&dirs, here).map_err(InstanceError::from)
     };
     let mut sandbox = Sandbox::up(fabric)?;
     if args.check {

@@ -6,6 +6,7 @@ use clap::Args;
 use netns_ebpf_common::proto;
 
 use super::open::open;
+use super::repair::DIFFERENT;
 use super::table::{bytes, list, table};
 use super::{CliError, Global};
 use crate::instance::{NetworkStatus, PodRefusals, Status, UplinkStatus};
@@ -20,14 +21,14 @@ pub(super) fn run(global: &Global, _: &StatusArgs) -> Result<u8, CliError> {
     global.print(&status, |s| {
         let mut out = head(s);
         let sections =
-            [networks(s), forwarding(s), pods(s), publishes(s), verdicts(s), drops(s), refused(s), exhausted(s)];
+            [differences(s), networks(s), pods(s), publishes(s), verdicts(s), drops(s), refused(s), exhausted(s)];
         for section in sections.iter().filter(|t| !t.is_empty()) {
             out.push('\n');
             out.push_str(section);
         }
         out
     })?;
-    Ok(0)
+    Ok(if status.differences.is_empty() { 0 } else { DIFFERENT })
 }
 
 fn head(s: &Status) -> String {
@@ -58,6 +59,19 @@ processes   {sockets}
     )
 }
 
+/// What is not as it should be.
+fn differences(s: &Status) -> String {
+    let rows: Vec<_> = s
+        .differences
+        .iter()
+        .map(|d| {
+            let mends = d.reason.map_or_else(|| "`netns repair`".to_owned(), ToOwned::to_owned);
+            [d.object.clone(), d.message.clone(), mends]
+        })
+        .collect();
+    section(["NOT AS IT SHOULD BE", "WHAT", "MENDED BY"], &rows)
+}
+
 fn networks(s: &Status) -> String {
     let rows: Vec<_> = s
         .networks
@@ -76,20 +90,6 @@ fn networks(s: &Status) -> String {
         })
         .collect();
     section(["NETWORK", "SUBNETS", "GATEWAYS", "MTU", "MASQUERADE", "HOST", "PODS"], &rows)
-}
-
-/// Networks that have lost the LAN with the host's forwarding, one a line.
-fn forwarding(s: &Status) -> String {
-    let lost = s.networks.iter().filter(|n| !n.not_forwarding.is_empty());
-    let line = |n: &NetworkStatus| {
-        let families = n.not_forwarding.join(" and ");
-        format!(
-            "network {}: its gateway device does not forward {families} any more (the host's forwarding was switched off); its pods \
-             reach nothing of the LAN until the next verb, such as `netns up` with the same file\n",
-            n.network.name
-        )
-    };
-    lost.map(line).collect()
 }
 
 /// Whether a network masquerades, with which addresses, and where it does not.

@@ -48,6 +48,9 @@ pub(super) fn text(applied: &Applied) -> String {
         line('=', "timers", &nat.to_string(), String::new());
         line('=', "flows", &nat.limits(), String::new());
     }
+    for difference in &applied.mended {
+        line('~', "mended", &difference.object, format!(": {}", difference.message));
+    }
     for publish in &applied.publishes_removed {
         line('-', "publish", &publish.publish, format!("  of {}", publish.pod));
     }

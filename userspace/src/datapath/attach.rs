@@ -67,6 +67,27 @@ impl Datapath {
         Ok(self.link_pin(hook, ifindex).exists() && attached.iter().any(|p| p.id() == ours))
     }
 
+    /// To which of these interfaces of the calling thread's namespace a hook's program is attached, by index. The kernel is asked:
+    /// a pin stays when its link is detached.
+    pub fn attached_to<'a>(
+        &self,
+        hook: Hook,
+        interfaces: impl IntoIterator<Item = (u32, &'a str)>,
+    ) -> Result<Vec<u32>, DatapathError> {
+        let fail = |e: ProgramError| DatapathError::Program { name: hook.as_str().to_owned(), source: Box::new(e) };
+        let program = SchedClassifier::from_pin(self.pins.join(PROGS).join(hook.as_str())).map_err(fail)?;
+        let ours = program.info().map_err(fail)?.id();
+        let mut found = Vec::new();
+        for (index, name) in interfaces {
+            // One that is gone meanwhile has nothing attached.
+            let Ok((_, attached)) = SchedClassifier::query_tcx(name, attach_type(hook)) else { continue };
+            if self.link_pin(hook, index).exists() && attached.iter().any(|p| p.id() == ours) {
+                found.push(index);
+            }
+        }
+        Ok(found)
+    }
+
     fn link_pin(&self, hook: Hook, ifindex: u32) -> PathBuf {
         self.pins.join(LINKS).join(format!("{}-{ifindex}", hook.as_str()))
     }

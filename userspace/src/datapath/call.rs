@@ -96,6 +96,41 @@ pub(super) fn walk<K: Plain, V: Plain>(
     }
 }
 
+/// `union bpf_attr` of `BPF_PROG_QUERY`, as far as it goes for cgroups.
+#[repr(C)]
+struct QueryAttr {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+    _pad: u32,
+}
+
+const BPF_PROG_QUERY: libc::c_int = 16;
+
+/// The kernel lets a cgroup have no more programs of one kind (`BPF_CGROUP_MAX_PROGS`).
+const MOST_PROGRAMS: usize = 64;
+
+/// Ids of the programs that are attached to a cgroup at the hook of this number of `enum bpf_attach_type`.
+#[expect(unsafe_code, reason = "see the module")]
+pub(super) fn cgroup_programs(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    let mut ids = [0_u32; MOST_PROGRAMS];
+    let mut attr = QueryAttr {
+        target_fd: fd(cgroup),
+        attach_type,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: (&raw mut ids) as u64,
+        prog_cnt: MOST_PROGRAMS as u32,
+        _pad: 0,
+    };
+    // SAFETY: `ids` has room for `prog_cnt` numbers of 32 bits, the kernel writes no more, and it outlives the call.
+    unsafe { bpf(BPF_PROG_QUERY, &mut attr) }?;
+    Ok(ids.into_iter().take(attr.prog_cnt as usize).collect())
+}
+
 /// `union bpf_attr` of `BPF_MAP_CREATE`.
 #[repr(C)]
 struct CreateAttr {

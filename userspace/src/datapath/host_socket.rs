@@ -126,11 +126,34 @@ impl Datapath {
         SocketHook::ALL.into_iter().all(|hook| self.socket_pin(hook).exists())
     }
 
+    /// Socket hooks that were attached and are not any more. The kernel is asked: a pin stays when its link is detached.
+    pub fn socket_hooks_off(&self, cgroup: &Path) -> Result<BTreeSet<&'static str>, DatapathError> {
+        let mut off = BTreeSet::new();
+        for hook in SocketHook::ALL.into_iter().filter(|hook| self.socket_pin(*hook).exists()) {
+            if !self.is_socket_hook_attached(hook, cgroup)? {
+                off.insert(hook.as_str());
+            }
+        }
+        Ok(off)
+    }
+
+    fn is_socket_hook_attached(&self, hook: SocketHook, cgroup: &Path) -> Result<bool, DatapathError> {
+        let fail = |e| program_error(hook, e);
+        let path = self.pins.join(PROGS).join(hook.as_str());
+        let ours = CgroupSockAddr::from_pin(path, attach_type(hook)).and_then(|p| p.info()).map_err(fail)?.id();
+        let io = |source| DatapathError::Io { what: "ask for the programs of", path: cgroup.to_owned(), source };
+        let attached = call::cgroup_programs(File::open(cgroup).map_err(io)?.as_fd(), kernel_type(hook)).map_err(io)?;
+        Ok(attached.contains(&ours))
+    }
+
     fn attach_socket_hook(&self, hook: SocketHook, cgroup: &Path) -> Result<(), DatapathError> {
         let pin = self.socket_pin(hook);
-        // Such a link ends with its cgroup only, and the root has no end.
         if pin.exists() {
-            return Ok(());
+            if self.is_socket_hook_attached(hook, cgroup)? {
+                return Ok(());
+            }
+            // Such a link ends with its cgroup, or when somebody detaches it; the pin stays.
+            remove(&pin)?;
         }
         let fail = |e| program_error(hook, e);
         let path = self.pins.join(PROGS).join(hook.as_str());
@@ -191,6 +214,22 @@ const fn attach_type(hook: SocketHook) -> CgroupSockAddrAttachType {
         SocketHook::Getpeername6 => At::GetPeerName6,
         SocketHook::Bind4 => At::Bind4,
         SocketHook::Bind6 => At::Bind6,
+    }
+}
+
+/// The hook's number in `enum bpf_attach_type`.
+const fn kernel_type(hook: SocketHook) -> u32 {
+    match hook {
+        SocketHook::Bind4 => 8,
+        SocketHook::Bind6 => 9,
+        SocketHook::Connect4 => 10,
+        SocketHook::Connect6 => 11,
+        SocketHook::Sendmsg4 => 14,
+        SocketHook::Sendmsg6 => 15,
+        SocketHook::Recvmsg4 => 19,
+        SocketHook::Recvmsg6 => 20,
+        SocketHook::Getpeername4 => 29,
+        SocketHook::Getpeername6 => 30,
     }
 }
 

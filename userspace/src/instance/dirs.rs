@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::InstanceError;
 use super::lock::Lock;
 use crate::netns::{NetnsError, RUN_DIR, ensure_run_dir, remove_run_dir};
-use crate::store::SqliteStore;
+use crate::store::{SqliteStore, StoreError};
 use crate::topology::{InputError, Problem, check_name};
 
 /// Directory of all instances' state.
@@ -115,7 +115,19 @@ impl Dirs {
     ///
     /// It is damaged or another version's.
     pub fn open(&self) -> Result<Option<SqliteStore>, InstanceError> {
-        match SqliteStore::open(&self.database()) {
+        self.store(SqliteStore::open_to_read)
+    }
+
+    /// Opens the store for writing; `None` when there is none. The lock must be held.
+    pub(super) fn open_to_write(&self, _lock: &Lock) -> Result<Option<SqliteStore>, InstanceError> {
+        self.store(SqliteStore::open)
+    }
+
+    fn store(
+        &self,
+        open: impl Fn(&Path) -> Result<SqliteStore, StoreError>,
+    ) -> Result<Option<SqliteStore>, InstanceError> {
+        match open(&self.database()) {
             Ok(store) => Ok(Some(store)),
             // A `down` may remove it between a look and the opening.
             Err(_) if !self.exists() => Ok(None),

@@ -3,34 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::platform::PlatformError;
 use crate::store::StoreError;
 use crate::topology::InputError;
-
-/// The kernel side refused or failed.
-#[derive(Debug, thiserror::Error)]
-pub enum FabricError {
-    /// What was to be made is there already, made by somebody else.
-    #[error("{0} exists already; remove it, or choose another name")]
-    Exists(String),
-    /// The machine or the caller's privileges do not allow it; found before anything was changed.
-    #[error("{0}")]
-    Unsupported(String),
-    /// A step failed.
-    #[error("{step}: {source}")]
-    Step {
-        /// The step and its object.
-        step: String,
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-}
-
-impl FabricError {
-    /// A failed step.
-    pub fn step(step: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Step { step: step.into(), source: source.into() }
-    }
-}
 
 /// Why a verb failed. What it had done by then has been undone, unless it is [`InstanceError::Unfinished`].
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +39,9 @@ pub enum InstanceError {
         /// The one asked for.
         here: String,
     },
+    /// The namespace that was the instance's host is gone.
+    #[error("the host of the instance, {0}, is gone")]
+    HostGone(String),
     /// No pod of this name.
     #[error("no pod named {0:?}; `netns list` names them")]
     NoPod(String),
@@ -83,7 +61,7 @@ pub enum InstanceError {
     Store(#[from] StoreError),
     /// The kernel side.
     #[error(transparent)]
-    Fabric(#[from] FabricError),
+    Platform(#[from] PlatformError),
     /// A directory or lock of the instance.
     #[error("{what} {path}: {source}")]
     Io {
@@ -96,14 +74,14 @@ pub enum InstanceError {
     },
     /// Something could not be removed; what is left is recorded, and the next verb tries again.
     #[error("{} left over, the next verb tries again: {}", .0.len(), join(.0))]
-    Unfinished(Vec<FabricError>),
+    Unfinished(Vec<PlatformError>),
     /// A verb failed, and undoing it failed as well.
     #[error("{cause}; and undoing failed: {}; the next verb tries again", join(.left))]
     NotUndone {
         /// Why the verb failed.
         cause: Box<InstanceError>,
         /// What could not be undone.
-        left: Vec<FabricError>,
+        left: Vec<PlatformError>,
     },
 }
 
@@ -111,12 +89,50 @@ impl InstanceError {
     /// The process's exit status: 2 for what was refused before anything changed, 1 for the rest.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::Input(_) | Self::Fabric(FabricError::Unsupported(_)) | Self::Several(_) | Self::Elsewhere { .. } => 2,
+            Self::Input(_) | Self::Several(_) | Self::Elsewhere { .. } => 2,
+            Self::Platform(e) if e.is_unsupported() => 2,
             _ => 1,
         }
     }
 }
 
-fn join(errors: &[FabricError]) -> String {
+impl InstanceError {
+    /// What kind of failure it is, for programs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Input(_) => "input",
+            Self::NotUp(_) => "not-up",
+            Self::Several(_) => "several",
+            Self::Elsewhere { .. } => "elsewhere",
+            Self::HostGone(_) => "host-gone",
+            Self::Busy { .. } => "busy",
+            Self::NoPod(_) | Self::NotPublished { .. } | Self::NoPublish(_) => "absent",
+            Self::Store(e) => e.kind(),
+            Self::Platform(e) => e.kind(),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "full",
+            Self::Io { .. } => "failed",
+            Self::Unfinished(_) | Self::NotUndone { .. } => "unfinished",
+        }
+    }
+
+    /// What to do about it, where the message does not say so itself.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NotUp(_) => Some("`netns up -f FILE` or `netns run` starts it"),
+            Self::Several(_) => Some("choose one with --instance"),
+            Self::HostGone(_) => Some("`netns down` removes what is left of the instance"),
+            Self::NoPod(_) => Some("`netns list` names them"),
+            Self::NotPublished { .. } | Self::NoPublish(_) => Some("`netns publish list` names what is published"),
+            Self::Store(e) if e.kind() == "full" => Some("make room; `netns down` works without"),
+            Self::Platform(e) => e.hint(),
+            Self::Unfinished(_) | Self::NotUndone { .. } => {
+                Some("the next verb tries again; `netns down` removes everything")
+            }
+            _ => None,
+        }
+    }
+}
+
+fn join(errors: &[PlatformError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

@@ -8,8 +8,11 @@ use netns_ebpf_common::abi;
 use super::InstanceError;
 use super::plan::{NextId, Plan};
 use crate::ipam;
-use crate::store::{BackendRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State};
-use crate::topology::{self, HostFacts, InputError, Network, Pod, Problem, SharedPublish, Topology};
+use crate::store::{
+    AttachmentRow, BackendRow, NetworkRow, Origin, Phase, PodRow, PublishRow, Source, State, Withdrawal,
+};
+use crate::topology::{self, Backend, HostFacts, InputError, Network, Pod, Problem, SharedPublish, Topology};
+use crate::wiring::{POD_IFNAME, endpoint_ifindex, pod_mac};
 
 /// Numbers and addresses that are still free.
 pub(super) struct Grants<'a> {
@@ -20,19 +23,22 @@ pub(super) struct Grants<'a> {
     ifindexes: HashSet<u32>,
     addresses: HashSet<(u32, IpAddr)>,
     facts: &'a HostFacts,
+    instance: &'a str,
 }
 
 impl<'a> Grants<'a> {
-    pub(super) fn new(state: &State, facts: &'a HostFacts, plan: &Plan) -> Self {
-        let staying = |p: &&PodRow| !plan.remove_pods.contains(&p.id);
+    pub(super) fn new(instance: &'a str, state: &State, facts: &'a HostFacts, plan: &Plan) -> Self {
+        let staying = |a: &&AttachmentRow| !plan.remove_pods.contains(&a.pod);
+        let addresses = state.attachments.iter().filter(staying);
         Self {
             networks: state.networks.iter().filter(|n| !plan.remove_networks.contains(&n.id)).cloned().collect(),
             ids: state.networks.iter().map(|n| n.id).collect(),
-            slots: state.pods.iter().map(|p| p.slot).collect(),
+            slots: state.attachments.iter().map(|a| a.slot).collect(),
             indexes: state.publishes.iter().map(|q| q.index).collect(),
             ifindexes: facts.interfaces.iter().map(|i| i.index).collect(),
-            addresses: state.pods.iter().filter(staying).flat_map(|p| p.addresses().map(|a| (p.network, a))).collect(),
+            addresses: addresses.flat_map(|row| row.addresses().map(|a| (row.network, a))).collect(),
             facts,
+            instance,
         }
     }
 
@@ -88,8 +94,16 @@ impl<'a> Grants<'a> {
             let taken = |slot| self.ifindexes.contains(&(abi::IFINDEX_ENDPOINT + slot));
             let slot = Self::lowest(&mut self.slots, taken, 0, abi::MAX_ENDPOINTS)
                 .map_err(|p| error(InputError::new(field("name"), &pod.name, p)))?;
-            let row =
-                self.pod(pod, next_id()?, slot, origin).map_err(|p| error(InputError::new(field("address"), "", p)))?;
+            let row = PodRow {
+                id: next_id()?,
+                name: pod.name.clone(),
+                netns: None,
+                source: Source::Made,
+                origin,
+                phase: Phase::Creating,
+            };
+            let attachment = self.attachment(pod, row.id, next_id()?, slot, origin);
+            plan.attachments.push(attachment.map_err(|p| error(InputError::new(field("address"), "", p)))?);
             plan.pods.push(row);
         }
         self.publishes(state, wanted, origin, plan, next_id, error)?;
@@ -103,18 +117,20 @@ impl<'a> Grants<'a> {
         Ok(())
     }
 
-    fn pod(&mut self, pod: &Pod, id: u64, slot: u32, origin: Origin) -> Result<PodRow, Problem> {
+    fn attachment(&mut self, pod: &Pod, of: u64, id: u64, slot: u32, origin: Origin) -> Result<AttachmentRow, Problem> {
         let Some(network) = self.networks.iter_mut().find(|n| n.network.name == pod.network) else {
             return Err(Problem::UnknownNetwork("declare it first".to_owned()));
         };
-        let mut row = PodRow {
+        let mut row = AttachmentRow {
             id,
-            slot,
-            name: pod.name.clone(),
+            pod: of,
             network: network.id,
+            slot,
+            ifname: POD_IFNAME.to_owned(),
+            mac: pod_mac(self.instance, slot),
+            ifindex: endpoint_ifindex(slot),
             addr4: None,
             addr6: None,
-            foreign_netns: false,
             origin,
             phase: Phase::Creating,
         };
@@ -160,12 +176,11 @@ impl<'a> Grants<'a> {
             }
             let located = |p| error(InputError::new(&declared.field, port, p));
             let index = Self::lowest(&mut self.indexes, |_| false, 0, abi::MAX_PUBLISHES).map_err(located)?;
-            let pods = plan.pods.iter().chain(&state.pods);
-            let id = |name: &str| pods.clone().find(|p| p.name == name).map(|p| p.id);
-            let backends = backends
-                .iter()
-                .filter_map(|b| Some(BackendRow { pod: id(&b.pod)?, weight: b.weight, draining: false }))
-                .collect();
+            let backend = |b: &Backend| {
+                let attachment = plan.attachment(state, &b.pod)?;
+                Some(BackendRow { attachment, weight: b.weight, draining: false })
+            };
+            let backends = backends.iter().filter_map(backend).collect();
             plan.publishes.push(PublishRow {
                 id: next_id()?,
                 index,
@@ -174,6 +189,7 @@ impl<'a> Grants<'a> {
                 affinity,
                 allow,
                 draining: false,
+                withdrawal: Withdrawal::RunOn,
                 origin,
                 phase: Phase::Creating,
             });

@@ -4,51 +4,52 @@
 //! and the store (`plan`), writes its intent, changes the kernel, and marks its rows ready in one step. Until then its
 //! rows are `creating`; a failure and a later verb that finds them undo them by the same code, so there is one way back.
 
+mod difference;
 mod dirs;
 mod error;
-mod fabric;
 mod grants;
 mod kernel;
 mod lock;
 mod plan;
+mod platform;
 mod reserve;
 mod session;
 mod specs;
 mod status;
-mod sweep;
 mod verbs;
 mod view;
 
 use crate::store::{State, Store};
 
+pub use difference::{Device, Difference, DifferenceView, Inside, Present, Repair, Trouble, differences};
 pub use dirs::{
     BPFFS, DEFAULT_INSTANCE, Dirs, PIN_ROOT, SANDBOX_INSTANCE, STATE_ROOT, choose, is_hidden, leave, list, note_run_dir,
 };
-pub use error::{FabricError, InstanceError};
-pub use fabric::{Ending, Fabric};
-pub use kernel::KernelFabric;
+pub use error::InstanceError;
+pub use kernel::{KernelPlatform, open_pod};
 pub use plan::{Plan, PodRequest};
+pub use platform::{Cause, HostPorts, Note, Object, Op, Platform, PlatformError, Tried};
 pub use status::{
     DropStatus, ExhaustedStatus, FlowTotals, HookStatus, NetworkStatus, PodCounters, PodFlows, PodRefusals, PodStatus,
     PublishStatus, Status, Talker, UplinkStatus,
 };
 pub use verbs::{PublishChange, PublishRef};
-pub use view::{Applied, BackendView, NetworkView, PodView, PublishView};
+pub use view::{Applied, AttachmentView, BackendView, NetworkView, PodView, PublishView, Repaired};
 
 /// An instance: one set of pins and state, and the kernel side it drives.
 ///
 /// The calling thread must be in the instance's host namespace.
 #[derive(Debug)]
-pub struct Instance<F> {
+pub struct Instance<P> {
     dirs: Dirs,
     host_netns: Option<String>,
-    fabric: F,
+    platform: P,
 }
 
-impl<F: Fabric> Instance<F> {
+impl<P: Platform> Instance<P> {
     /// An instance below these directories, whose host is the named namespace, or the real one.
-    pub const fn new(dirs: Dirs, host_netns: Option<String>, fabric: F) -> Self {
-        Self { dirs, host_netns, fabric }
+    pub const fn new(dirs: Dirs, host_netns: Option<String>, platform: P) -> Self {
+        Self { dirs, host_netns, platform }
     }
 
     /// Its directories.
@@ -57,8 +58,8 @@ impl<F: Fabric> Instance<F> {
     }
 
     /// Its kernel side.
-    pub const fn fabric(&self) -> &F {
-        &self.fabric
+    pub const fn platform(&self) -> &P {
+        &self.platform
     }
 
     /// What it holds; `None` when it is not up.

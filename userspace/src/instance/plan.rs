@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use super::InstanceError;
 use super::grants::Grants;
 use crate::store::{
-    BackendRow, InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, StoreError, UplinkRow,
+    AttachmentRow, BackendRow, InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, Row, State, StoreError,
+    UplinkRow,
 };
 use crate::topology::{
     self, Backend, Document, HostFacts, InputError, Interface, Pod, PortProbe, Problem, Publish, SharedPublish, Taken,
@@ -37,6 +38,8 @@ pub struct Plan {
     pub touched: Vec<NetworkRow>,
     /// Pods to make.
     pub pods: Vec<PodRow>,
+    /// Interfaces to make.
+    pub attachments: Vec<AttachmentRow>,
     /// Publishes to make.
     pub publishes: Vec<PublishRow>,
     /// Live publishes that change in place, once all else is done.
@@ -47,6 +50,44 @@ impl Plan {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         *self == Self { touched: self.touched.clone(), reset: self.reset, ..Self::default() }
+    }
+
+    /// What is to be made, in that order.
+    pub(super) fn rows(&self) -> impl Iterator<Item = Row> {
+        let instance = self.instance.iter().cloned().map(Row::Instance);
+        let networks = self.networks.iter().cloned().map(Row::Network);
+        let pods = self.pods.iter().cloned().map(Row::Pod);
+        let attachments = self.attachments.iter().cloned().map(Row::Attachment);
+        instance.chain(networks).chain(pods).chain(attachments).chain(self.publishes.iter().cloned().map(Row::Publish))
+    }
+
+    /// Whether something changes or goes that is there already.
+    pub(super) fn changes_what_is_there(&self) -> bool {
+        let removes =
+            !(self.remove_publishes.is_empty() && self.remove_pods.is_empty() && self.remove_networks.is_empty());
+        removes || self.retimed.is_some() || !self.switched.is_empty()
+    }
+
+    /// What a publish leads to when the pods are gone that go.
+    pub(super) fn backends_left(&self, state: &State, row: &PublishRow) -> Vec<BackendRow> {
+        let stays = |b: &&BackendRow| {
+            let pod = self.attachments.iter().chain(&state.attachments).find(|a| a.id == b.attachment).map(|a| a.pod);
+            pod.is_some_and(|pod| !self.remove_pods.contains(&pod))
+        };
+        row.backends.iter().filter(stays).copied().collect()
+    }
+
+    /// Whether a publish goes: it is to, or all its pods do and none takes over.
+    pub(super) fn removes_publish(&self, state: &State, row: &PublishRow) -> bool {
+        let switched = self.switched.iter().any(|q| q.id == row.id);
+        self.remove_publishes.contains(&row.id) || (!switched && self.backends_left(state, row).is_empty())
+    }
+
+    /// The interface by which ports lead to the pod of this name once the plan is carried out: its first.
+    pub(super) fn attachment(&self, state: &State, pod: &str) -> Option<u64> {
+        let stays = |p: &&PodRow| p.name == pod && !self.remove_pods.contains(&p.id);
+        let pod = self.pods.iter().chain(&state.pods).find(stays)?.id;
+        self.attachments.iter().chain(&state.attachments).find(|a| a.pod == pod).map(|a| a.id)
     }
 }
 
@@ -69,6 +110,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) facts: &'a HostFacts,
     /// Who listens on the host's ports.
     pub(super) ports: &'a dyn PortProbe,
+    /// The instance's name.
+    pub(super) instance: &'a str,
     /// Which host namespace it is.
     pub(super) host_id: String,
     /// The other instances on the same host namespace, by name.
@@ -168,7 +211,7 @@ pub(super) fn up(
             host: wanted.host.clone(),
             nat: wanted.nat,
             uplinks: uplinks.iter().map(|u| UplinkRow { name: u.name.clone(), ifindex: u.index }).collect(),
-            reserved_ports: String::new(),
+            reserved_ports: crate::sysctl::PortSet::default(),
             phase: Phase::Creating,
         });
     }
@@ -177,7 +220,7 @@ pub(super) fn up(
         .iter()
         .find(|live| live.nat != wanted.nat)
         .map(|live| InstanceRow { nat: wanted.nat, ..live.clone() });
-    let mut grants = Grants::new(state, facts, &plan);
+    let mut grants = Grants::new(host.instance, state, facts, &plan);
     let host_mtu = wanted.host.mtu.or(uplinks.iter().map(|u| u.mtu).min()).unwrap_or(DEFAULT_MTU_BYTES);
     for (i, network) in wanted.networks.iter().enumerate() {
         if state.network_named(&network.name).is_none() {
@@ -203,12 +246,13 @@ fn switched(state: &State, wanted: &Topology, kept: &[Publish], plan: &Plan) -> 
         if is_as_declared(state, row, publish) {
             continue;
         }
-        let pods = state.pods.iter().chain(&plan.pods);
-        let id = |name: &str| pods.clone().find(|p| p.name == name && !plan.remove_pods.contains(&p.id)).map(|p| p.id);
-        let was = |pod| row.backends.iter().any(|b| b.pod == pod && b.draining);
-        let backend = |b: &Backend| id(&b.pod).map(|pod| BackendRow { pod, weight: b.weight, draining: was(pod) });
+        let was = |id| row.backends.iter().any(|b| b.attachment == id && b.draining);
+        let backend = |b: &Backend| {
+            let attachment = plan.attachment(state, &b.pod)?;
+            Some(BackendRow { attachment, weight: b.weight, draining: was(attachment) })
+        };
         let backends: Vec<_> = publish.backends.iter().filter_map(backend).collect();
-        let same_pods = backends.iter().all(|b| row.leads_to(b.pod));
+        let same_pods = backends.iter().all(|b| row.leads_to(b.attachment));
         rows.push(PublishRow {
             backends,
             affinity: publish.affinity,
@@ -265,7 +309,7 @@ pub(super) fn add(
     taken.publishes.extend(host.publishes());
     topology::validate(&wanted, host.facts, host.ports, &taken).map_err(as_flag)?;
     let mut plan = Plan::default();
-    let mut grants = Grants::new(state, host.facts, &plan);
+    let mut grants = Grants::new(host.instance, state, host.facts, &plan);
     grants.pods(state, &wanted, Origin::Verb, &mut plan, next_id, &|e| as_flag(e).into())?;
     Ok(plan)
 }
@@ -294,7 +338,7 @@ pub(super) fn publish(
     taken.publishes.extend(host.publishes());
     topology::validate(&wanted, host.facts, host.ports, &taken).map_err(as_flag)?;
     let mut plan = Plan::default();
-    let mut grants = Grants::new(state, host.facts, &plan);
+    let mut grants = Grants::new(host.instance, state, host.facts, &plan);
     grants.publishes(state, &wanted, Origin::Verb, &mut plan, next_id, &|e| as_flag(e).into())?;
     Ok(plan)
 }
@@ -333,14 +377,14 @@ fn beside(state: &State) -> (Topology, Taken) {
 
 /// The pods a publish leads to, for messages.
 fn names(state: &State, row: &PublishRow) -> String {
-    row.backends.iter().map(|b| state.pod_name(b.pod)).collect::<Vec<_>>().join(",")
+    row.backends.iter().map(|b| state.pod_name(b.attachment)).collect::<Vec<_>>().join(",")
 }
 
 fn taken_pod(state: &State, row: &PodRow) -> TakenPod {
     TakenPod {
         name: row.name.clone(),
-        network: state.network(row.network).map_or_else(String::new, |n| n.network.name.clone()),
-        addresses: row.addresses().collect(),
+        network: state.attachments_of(row.id).next().map_or("", |a| state.network_name(a.network)).to_owned(),
+        addresses: state.attachments_of(row.id).flat_map(AttachmentRow::addresses).collect(),
     }
 }
 
@@ -391,7 +435,8 @@ fn unchanged(state: &State, wanted: &Topology) -> Result<(), InputError> {
     }
     for (i, new) in wanted.pods.iter().enumerate() {
         let Some(row) = state.pod(&new.name).filter(|p| p.origin == Origin::File) else { continue };
-        let network = state.network(row.network).map_or_else(String::new, |n| n.network.name.clone());
+        let Some(row) = state.attachments_of(row.id).next() else { continue };
+        let network = state.network_name(row.network).to_owned();
         same(format!("pod[{i}].network"), &new.network, &network, Clone::clone)?;
         for (k, address) in new.address.iter().enumerate() {
             let now = row.addresses().find(|a| a.is_ipv4() == address.is_ipv4());
@@ -403,7 +448,8 @@ fn unchanged(state: &State, wanted: &Topology) -> Result<(), InputError> {
         if wanted.networks.iter().any(|n| n.name == row.network.name) {
             continue;
         }
-        let in_use = state.pods.iter().filter(|p| p.network == row.id && p.origin == Origin::Verb);
+        let is_in = |p: &&PodRow| state.attachments_of(p.id).any(|a| a.network == row.id);
+        let in_use = state.pods.iter().filter(is_in).filter(|p| p.origin == Origin::Verb);
         let names: Vec<_> = in_use.map(|p| p.name.as_str()).collect();
         if !names.is_empty() {
             return Err(InputError::new("network", &row.network.name, Problem::NetworkInUse(names.join(", "))));
@@ -432,9 +478,10 @@ fn divide(state: &State, wanted: &Topology) -> (Taken, Plan) {
     let all = wanted.declared();
     for q in &state.publishes {
         let declared = all.iter().map(|d| &d.publish).find(|p| p.port == q.publish);
-        let goes = q.backends.iter().all(|b| going.contains(&b.pod));
+        let goes = q.backends.iter().all(|b| state.pod_of(b.attachment).is_none_or(|p| going.contains(&p.id)));
         match declared {
-            _ if goes => plan.remove_publishes.push(q.id),
+            None if goes => plan.remove_publishes.push(q.id),
+            Some(_) if goes && q.origin == Origin::Verb => plan.remove_publishes.push(q.id),
             Some(publish) if is_as_declared(state, q, publish) => taken.live.push(q.publish),
             Some(publish) if q.origin == Origin::File && keeps_families(state, wanted, q, publish) => {
                 taken.live.push(q.publish);
@@ -454,11 +501,14 @@ fn divide(state: &State, wanted: &Topology) -> (Taken, Plan) {
 /// Whether the ports' entries of a publish are right for other pods as well: those of "every address, both families" are
 /// for the families its pods have.
 fn keeps_families(state: &State, wanted: &Topology, row: &PublishRow, publish: &SharedPublish) -> bool {
-    let now = row.backends.iter().filter_map(|b| state.pods.iter().find(|p| p.id == b.pod)).map(|p| p.network);
+    let now = row.backends.iter().filter_map(|b| state.attachment(b.attachment)).map(|a| a.network);
     let now = now.filter_map(|id| state.network(id)).map(|n| &n.network).map(topology::Network::families).next();
     let network = |name: &str| match wanted.pods.iter().find(|p| p.name == name) {
         Some(pod) => wanted.networks.iter().find(|n| n.name == pod.network),
-        None => state.pod(name).and_then(|p| state.network(p.network)).map(|n| &n.network),
+        None => {
+            let first = state.pod(name).and_then(|p| state.attachments_of(p.id).next());
+            first.and_then(|a| state.network(a.network)).map(|n| &n.network)
+        }
     };
     let then = publish.backends.first().and_then(|b| network(&b.pod)).map(topology::Network::families);
     row.publish.address.is_some() || now == then

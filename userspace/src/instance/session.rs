@@ -1,65 +1,37 @@
-//! One mutating verb at work: the lock, the store, and the one way back.
+//! One mutating verb at work: the lock, the store, one way forward and one way back.
 
-use std::collections::BTreeMap;
-
+use super::difference::{Difference, differences};
 use super::plan::Plan;
-use super::{Applied, Dirs, Ending, Fabric, FabricError, Instance, InstanceError};
-use crate::store::{BackendRow, Change, InstanceRow, NetworkRow, Phase, PodRow, PublishRow, SqliteStore, State, Store};
+use super::platform::{Platform, PlatformError};
+use super::{Applied, Dirs, Instance, InstanceError};
+use crate::store::{
+    BackendRow, Change, InstanceRow, Phase, PublishRow, Row, RowId, SqliteStore, State, Store, StoreError, Withdrawal,
+};
 use crate::topology::HostFacts;
 
 /// Flow entries of a family a verb sweeps in passing, a fraction of a second's work; `run` does the rest, or the next verb.
 const SWEPT_BY_A_VERB: usize = 16_384;
 
 /// The lock and the open store of an instance.
-pub(super) struct Session<'a, F> {
-    pub(super) fabric: &'a mut F,
+pub(super) struct Session<'a, P> {
+    pub(super) platform: &'a mut P,
     pub(super) store: SqliteStore,
     pub(super) state: State,
+    /// What was to be removed and was not there.
+    pub(super) missing: Vec<String>,
     lock: super::lock::Lock,
     dirs: &'a Dirs,
     host_netns: &'a Option<String>,
     opened: bool,
+    /// What cannot be written down is done all the same: whoever is killed then does it again.
+    unwritten: bool,
 }
 
-impl<F: Fabric> Instance<F> {
-    /// Takes the lock and undoes what a killed verb left; `None` when the instance has no state and none is to be made.
-    pub(super) fn begin(&mut self, create: bool) -> Result<Option<Session<'_, F>>, InstanceError> {
-        if !create && !self.dirs.state().exists() {
-            return Ok(None);
-        }
-        let Some(lock) = self.dirs.lock(create)? else { return Ok(None) };
-        let store = if create {
-            SqliteStore::create(&self.dirs.database())?
-        } else {
-            match self.dirs.open()? {
-                Some(store) => store,
-                None => {
-                    self.dirs.remove_state(&lock)?;
-                    return Ok(None);
-                }
-            }
-        };
-        let state = store.load()?;
-        if let Some(row) = &state.instance
-            && row.host_netns != self.host_netns
-        {
-            let words = |n: &Option<String>| n.as_ref().map_or("the host's own namespace".to_owned(), Clone::clone);
-            return Err(InstanceError::Elsewhere {
-                instance: self.dirs.name().to_owned(),
-                there: words(&row.host_netns),
-                here: words(&self.host_netns),
-            });
-        }
-        let mut session = Session {
-            fabric: &mut self.fabric,
-            store,
-            state,
-            lock,
-            dirs: &self.dirs,
-            host_netns: &self.host_netns,
-            opened: false,
-        };
-        let left = session.undo_unfinished()?;
+impl<P: Platform> Instance<P> {
+    /// Takes the lock and deals with what a killed verb left; `None` when the instance has no state and none is to be made.
+    pub(super) fn begin(&mut self, create: bool) -> Result<Option<Session<'_, P>>, InstanceError> {
+        let Some(mut session) = self.session(create, false)? else { return Ok(None) };
+        let left = session.carry_on()?;
         if !left.is_empty() {
             return Err(InstanceError::Unfinished(left));
         }
@@ -69,9 +41,78 @@ impl<F: Fabric> Instance<F> {
         }
         Ok(Some(session))
     }
+
+    /// The same for taking the instance down: whatever is left over goes with the rest, and nothing has to be written.
+    pub(super) fn begin_down(&mut self) -> Result<Option<Session<'_, P>>, InstanceError> {
+        self.session(false, true)
+    }
+
+    fn session(&mut self, create: bool, down: bool) -> Result<Option<Session<'_, P>>, InstanceError> {
+        if !create && !self.dirs.state().exists() {
+            return Ok(None);
+        }
+        let Some(lock) = self.dirs.lock(create)? else { return Ok(None) };
+        let mut unwritten = false;
+        let store = if create {
+            Some(SqliteStore::create(&self.dirs.database())?)
+        } else {
+            match self.dirs.open_to_write(&lock) {
+                Err(InstanceError::Store(StoreError::Sqlite { .. })) if down => {
+                    unwritten = true;
+                    self.dirs.open()?
+                }
+                done => done?,
+            }
+        };
+        let Some(store) = store else {
+            self.dirs.remove_state(&lock)?;
+            return Ok(None);
+        };
+        let state = store.load()?;
+        if let Some(row) = state.instance.clone() {
+            self.check_host(&row, down)?;
+        }
+        Ok(Some(Session {
+            platform: &mut self.platform,
+            store,
+            state,
+            missing: Vec::new(),
+            lock,
+            dirs: &self.dirs,
+            host_netns: &self.host_netns,
+            opened: false,
+            unwritten: unwritten || down,
+        }))
+    }
+
+    /// Refuses an instance that is not where this process is. One is taken down all the same whose host, by its name, is gone or
+    /// another by now.
+    fn check_host(&mut self, row: &InstanceRow, down: bool) -> Result<(), InstanceError> {
+        let elsewhere = |there, here| {
+            let instance = self.dirs.name().to_owned();
+            Err(InstanceError::Elsewhere { instance, there, here })
+        };
+        let words = |n: &Option<String>| n.as_ref().map_or("the host's own namespace".to_owned(), Clone::clone);
+        if row.host_netns != self.host_netns {
+            return elsewhere(words(&row.host_netns), words(&self.host_netns));
+        }
+        let id = self.platform.host_id();
+        let is_there = id.as_ref().is_some_and(|id| row.host_id.is_empty() || *id == row.host_id);
+        match (is_there, down, &row.host_netns, id) {
+            (true, ..) => Ok(()),
+            (false, true, Some(_), _) | (false, true, _, None) => {
+                self.platform.leave_host();
+                Ok(())
+            }
+            (false, _, name, None) => Err(InstanceError::HostGone(words(name))),
+            (false, _, _, Some(id)) => {
+                elsewhere(format!("network namespace {}", row.host_id), format!("network namespace {id}"))
+            }
+        }
+    }
 }
 
-impl<F: Fabric> Session<'_, F> {
+impl<P: Platform> Session<'_, P> {
     /// The name of the instance.
     pub(super) fn name(&self) -> String {
         self.dirs.name().to_owned()
@@ -79,16 +120,15 @@ impl<F: Fabric> Session<'_, F> {
 
     /// What the host has, and which other instances are on it. Its routes only for those who mean to add subnets.
     pub(super) fn look_around(&self, routes: bool) -> Result<(HostFacts, Vec<(String, State)>), InstanceError> {
-        let facts = self.fabric.facts(&self.state, routes)?;
+        let facts = self.platform.facts(&self.state, routes)?;
+        let id = self.platform.host_id().unwrap_or_default();
         let mut others = Vec::new();
         for dirs in self.dirs.others()? {
             // A damaged one is its own verbs' to report.
             let Ok(Some(store)) = dirs.open() else { continue };
             let Ok(state) = store.load() else { continue };
             // One that does not say where it is counts as here: ports are refused rather than taken twice.
-            let here = |r: &InstanceRow| {
-                r.host_id == self.fabric.host_id() || (r.host_id.is_empty() && r.host_netns == *self.host_netns)
-            };
+            let here = |r: &InstanceRow| r.host_id == id || (r.host_id.is_empty() && r.host_netns == *self.host_netns);
             if state.instance.as_ref().is_some_and(here) {
                 others.push((dirs.name().to_owned(), state));
             }
@@ -96,33 +136,36 @@ impl<F: Fabric> Session<'_, F> {
         Ok((facts, others))
     }
 
-    /// Makes changes to the store and reads it again.
+    /// Makes changes to the store, and to what is known of it.
     pub(super) fn write(&mut self, changes: &[Change]) -> Result<(), InstanceError> {
-        if !changes.is_empty() {
-            self.store.apply(changes)?;
-            self.state = self.store.load()?;
+        if changes.is_empty() {
+            return Ok(());
         }
+        match self.store.apply(changes) {
+            Err(e @ StoreError::Sqlite { .. }) if self.unwritten => tracing::warn!("going on without a record: {e}"),
+            done => done?,
+        }
+        self.state.apply(changes);
         Ok(())
     }
 
     /// The data path's maps, opened once.
-    pub(super) fn open_fabric(&mut self) -> Result<(), FabricError> {
+    pub(super) fn open(&mut self) -> Result<(), PlatformError> {
         if !self.opened {
-            self.fabric.open()?;
+            self.platform.open()?;
             self.opened = true;
         }
         Ok(())
     }
 
-    /// Carries a plan out; on failure everything it made is undone.
-    ///
-    /// What it removes stays removed: the plan was judged as a whole, and a pod's processes do not come back.
+    /// Carries a plan out: what is new is made before anything is removed. On failure what was made is undone; what had begun to
+    /// change or to go is carried on, by this verb or the next.
     pub(super) fn carry_out(mut self, plan: &Plan) -> Result<Applied, InstanceError> {
         let mut applied = Applied { instance: self.name(), changed: !plan.is_empty(), ..Applied::default() };
         match self.steps(plan, &mut applied) {
             Ok(()) => Ok(applied),
             Err(cause) => {
-                let left = self.undo_unfinished()?;
+                let left = self.carry_on()?;
                 if self.state.instance.is_none() {
                     self.end()?;
                 }
@@ -136,33 +179,38 @@ impl<F: Fabric> Session<'_, F> {
     }
 
     fn steps(&mut self, plan: &Plan, applied: &mut Applied) -> Result<(), InstanceError> {
-        self.remove_planned(plan, applied)?;
-        if let Some(instance) = &plan.instance {
-            self.make_instance(instance.clone())?;
-        } else {
-            self.open_fabric()?;
+        if plan.instance.is_none() {
+            // Before anything is written: a verb that cannot do its work leaves nothing to be undone.
+            self.open()?;
         }
-        let retimed = plan.retimed.iter().cloned().map(Change::PutInstance);
-        let networks = plan.touched.iter().chain(&plan.networks).cloned().map(Change::PutNetwork);
-        let intent: Vec<Change> = retimed
-            .chain(networks)
-            .chain(plan.pods.iter().cloned().map(Change::PutPod))
-            .chain(plan.publishes.iter().cloned().map(Change::PutPublish))
-            .collect();
+        // Ports that somebody still has lead elsewhere when he has gone.
+        let (later, now): (Vec<Row>, Vec<Row>) = plan.rows().partition(|row| self.waits(row, plan));
+        let touched = plan.touched.iter().cloned().map(Change::put);
+        let intent: Vec<Change> = touched.chain(now.iter().cloned().map(Change::Put)).collect();
         self.write(&intent)?;
-        for network in &plan.networks {
-            self.fabric.add_network(network)?;
+        for row in &now {
+            self.make(row)?;
         }
-        for pod in &plan.pods {
-            self.make_pod(pod)?;
+        if !plan.changes_what_is_there() || !now.is_empty() {
+            self.refresh()?;
         }
-        for publish in &plan.publishes {
-            self.fabric.add_publish(publish, &self.state.pods)?;
+        // From here on there is no way back: what was there begins to change and to go.
+        let commit = self.commitment(plan, applied);
+        self.write(&commit)?;
+        let left = self.carry_on()?;
+        if !left.is_empty() {
+            return Err(InstanceError::Unfinished(left));
         }
-        self.refresh()?;
-        self.mark_ready()?;
-        // Last, when what is new stays whatever comes: a change of what is live is carried on, never undone.
-        self.switch_rows(&plan.switched, applied)?;
+        if !later.is_empty() {
+            self.write(&later.iter().cloned().map(Change::Put).collect::<Vec<_>>())?;
+            for row in &later {
+                self.make(row)?;
+            }
+            self.write(&later.into_iter().map(|r| Change::Put(r.at(Phase::Ready))).collect::<Vec<_>>())?;
+        }
+        if plan.changes_what_is_there() {
+            self.refresh()?;
+        }
         let state = &self.state;
         applied.nat_changed = plan.retimed.as_ref().map(|row| row.nat);
         applied.networks_added = plan.networks.iter().map(|n| n.network.name.clone()).collect();
@@ -172,248 +220,212 @@ impl<F: Fabric> Session<'_, F> {
         Ok(())
     }
 
+    /// Whether a row can be made only when something that goes has gone.
+    fn waits(&self, row: &Row, plan: &Plan) -> bool {
+        let Row::Publish(new) = row else { return false };
+        let going = self.state.publishes.iter().filter(|q| plan.removes_publish(&self.state, q));
+        going.into_iter().any(|q| q.publish.conflicts(&new.publish))
+    }
+
+    /// The step after which what is new is live, and what goes is going.
+    fn commitment(&self, plan: &Plan, applied: &mut Applied) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for row in self.state.rows().filter(|r| r.phase() == Phase::Creating) {
+            // One that was made without addresses which another has gets them when that has gone.
+            let waits = matches!(&row, Row::Attachment(a) if self.state.shares_address(a));
+            changes.push(Change::Put(row.at(if waits { Phase::Updating } else { Phase::Ready })));
+        }
+        changes.extend(plan.retimed.iter().cloned().map(Change::put));
+        for row in &self.state.publishes {
+            let backends = plan.backends_left(&self.state, row);
+            if plan.removes_publish(&self.state, row) {
+                applied.publishes_removed.push(self.state.publish_view(row));
+                let withdrawal = if plan.reset { Withdrawal::Reset } else { Withdrawal::RunOn };
+                changes.push(Change::Put(Row::from(PublishRow { withdrawal, ..row.clone() }).at(Phase::Deleting)));
+            } else if let Some(switched) = plan.switched.iter().find(|q| q.id == row.id) {
+                applied.publishes_changed.push(self.state.publish_view(switched));
+                changes.push(Change::Put(Row::from(switched.clone()).at(Phase::Updating)));
+            } else if backends.len() < row.backends.len() {
+                // A pod that goes leaves it before; the others take over.
+                let row = PublishRow { backends, ..row.clone() };
+                applied.publishes_changed.push(self.state.publish_view(&row));
+                changes.push(Change::Put(Row::from(row).at(Phase::Updating)));
+            }
+        }
+        for row in self.state.rows() {
+            let goes = match &row {
+                Row::Pod(p) => plan.remove_pods.contains(&p.id),
+                Row::Attachment(a) => plan.remove_pods.contains(&a.pod),
+                Row::Network(n) => plan.remove_networks.contains(&n.id),
+                Row::Instance(_) | Row::Publish(_) => false,
+            };
+            if goes {
+                match &row {
+                    Row::Pod(p) => applied.pods_removed.push(p.name.clone()),
+                    Row::Network(n) => applied.networks_removed.push(n.network.name.clone()),
+                    _ => {}
+                }
+                changes.push(Change::Put(row.at(Phase::Deleting)));
+            }
+        }
+        changes
+    }
+
+    /// Makes what a row says, writing down what is known of it only then.
+    pub(super) fn make(&mut self, row: &Row) -> Result<(), InstanceError> {
+        let Self { platform, store, state, .. } = self;
+        let mut noted = Vec::new();
+        let done = platform.make(row, state, &mut |row| {
+            let change = [Change::Put(row)];
+            store.apply(&change)?;
+            noted.extend(change);
+            Ok(())
+        });
+        state.apply(&noted);
+        self.opened |= done.is_ok() && matches!(row, Row::Instance(_));
+        Ok(done?)
+    }
+
     /// Brings the data path's view of the host up to date.
     pub(super) fn refresh(&mut self) -> Result<(), InstanceError> {
-        let Some(row) = self.state.instance.clone() else { return Ok(()) };
-        // First: no flow takes an address any more whose flows are about to end.
-        self.fabric.refresh_networks(&self.state.networks)?;
-        let uplinks = self.fabric.refresh(&row)?;
+        if self.state.instance.is_none() {
+            return Ok(());
+        }
+        let changed = self.platform.refresh(&self.state)?;
         // Whoever passes by sweeps. What stays is absent to the programs all the same: no reason for a verb to fail.
-        if let Err(e) = self.fabric.expire_flows(SWEPT_BY_A_VERB) {
+        if let Err(e) = self.platform.expire_flows(SWEPT_BY_A_VERB) {
             tracing::warn!("{e}");
         }
-        if uplinks != row.uplinks {
-            self.write(&[Change::PutInstance(InstanceRow { uplinks, ..row })])?;
-        }
+        self.write(&changed.into_iter().map(Change::Put).collect::<Vec<_>>())?;
         self.sync_reserved_ports()
     }
 
-    /// Turns everything that was being made into what is live, in one step.
-    fn mark_ready(&mut self) -> Result<(), InstanceError> {
-        let mut changes = Vec::new();
-        if let Some(row) = self.state.instance.iter().find(|r| r.phase == Phase::Creating) {
-            changes.push(Change::PutInstance(InstanceRow { phase: Phase::Ready, ..row.clone() }));
-        }
-        let creating = |p: Phase| p == Phase::Creating;
-        for row in self.state.networks.iter().filter(|r| creating(r.phase)) {
-            changes.push(Change::PutNetwork(NetworkRow { phase: Phase::Ready, ..row.clone() }));
-        }
-        for row in self.state.pods.iter().filter(|r| creating(r.phase)) {
-            changes.push(Change::PutPod(PodRow { phase: Phase::Ready, ..row.clone() }));
-        }
-        for row in self.state.publishes.iter().filter(|r| creating(r.phase)) {
-            changes.push(Change::PutPublish(PublishRow { phase: Phase::Ready, ..row.clone() }));
-        }
-        self.write(&changes)
+    /// What of the rows is not there.
+    pub(super) fn differences(&self) -> Result<Vec<Difference>, InstanceError> {
+        Ok(differences(self.dirs.name(), &self.state, &self.platform.observe(&self.state)?))
     }
 
-    fn make_instance(&mut self, mut row: InstanceRow) -> Result<(), InstanceError> {
-        // Written before they are reserved, so that a later `down` gives back exactly what was added.
-        row.reserved_ports = self.fabric.unreserved(&row.host.snat_ports.to_string())?;
-        self.write(&[Change::PutInstance(row.clone())])?;
-        self.fabric.reserve(&row.reserved_ports)?;
-        self.fabric.load(&row)?;
-        self.opened = true;
-        self.fabric.add_uplinks(&row)?;
-        Ok(())
-    }
-
-    fn make_pod(&mut self, pod: &PodRow) -> Result<(), InstanceError> {
-        match self.fabric.add_netns(pod) {
-            Ok(()) => {}
-            Err(e @ FabricError::Exists(_)) => {
-                // Made by somebody else after we looked: undoing must leave it alone.
-                self.write(&[Change::PutPod(PodRow { foreign_netns: true, ..pod.clone() })])?;
-                return Err(e.into());
-            }
-            Err(e) => return Err(e.into()),
-        }
-        if let Some(network) = self.state.network(pod.network) {
-            self.fabric.add_pod(pod, network)?;
-        }
-        Ok(())
-    }
-
-    /// Removes what a plan removes, recording each intent first.
-    pub(super) fn remove_planned(&mut self, plan: &Plan, applied: &mut Applied) -> Result<(), InstanceError> {
-        let mut changes = Vec::new();
-        for row in &self.state.publishes {
-            let stays = |b: &&BackendRow| !plan.remove_pods.contains(&b.pod);
-            let backends: Vec<_> = row.backends.iter().filter(stays).copied().collect();
-            let row = if plan.remove_publishes.contains(&row.id) || backends.is_empty() {
-                applied.publishes_removed.push(self.state.publish_view(row));
-                let phase = if plan.reset { Phase::Resetting } else { Phase::Deleting };
-                PublishRow { phase, ..row.clone() }
-            } else if backends.len() < row.backends.len() {
-                // A pod that goes leaves it before; the others take over.
-                let row = PublishRow { backends, phase: Phase::Switching, ..row.clone() };
-                applied.publishes_changed.push(self.state.publish_view(&row));
-                row
-            } else {
+    /// Mends what is not as the rows say, of one pod or of all; returns what was mended, and what could not be and why.
+    pub(super) fn mend(&mut self, pod: Option<u64>) -> Result<(Vec<Difference>, Vec<String>), InstanceError> {
+        let concerns = |state: &State, row: RowId| match (pod, row) {
+            (None, _) => true,
+            (Some(pod), RowId::Pod(id)) => id == pod,
+            (Some(pod), RowId::Attachment(id)) => state.attachment(id).is_some_and(|a| a.pod == pod),
+            (Some(_), _) => false,
+        };
+        let (mut mended, mut not) = (Vec::new(), Vec::new());
+        for difference in self.differences()? {
+            if !concerns(&self.state, difference.row) {
                 continue;
-            };
-            changes.push(Change::PutPublish(row));
+            }
+            if difference.trouble.repair().is_err() {
+                not.push(difference.to_string());
+                continue;
+            }
+            let Self { platform, store, state, .. } = self;
+            let mut noted = Vec::new();
+            let done = platform.mend(&difference, state, &mut |row| {
+                let change = [Change::Put(row)];
+                store.apply(&change)?;
+                noted.extend(change);
+                Ok(())
+            });
+            state.apply(&noted);
+            match done {
+                Ok(()) => mended.push(difference),
+                Err(e) => not.push(e.to_string()),
+            }
         }
-        for row in self.state.pods.iter().filter(|p| plan.remove_pods.contains(&p.id)) {
-            applied.pods_removed.push(row.name.clone());
-            changes.push(Change::PutPod(PodRow { phase: Phase::Deleting, ..row.clone() }));
-        }
-        for row in self.state.networks.iter().filter(|n| plan.remove_networks.contains(&n.id)) {
-            applied.networks_removed.push(row.network.name.clone());
-            changes.push(Change::PutNetwork(NetworkRow { phase: Phase::Deleting, ..row.clone() }));
-        }
-        if changes.is_empty() {
-            return Ok(());
-        }
-        self.write(&changes)?;
-        let left = self.undo_unfinished()?;
-        if left.is_empty() { Ok(()) } else { Err(InstanceError::Unfinished(left)) }
+        Ok((mended, not))
     }
 
     /// Marks everything as going.
     pub(super) fn mark_all_deleting(&mut self) -> Result<(), InstanceError> {
-        let mut changes: Vec<Change> = Vec::new();
-        changes.extend(
-            self.state
-                .instance
-                .iter()
-                .map(|r| Change::PutInstance(InstanceRow { phase: Phase::Deleting, ..r.clone() })),
-        );
-        changes.extend(
-            self.state.networks.iter().map(|r| Change::PutNetwork(NetworkRow { phase: Phase::Deleting, ..r.clone() })),
-        );
-        changes.extend(self.state.pods.iter().map(|r| Change::PutPod(PodRow { phase: Phase::Deleting, ..r.clone() })));
-        changes.extend(
-            self.state.publishes.iter().map(|r| Change::PutPublish(PublishRow { phase: Phase::Deleting, ..r.clone() })),
-        );
+        let changes: Vec<Change> = self.state.rows().map(|r| Change::Put(r.at(Phase::Deleting))).collect();
         self.write(&changes)
     }
 
-    /// Removes every row that is not ready, and what it stands for, in the reverse order of making.
+    /// Brings what is between two phases to an end: changes are carried on, what was being made or is going is removed.
     ///
     /// Goes on past errors and returns them; rows behind them stay, for the next verb.
-    pub(super) fn undo_unfinished(&mut self) -> Result<Vec<FabricError>, InstanceError> {
-        let whole = self.state.instance.as_ref().is_some_and(|r| r.phase != Phase::Ready);
+    pub(super) fn carry_on(&mut self) -> Result<Vec<PlatformError>, InstanceError> {
+        let whole = self.state.instance.as_ref().is_some_and(|r| !r.phase.is_live());
         if whole {
             self.mark_all_deleting()?;
         }
-        let unfinished = |p: Phase| !matches!(p, Phase::Ready | Phase::Switching);
-        let State { instance, networks, pods, publishes } = self.state.clone();
-        let any = whole
-            || networks.iter().any(|r| unfinished(r.phase))
-            || pods.iter().any(|r| unfinished(r.phase))
-            || publishes.iter().any(|r| r.phase != Phase::Ready);
-        if !any {
+        if self.state.rows().all(|r| r.phase() == Phase::Ready) {
             return Ok(Vec::new());
         }
-        let mut left = Vec::new();
         // An instance that was killed before its maps were pinned has none to open.
-        if let Err(e) = self.open_fabric()
+        if let Err(e) = self.open()
             && !whole
         {
             return Ok(vec![e]);
         }
-        left.extend(self.switch_publishes()?);
-        let going = |b: &BackendRow| pods.iter().any(|p| p.id == b.pod && unfinished(p.phase));
-        let mut doomed: BTreeMap<Ending, Vec<PublishRow>> = BTreeMap::new();
-        for row in publishes.iter().filter(|r| unfinished(r.phase) || r.backends.iter().all(going)) {
-            let ending = match row.phase {
-                _ if whole => Ending::WithMaps,
-                Phase::Resetting => Ending::Reset,
-                _ => Ending::RunOn,
-            };
-            doomed.entry(ending).or_default().push(row.clone());
-        }
-        for (ending, rows) in doomed {
-            match self.fabric.remove_publishes(&rows, ending, &pods) {
-                Ok(()) => self.write(&rows.iter().map(|row| Change::DeletePublish(row.id)).collect::<Vec<_>>())?,
-                Err(e) => left.push(e),
-            }
-        }
-        for row in pods.iter().filter(|r| unfinished(r.phase)) {
-            let mut gone = match networks.iter().find(|n| n.id == row.network) {
-                Some(network) => self.fabric.remove_pod(row, network),
-                None => Ok(()),
-            };
-            if gone.is_ok() && !row.foreign_netns {
-                gone = self.fabric.remove_netns(row);
-            }
-            match gone {
-                Ok(()) if self.state.publishes_of(row.id).next().is_none() => {
-                    self.write(&[Change::DeletePod(row.id)])?;
-                }
-                Ok(()) => {}
-                Err(e) => left.push(e),
-            }
-        }
-        for row in networks.iter().filter(|r| unfinished(r.phase)) {
-            if self.state.pods.iter().any(|p| p.network == row.id) {
-                continue;
-            }
-            match self.fabric.remove_network(row) {
-                Ok(()) => self.write(&[Change::DeleteNetwork(row.id)])?,
-                Err(e) => left.push(e),
-            }
-        }
-        if let Some(row) = instance.filter(|_| whole && left.is_empty()) {
-            left.extend(self.unmake_instance(&row)?);
-        }
+        let mut left = Vec::new();
+        // Publishes leave pods that go before these go; addresses are free for others after.
+        self.update(|row| matches!(row, Row::Publish(_)), &mut left)?;
+        self.remove(whole, &mut left)?;
+        self.update(|_| true, &mut left)?;
         Ok(left)
     }
 
-    /// Makes the data path's declarations what rows that were changed say.
-    fn switch_publishes(&mut self) -> Result<Option<FabricError>, InstanceError> {
-        let is_live = |b: &BackendRow| self.state.pods.iter().any(|p| p.id == b.pod && p.phase == Phase::Ready);
-        let switching = |r: &&PublishRow| r.phase == Phase::Switching && r.backends.iter().all(is_live);
-        let rows: Vec<PublishRow> = self.state.publishes.iter().filter(switching).cloned().collect();
-        if rows.is_empty() {
-            return Ok(None);
-        }
-        if let Err(e) = self.fabric.switch_publishes(&rows, &self.state.pods) {
-            return Ok(Some(e));
-        }
-        let ready = |row: PublishRow| Change::PutPublish(PublishRow { phase: Phase::Ready, ..row });
-        self.write(&rows.into_iter().map(ready).collect::<Vec<_>>())?;
-        Ok(None)
-    }
-
-    /// Changes live publishes: intent first, then the data path. A killed or failed change is carried on by the next verb.
-    pub(super) fn switch(mut self, rows: &[PublishRow]) -> Result<Applied, InstanceError> {
-        let mut applied = Applied { instance: self.name(), changed: !rows.is_empty(), ..Applied::default() };
-        self.open_fabric()?;
-        self.switch_rows(rows, &mut applied)?;
-        self.refresh()?;
-        Ok(applied)
-    }
-
-    fn switch_rows(&mut self, rows: &[PublishRow], applied: &mut Applied) -> Result<(), InstanceError> {
-        let intent: Vec<Change> =
-            rows.iter().map(|r| Change::PutPublish(PublishRow { phase: Phase::Switching, ..r.clone() })).collect();
-        self.write(&intent)?;
-        if let Some(left) = self.switch_publishes()? {
-            return Err(InstanceError::Unfinished(vec![left]));
-        }
-        for row in rows {
-            // One that lost a pod on the way is told of once.
-            applied.publishes_changed.retain(|v| v.id != row.id);
-            applied.publishes_changed.push(self.state.publish_view(row));
+    /// The one way forward for what is live: the kernel is brought to what rows say that have changed.
+    fn update(&mut self, which: impl Fn(&Row) -> bool, left: &mut Vec<PlatformError>) -> Result<(), InstanceError> {
+        let is_live = |b: &BackendRow| self.state.attachment(b.attachment).is_some_and(|a| a.phase.is_live());
+        let ready = |row: &Row| match row {
+            Row::Publish(q) => q.backends.iter().all(is_live),
+            // The addresses are another's as long as that is there.
+            Row::Attachment(a) => !self.state.shares_address(a),
+            _ => true,
+        };
+        let rows: Vec<Row> =
+            self.state.rows().filter(|r| r.phase() == Phase::Updating && which(r) && ready(r)).collect();
+        for rows in rows.chunk_by(|a, b| matches!((a, b), (Row::Publish(_), Row::Publish(_)))) {
+            match self.platform.update(rows, &self.state) {
+                Ok(()) => {
+                    self.write(&rows.iter().map(|r| Change::Put(r.clone().at(Phase::Ready))).collect::<Vec<_>>())?;
+                }
+                Err(e) => left.push(e),
+            }
         }
         Ok(())
     }
 
-    fn unmake_instance(&mut self, row: &InstanceRow) -> Result<Option<FabricError>, InstanceError> {
-        if let Err(e) = self.fabric.remove_uplinks(row) {
-            return Ok(Some(e));
+    /// The one way back: rows that are not live go, and what they stand for, in the reverse order of making.
+    fn remove(&mut self, whole: bool, left: &mut Vec<PlatformError>) -> Result<(), InstanceError> {
+        let before = self.state.clone();
+        let gone = |b: &BackendRow| before.attachment(b.attachment).is_none_or(|a| !a.phase.is_live());
+        let goes = |row: &Row| match row {
+            Row::Publish(q) => !q.phase.is_live() || q.backends.iter().all(gone),
+            row => !row.phase().is_live(),
+        };
+        let mut rows: Vec<Row> = before.rows().rev().filter(goes).collect();
+        // Those that end alike go together: programs are waited for once.
+        rows.sort_by_key(|row| if let Row::Publish(q) = row { (0, q.withdrawal) } else { (1, Withdrawal::default()) });
+        let alike = |a: &Row, b: &Row| match (a, b) {
+            (Row::Publish(a), Row::Publish(b)) => a.withdrawal == b.withdrawal,
+            _ => false,
+        };
+        for rows in rows.chunk_by(alike) {
+            if rows.iter().any(|row| self.state.is_needed(row.id())) {
+                continue;
+            }
+            match self.platform.remove(rows, &before, whole) {
+                Ok(missing) => {
+                    self.missing.extend(missing);
+                    self.opened &= !rows.iter().any(|row| matches!(row, Row::Instance(_)));
+                    self.write(&rows.iter().map(|row| Change::Delete(row.id())).collect::<Vec<_>>())?;
+                }
+                Err(e) => left.push(e),
+            }
         }
-        self.opened = false;
-        if let Err(e) = self.fabric.unload() {
-            return Ok(Some(e));
-        }
-        if let Err(e) = self.fabric.release(&row.reserved_ports) {
-            return Ok(Some(e));
-        }
-        self.write(&[Change::DeleteInstance])?;
-        Ok(None)
+        Ok(())
+    }
+
+    /// Changes live publishes: intent first, then the data path. A killed or failed change is carried on by the next verb.
+    pub(super) fn switch(self, rows: Vec<PublishRow>) -> Result<Applied, InstanceError> {
+        self.carry_out(&Plan { switched: rows, ..Plan::default() })
     }
 
     /// Removes the state directory of an instance that holds nothing.

@@ -4,10 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::FabricError;
 use crate::datapath::PublishPorts;
-use crate::netns::NetnsName;
-use crate::store::{BackendRow, NetworkRow, PodRow, PublishRow};
+use crate::store::{AttachmentRow, BackendRow, NetworkRow, PublishRow, State};
 use crate::topology::{Affinity, Behaviour, gateway};
 use crate::wiring::{BackendSpec, NetworkSpec, PublishSpec};
 
@@ -15,10 +13,6 @@ use crate::wiring::{BackendSpec, NetworkSpec, PublishSpec};
 #[expect(clippy::cast_possible_truncation, reason = "network ids are at most 255")]
 pub(super) const fn id16(id: u32) -> u16 {
     id as u16
-}
-
-pub(super) fn netns_name(pod: &PodRow) -> Result<NetnsName, FabricError> {
-    NetnsName::new(&pod.name).map_err(|e| FabricError::step(format!("pod {:?}", pod.name), e))
 }
 
 pub(super) fn network_spec(row: &NetworkRow) -> NetworkSpec {
@@ -45,16 +39,16 @@ pub(super) fn network_spec(row: &NetworkRow) -> NetworkSpec {
     }
 }
 
-pub(super) fn publish_specs(rows: &[PublishRow], pods: &[PodRow]) -> Vec<PublishSpec> {
-    rows.iter().map(|row| publish_spec(row, pods)).collect()
+pub(super) fn publish_specs(rows: &[PublishRow], all: &State) -> Vec<PublishSpec> {
+    rows.iter().map(|row| publish_spec(row, all)).collect()
 }
 
-pub(super) fn publish_spec(row: &PublishRow, pods: &[PodRow]) -> PublishSpec {
+pub(super) fn publish_spec(row: &PublishRow, all: &State) -> PublishSpec {
     let publish = &row.publish;
-    let pod = |b: &BackendRow| pods.iter().find(|p| p.id == b.pod).map(|p| (*b, p));
-    let backends: Vec<_> = row.backends.iter().filter_map(pod).collect();
+    let of = |b: &BackendRow| all.attachment(b.attachment).map(|a| (*b, a));
+    let backends: Vec<(BackendRow, &AttachmentRow)> = row.backends.iter().filter_map(of).collect();
     // Of "any address, both families" only the families the pods have: the host's own sockets keep the other.
-    let families = backends.first().map(|(_, p)| (p.addr4.is_some(), p.addr6.is_some()));
+    let families = backends.first().map(|(_, a)| (a.addr4.is_some(), a.addr6.is_some()));
     let addr = match (publish.address, families) {
         (None, Some((true, false))) => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         (None, Some((false, true))) => Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
@@ -65,7 +59,12 @@ pub(super) fn publish_spec(row: &PublishRow, pods: &[PodRow]) -> PublishSpec {
         owner: row.id,
         backends: backends
             .iter()
-            .map(|(b, pod)| BackendSpec { slot: pod.slot, name: pod.name.clone(), weight: b.weight, open: !b.draining })
+            .map(|(b, a)| BackendSpec {
+                slot: a.slot,
+                name: all.pod_name(a.id).to_owned(),
+                weight: b.weight,
+                open: !b.draining,
+            })
             .collect(),
         sticky: row.affinity == Affinity::Client,
         allow: row.allow.clone(),

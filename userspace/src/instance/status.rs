@@ -7,7 +7,10 @@ use netns_ebpf_common::counters::{EndpointCounters, Hook, PublishCounters};
 use netns_ebpf_common::verdict::Kind;
 use serde::Serialize;
 
-use super::{FabricError, Instance, InstanceError, KernelFabric, NetworkView, PodView, PublishView};
+use super::{
+    DifferenceView, Instance, InstanceError, KernelPlatform, NetworkView, Object, Op, PlatformError, PodView,
+    PublishView,
+};
 use crate::datapath::DatapathError;
 use crate::store::{State, UplinkRow};
 use crate::topology::Nat;
@@ -44,6 +47,12 @@ pub struct Status {
     pub drops: Vec<DropStatus>,
     /// Destinations towards which flows were refused for want of a port, the most refusals first.
     pub exhausted: Vec<ExhaustedStatus>,
+    /// What is not as the rows say.
+    pub differences: Vec<DifferenceView>,
+}
+
+fn read_error(e: DatapathError) -> PlatformError {
+    PlatformError::new(Op::Read, Object::Datapath, e)
 }
 
 /// Flows in the tables.
@@ -217,16 +226,25 @@ pub struct DropStatus {
     pub explain: &'static str,
 }
 
-impl Instance<KernelFabric> {
+impl Instance<KernelPlatform> {
     /// What the instance is doing. Takes no lock. Reads the flow table if ports were wanting somewhere.
     ///
     /// # Errors
     ///
     /// It is not up, or its maps cannot be read.
     pub fn status(&self) -> Result<Status, InstanceError> {
-        let mut status = self.counters()?;
+        let differences = self.differences()?.iter().map(Into::into).collect::<Vec<DifferenceView>>();
+        let mut status = if differences.iter().any(|d| d.kind == "not-loaded") {
+            self.without_datapath()?
+        } else {
+            self.counters()?
+        };
+        status.differences = differences;
+        if !self.platform().is_loaded() {
+            return Ok(status);
+        }
         let state = self.state()?.ok_or_else(|| InstanceError::NotUp(self.dirs().name().to_owned()))?;
-        status.exhausted = self.exhausted(&state).map_err(|e| FabricError::step("read the data path", e))?;
+        status.exhausted = self.exhausted(&state).map_err(read_error)?;
         Ok(status)
     }
 
@@ -239,8 +257,8 @@ impl Instance<KernelFabric> {
         let not_up = || InstanceError::NotUp(self.dirs().name().to_owned());
         let state = self.state()?.ok_or_else(not_up)?;
         let row = state.instance.clone().ok_or_else(not_up)?;
-        let datapath = self.fabric().host().datapath();
-        let read = |e: DatapathError| FabricError::step("read the data path", e);
+        let datapath = self.platform().host().datapath();
+        let read = |e: DatapathError| read_error(e);
         let known = datapath.uplinks().map_err(read)?;
         let [ipv4, ipv6] = datapath.flow_totals().map_err(read)?;
         let uplinks = row.uplinks.iter().map(|UplinkRow { name, ifindex }| {
@@ -284,11 +302,11 @@ impl Instance<KernelFabric> {
         let networks = state.network_views().into_iter().map(|network| {
             let id = u16::try_from(network.id).unwrap_or(0);
             let snat_address_live = datapath.snat_addresses(id).map_err(read)?;
-            let forwarding = self.fabric().host().not_forwarding(id);
-            let not_forwarding = forwarding.map_err(|e| FabricError::step("read the gateway device's settings", e))?;
+            let forwarding = self.platform().host().not_forwarding(id);
+            let not_forwarding = forwarding.map_err(|e| PlatformError::new(Op::Read, Object::Host, e))?;
             Ok(NetworkStatus { network, snat_address_live, not_forwarding })
         });
-        let networks = networks.collect::<Result<_, FabricError>>()?;
+        let networks = networks.collect::<Result<_, PlatformError>>()?;
         let (pods, publishes) = (pods.collect::<Result<_, _>>(), publishes.collect::<Result<_, _>>());
         let drops = datapath.drops().map_err(read)?.into_iter().filter(|d| d.packets > 0).map(|d| DropStatus {
             number: d.reason as u8,
@@ -310,11 +328,44 @@ impl Instance<KernelFabric> {
             drops: drops.collect(),
             verdicts: self.verdicts().map_err(read)?,
             exhausted: Vec::new(),
+            differences: Vec::new(),
+        })
+    }
+
+    /// What is left to say of an instance whose programs and maps are gone.
+    fn without_datapath(&self) -> Result<Status, InstanceError> {
+        let not_up = || InstanceError::NotUp(self.dirs().name().to_owned());
+        let state = self.state()?.ok_or_else(not_up)?;
+        let row = state.instance.clone().ok_or_else(not_up)?;
+        let away = |u: &UplinkRow| UplinkStatus { name: u.name.clone(), addresses: vec![], mtu: 0, attached: false };
+        let network = |network| NetworkStatus { network, snat_address_live: vec![], not_forwarding: vec![] };
+        let pod = |pod| PodStatus {
+            pod,
+            counters: PodCounters::default(),
+            flows: PodFlows::default(),
+            refused: PodRefusals::default(),
+        };
+        let publish = |publish| PublishStatus { publish, flows: 0, packets: 0, bytes: 0 };
+        Ok(Status {
+            instance: self.dirs().name().to_owned(),
+            host_netns: row.host_netns.clone(),
+            uplinks: row.uplinks.iter().map(away).collect(),
+            snat_ports: row.host.snat_ports.to_string(),
+            nat: row.nat,
+            flows: FlowTotals::default(),
+            host_sockets: false,
+            networks: state.network_views().into_iter().map(network).collect(),
+            pods: state.pod_views().into_iter().map(pod).collect(),
+            publishes: state.publish_views().into_iter().map(publish).collect(),
+            verdicts: Vec::new(),
+            drops: Vec::new(),
+            exhausted: Vec::new(),
+            differences: Vec::new(),
         })
     }
 
     fn exhausted(&self, state: &State) -> Result<Vec<ExhaustedStatus>, DatapathError> {
-        let datapath = self.fabric().host().datapath();
+        let datapath = self.platform().host().datapath();
         let exhausted = datapath.exhausted_ports()?;
         if exhausted.is_empty() {
             return Ok(Vec::new());
@@ -330,7 +381,7 @@ impl Instance<KernelFabric> {
             }
         })?;
         let pod = |slot: u32| {
-            let row = state.pods.iter().find(|p| p.slot == slot);
+            let row = state.attachments.iter().find(|a| a.slot == slot).and_then(|a| state.pod_of(a.id));
             row.map_or_else(|| format!("slot {slot}"), |p| p.name.clone())
         };
         let network = |id: u16| {
@@ -357,7 +408,7 @@ impl Instance<KernelFabric> {
     }
 
     fn verdicts(&self) -> Result<Vec<HookStatus>, DatapathError> {
-        let counts = self.fabric().host().datapath().verdicts()?;
+        let counts = self.platform().host().datapath().verdicts()?;
         let of = |hook: Hook, kind| {
             counts.iter().filter(|c| c.hook == hook && c.kind == kind).map(|c| c.packets).sum::<u64>()
         };

@@ -1,3 +1,4 @@
+mod change;
 mod model;
 mod publishes;
 mod reserve;
@@ -8,7 +9,7 @@ use std::rc::Rc;
 
 use self::model::{Fault, Kernel, Model, UNSEEN};
 use super::*;
-use crate::store::Origin;
+use crate::store::{AttachmentRow, Origin};
 use crate::topology::{Affinity, Allow, Backend, Problem, Publish, SharedPublish, parse};
 
 const FILE: &str = r#"
@@ -76,6 +77,13 @@ impl World {
         self.process().state().unwrap()
     }
 
+    /// The first interface of a pod.
+    fn first(&self, pod: &str) -> AttachmentRow {
+        let state = self.state().unwrap();
+        let id = state.pod(pod).unwrap().id;
+        state.attachments_of(id).next().unwrap().clone()
+    }
+
     fn assert_nothing_left(&self) {
         assert_eq!(self.kernel.seen(), BTreeSet::new());
         assert!(!self.root.path().join("run").exists(), "a directory is left");
@@ -109,9 +117,10 @@ fn up_and_down() {
     assert_eq!(applied.pods_added.len(), 2);
     assert_eq!(applied.publishes_added.len(), 2);
     let state = w.state().unwrap();
-    assert_eq!(state.pod("red").unwrap().addr4, Some("10.244.0.10".parse().unwrap()));
-    assert_eq!(state.pod("red").unwrap().addr6, Some("fd00:244::2".parse().unwrap()), "what is not given is allocated");
-    assert_eq!(state.pod("blue").unwrap().addr4, Some("10.244.0.2".parse().unwrap()));
+    assert_eq!(w.first("red").addr4, Some("10.244.0.10".parse().unwrap()));
+    assert_eq!(w.first("red").addr6, Some("fd00:244::2".parse().unwrap()), "what is not given is allocated");
+    assert_eq!(w.first("blue").addr4, Some("10.244.0.2".parse().unwrap()));
+    assert!(state.pods.iter().all(|p| p.netns.is_some()), "which namespace it is is recorded");
     assert_eq!(state.networks[0].mtu_bytes, 1400, "the uplink's");
     assert!(state.networks[0].host_access && !state.networks[1].host_access, "the later twin has no host access");
     assert!(w.kernel.seen().contains("20000-32767"));
@@ -183,11 +192,7 @@ fn a_changed_file_adds_and_removes() {
     let state = w.state().unwrap();
     assert!(state.pod("mine").is_some_and(|p| p.origin == Origin::Verb), "what a verb added stays");
     assert!(state.publishes.iter().any(|q| q.publish.to_string() == "7000:7000/tcp"));
-    assert_ne!(
-        state.pod("green").unwrap().addr4,
-        Some("10.244.0.2".parse().unwrap()),
-        "a freed address is not given out at once"
-    );
+    assert_ne!(w.first("green").addr4, Some("10.244.0.2".parse().unwrap()), "a freed address is not given out at once");
     w.verb(|i| i.down()).unwrap();
     w.assert_nothing_left();
 }
@@ -260,7 +265,7 @@ fn a_namespace_that_appears_meanwhile_is_left_alone() {
     let before = (w.kernel.seen(), w.state().unwrap().pods);
     let request = PodRequest { name: UNSEEN.into(), network: Some("pods".into()), ..PodRequest::default() };
     let error = w.verb(|i| i.add(&request)).unwrap_err();
-    assert!(matches!(error, InstanceError::Fabric(FabricError::Exists(_))), "{error}");
+    assert!(matches!(&error, InstanceError::Platform(e) if matches!(*e.source, Cause::Exists)), "{error}");
     assert_eq!((w.kernel.seen(), w.state().unwrap().pods), before);
     assert!(w.kernel.seen().contains(&theirs));
 }
@@ -388,8 +393,8 @@ fn sixteen_at_once_take_turns() {
     });
     let state = first.state().unwrap().unwrap();
     assert_eq!(state.pods.len(), 18);
-    let addresses: BTreeSet<_> = state.pods.iter().map(|p| p.addr4).collect();
-    let slots: BTreeSet<_> = state.pods.iter().map(|p| p.slot).collect();
+    let addresses: BTreeSet<_> = state.attachments.iter().map(|a| a.addr4).collect();
+    let slots: BTreeSet<_> = state.attachments.iter().map(|a| a.slot).collect();
     assert_eq!((addresses.len(), slots.len()), (18, 18));
 }
 

@@ -1,9 +1,12 @@
 //! The mutating verbs.
 
+use super::difference::{Difference, DifferenceView, differences};
+use super::dirs::leave;
 use super::plan::{self, Plan, PodRequest, Surroundings};
+use super::platform::Platform;
 use super::session::Session;
-use super::{Applied, Fabric, Instance, InstanceError};
-use crate::store::{BackendRow, PodRow, PublishRow, State, Store};
+use super::{Applied, Instance, InstanceError, Repaired};
+use crate::store::{AttachmentRow, BackendRow, PublishRow, State, Store, StoreError};
 use crate::topology::{Affinity, Allow, Backend, Document, InputError, Problem, Publish, SharedPublish};
 
 /// Names a live publish.
@@ -33,7 +36,7 @@ pub struct PublishChange {
     pub affinity: Option<Affinity>,
 }
 
-impl<F: Fabric> Instance<F> {
+impl<P: Platform> Instance<P> {
     /// Makes the instance what `document` says: from nothing, or from what it is.
     ///
     /// With the same document again nothing changes. Pods and publishes the file no longer has are removed if they came
@@ -43,19 +46,37 @@ impl<F: Fabric> Instance<F> {
     ///
     /// Input that is refused before anything is changed; or a step that failed, after what was made has been undone.
     pub fn up(&mut self, document: &Document) -> Result<Applied, InstanceError> {
-        self.fabric.check()?;
+        self.platform.check()?;
         let host_netns = self.host_netns.clone();
         let Some(mut session) = self.begin(true)? else {
             return Err(InstanceError::NotUp(self.dirs.name().to_owned()));
         };
         let around = session.look_around(plan::adds_subnets(&session.state, &document.topology));
-        let Session { fabric, store, state, .. } = &mut session;
+        let name = session.name();
+        let Session { platform, store, state, .. } = &mut session;
         let planned = around.and_then(|(facts, others)| {
-            let host = Surroundings { facts: &facts, ports: &**fabric, host_id: fabric.host_id(), others: &others };
+            let host = Surroundings {
+                facts: &facts,
+                ports: &**platform,
+                instance: &name,
+                host_id: platform.host_id().unwrap_or_default(),
+                others: &others,
+            };
             plan::up(state, host_netns.as_deref(), document, &host, &mut || store.next_id())
         });
         match planned {
-            Ok(plan) => session.carry_out(&plan),
+            Ok(plan) => {
+                // What is there is made what it should be before it is made something else.
+                let (mended, not_mended) =
+                    if session.state.instance.is_some() { session.mend(None)? } else { Default::default() };
+                for why in &not_mended {
+                    tracing::warn!("not mended: {why}");
+                }
+                let mut applied = session.carry_out(&plan)?;
+                applied.changed |= !mended.is_empty();
+                applied.mended = mended.iter().map(Into::into).collect();
+                Ok(applied)
+            }
             Err(e) => {
                 // Nothing was changed: not even a directory stays of an instance that is not up.
                 if session.state.instance.is_none() {
@@ -68,24 +89,95 @@ impl<F: Fabric> Instance<F> {
 
     /// Removes every trace of the instance; `changed` is false when there was none.
     ///
+    /// Whatever is broken, what is there goes: without the data path, without a name for its host, without a state that can be read
+    /// ([`Platform::sweep`]). What was not there any more is said.
+    ///
     /// # Errors
     ///
-    /// What could not be removed; it stays recorded, and the next `down` tries again.
+    /// What could not be removed; it stays recorded, and the next `down` tries again. Or the state is another version's.
     pub fn down(&mut self) -> Result<Applied, InstanceError> {
-        let name = self.dirs.name().to_owned();
-        let mut applied = Applied { instance: name, ..Applied::default() };
-        let Some(mut session) = self.begin(false)? else { return Ok(applied) };
-        applied.changed = true;
+        let session = match self.begin_down() {
+            Err(InstanceError::Store(e @ StoreError::Damaged { .. })) => {
+                tracing::warn!("{e}: removing what can be recognised");
+                return self.sweep();
+            }
+            done => done?,
+        };
+        let Some(mut session) = session else { return self.sweep() };
+        let mut applied = Applied { instance: session.name(), changed: true, ..Applied::default() };
         applied.networks_removed = session.state.networks.iter().map(|n| n.network.name.clone()).collect();
         applied.pods_removed = session.state.pods.iter().map(|p| p.name.clone()).collect();
         applied.publishes_removed = session.state.publish_views();
         session.mark_all_deleting()?;
-        let left = session.undo_unfinished()?;
+        let left = session.carry_on()?;
         if !left.is_empty() {
             return Err(InstanceError::Unfinished(left));
         }
+        applied.not_found = std::mem::take(&mut session.missing);
         session.end()?;
         Ok(applied)
+    }
+
+    /// [`Instance::down`]; takes down another version's instance as well, by what can be recognised as its.
+    ///
+    /// # Errors
+    ///
+    /// As [`Instance::down`].
+    pub fn down_force(&mut self) -> Result<Applied, InstanceError> {
+        match self.down() {
+            Err(InstanceError::Store(e @ StoreError::Version { .. })) => {
+                tracing::warn!("{e}: removing what can be recognised");
+                self.sweep()
+            }
+            done => done,
+        }
+    }
+
+    /// Takes down what has no rows, or none that can be read.
+    fn sweep(&mut self) -> Result<Applied, InstanceError> {
+        let mut applied = Applied { instance: self.dirs.name().to_owned(), ..Applied::default() };
+        let lock = self.dirs.lock(false)?;
+        if let Some(pods_removed) = self.platform.sweep()? {
+            applied = Applied { changed: true, pods_removed, ..applied };
+        }
+        if let Some(lock) = lock {
+            applied.changed = true;
+            self.dirs.remove_state(&lock)?;
+        } else if let Some(root) = self.dirs.state().parent() {
+            leave(root);
+        }
+        Ok(applied)
+    }
+
+    /// What is not as the rows say. Takes no lock.
+    ///
+    /// # Errors
+    ///
+    /// The instance is not up, or the host cannot be read.
+    pub fn differences(&self) -> Result<Vec<Difference>, InstanceError> {
+        let not_up = || InstanceError::NotUp(self.dirs.name().to_owned());
+        let state = self.state()?.ok_or_else(not_up)?;
+        Ok(differences(self.dirs.name(), &state, &self.platform.observe(&state)?))
+    }
+
+    /// Mends what is not as the rows say, of one pod or of all.
+    ///
+    /// # Errors
+    ///
+    /// The instance is not up, there is no such pod, or the host cannot be read. What cannot be mended is no error.
+    pub fn repair(&mut self, pod: Option<&str>) -> Result<Repaired, InstanceError> {
+        let mut session = self.live()?;
+        let pod = match pod {
+            None => None,
+            Some(name) => Some(session.state.pod(name).ok_or_else(|| InstanceError::NoPod(name.to_owned()))?.id),
+        };
+        let (mended, not_mended) = session.mend(pod)?;
+        session.open()?;
+        session.refresh()?;
+        let mended: Vec<DifferenceView> = mended.iter().map(Into::into).collect();
+        let left = session.differences()?;
+        let left = if pod.is_some() { Vec::new() } else { left.iter().map(Into::into).collect() };
+        Ok(Repaired { instance: session.name(), changed: !mended.is_empty(), mended, not_mended, left })
     }
 
     /// Adds a pod.
@@ -96,8 +188,15 @@ impl<F: Fabric> Instance<F> {
     pub fn add(&mut self, request: &PodRequest) -> Result<Applied, InstanceError> {
         let mut session = self.live()?;
         let (facts, others) = session.look_around(false)?;
-        let Session { fabric, store, state, .. } = &mut session;
-        let host = Surroundings { facts: &facts, ports: &**fabric, host_id: fabric.host_id(), others: &others };
+        let name = session.name();
+        let Session { platform, store, state, .. } = &mut session;
+        let host = Surroundings {
+            facts: &facts,
+            ports: &**platform,
+            instance: &name,
+            host_id: platform.host_id().unwrap_or_default(),
+            others: &others,
+        };
         let plan = plan::add(state, request, &host, &mut || store.next_id())?;
         session.carry_out(&plan)
     }
@@ -122,8 +221,15 @@ impl<F: Fabric> Instance<F> {
     pub fn publish(&mut self, publishes: &[SharedPublish]) -> Result<Applied, InstanceError> {
         let mut session = self.live()?;
         let (facts, others) = session.look_around(false)?;
-        let Session { fabric, store, state, .. } = &mut session;
-        let host = Surroundings { facts: &facts, ports: &**fabric, host_id: fabric.host_id(), others: &others };
+        let name = session.name();
+        let Session { platform, store, state, .. } = &mut session;
+        let host = Surroundings {
+            facts: &facts,
+            ports: &**platform,
+            instance: &name,
+            host_id: platform.host_id().unwrap_or_default(),
+            others: &others,
+        };
         let plan = plan::publish(state, publishes, &host, &mut || store.next_id())?;
         session.carry_out(&plan)
     }
@@ -143,7 +249,8 @@ impl<F: Fabric> Instance<F> {
             let Some(found) = session.state.publishes_of(row.id).find(|q| q.publish == *publish) else {
                 return Err(InstanceError::NotPublished { pod: pod.to_owned(), publish: publish.to_string() });
             };
-            let left: Vec<BackendRow> = found.backends.iter().filter(|b| b.pod != row.id).copied().collect();
+            let is_others = |b: &&BackendRow| session.state.pod_of(b.attachment).is_none_or(|p| p.id != row.id);
+            let left: Vec<BackendRow> = found.backends.iter().filter(is_others).copied().collect();
             if left.is_empty() {
                 plan.remove_publishes.push(found.id);
             } else if reset {
@@ -167,17 +274,18 @@ impl<F: Fabric> Instance<F> {
         let state = &session.state;
         let row = find_publish(state, publish)?;
         // "Every address, both families" follows the pods' families, which its ports' entries were made for.
-        let families = |pod: &PodRow| (pod.addr4.is_some(), pod.addr6.is_some());
-        let now = row.backends.first().and_then(|b| state.pods.iter().find(|p| p.id == b.pod));
+        let families = |a: &AttachmentRow| (a.addr4.is_some(), a.addr6.is_some());
+        let now = row.backends.first().and_then(|b| state.attachment(b.attachment));
         let had = now.map_or((true, true), families);
         let mut backends: Vec<BackendRow> = Vec::new();
         for backend in to {
             let refused = |problem| InstanceError::from(InputError::new("--to", &backend.pod, problem));
             let pod = state.pod(&backend.pod).ok_or_else(|| refused(Problem::UnknownPod))?;
-            if backends.iter().any(|b| b.pod == pod.id) {
+            let first = state.attachments_of(pod.id).next().ok_or_else(|| refused(Problem::UnknownPod))?;
+            if backends.iter().any(|b| b.attachment == first.id) {
                 return Err(refused(Problem::BackendTwice(pod.name.clone())));
             }
-            let (v4, v6) = families(pod);
+            let (v4, v6) = families(first);
             for (reached, led, family) in
                 [(row.publish.is_v4() && had.0, v4, "IPv4"), (row.publish.is_v6() && had.1, v6, "IPv6")]
             {
@@ -185,7 +293,7 @@ impl<F: Fabric> Instance<F> {
                     return Err(refused(Problem::PublishFamily { pod: pod.name.clone(), family }));
                 }
             }
-            backends.push(BackendRow { pod: pod.id, weight: backend.weight, draining: false });
+            backends.push(BackendRow { attachment: first.id, weight: backend.weight, draining: false });
         }
         #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
         if backends.len() > Backend::MAX {
@@ -193,7 +301,7 @@ impl<F: Fabric> Instance<F> {
         }
         let moved = PublishRow { backends, draining: false, ..row.clone() };
         let rows = if moved == *row { Vec::new() } else { vec![moved] };
-        session.switch(&rows)
+        session.switch(rows)
     }
 
     /// Makes publishes take no new connections and no datagrams; established TCP connections go on. With `drain` false they
@@ -212,14 +320,18 @@ impl<F: Fabric> Instance<F> {
     ) -> Result<Applied, InstanceError> {
         let session = self.live()?;
         let one = match backend {
-            Some(name) => Some(session.state.pod(name).ok_or_else(|| InstanceError::NoPod(name.to_owned()))?.clone()),
+            Some(name) => {
+                let pod = session.state.pod(name).ok_or_else(|| InstanceError::NoPod(name.to_owned()))?;
+                let its: Vec<u64> = session.state.attachments_of(pod.id).map(|a| a.id).collect();
+                Some((name, its))
+            }
             None => None,
         };
         session.change(publishes, |row| {
             match &one {
-                Some(pod) => {
-                    let Some(backend) = row.backends.iter_mut().find(|b| b.pod == pod.id) else {
-                        let (pod, publish) = (pod.name.clone(), row.publish.to_string());
+                Some((name, its)) => {
+                    let Some(backend) = row.backends.iter_mut().find(|b| its.contains(&b.attachment)) else {
+                        let (pod, publish) = ((*name).to_owned(), row.publish.to_string());
                         return Err(InstanceError::NotPublished { pod, publish });
                     };
                     backend.draining = drain;
@@ -250,14 +362,21 @@ impl<F: Fabric> Instance<F> {
         })
     }
 
-    /// Brings the data path's view of the host up to date, and undoes what a killed verb left.
+    /// Mends what is not as it should be, brings the data path's view of the host up to date, and undoes what a killed verb left.
     ///
     /// # Errors
     ///
     /// The instance is not up, or the host cannot be read.
     pub fn refresh(&mut self) -> Result<(), InstanceError> {
         let mut session = self.live()?;
-        session.open_fabric()?;
+        let (mended, not_mended) = session.mend(None)?;
+        for difference in &mended {
+            tracing::info!("mended: {difference}");
+        }
+        for why in &not_mended {
+            tracing::warn!("not mended: {why}");
+        }
+        session.open()?;
         session.refresh()
     }
 
@@ -267,17 +386,17 @@ impl<F: Fabric> Instance<F> {
     ///
     /// The maps cannot be read, as when the instance is not up.
     pub fn expire_flows(&self) -> Result<usize, InstanceError> {
-        Ok(self.fabric.expire_flows(usize::MAX)?)
+        Ok(self.platform.expire_flows(usize::MAX)?)
     }
 
-    fn live(&mut self) -> Result<Session<'_, F>, InstanceError> {
-        self.fabric.check()?;
+    fn live(&mut self) -> Result<Session<'_, P>, InstanceError> {
+        self.platform.check()?;
         let name = self.dirs.name().to_owned();
         self.begin(false)?.ok_or(InstanceError::NotUp(name))
     }
 }
 
-impl<F: Fabric> Session<'_, F> {
+impl<P: Platform> Session<'_, P> {
     /// Changes live publishes, those that are something else by it; none if one of them cannot be.
     fn change(
         self,
@@ -293,7 +412,7 @@ impl<F: Fabric> Session<'_, F> {
                 rows.push(changed);
             }
         }
-        self.switch(&rows)
+        self.switch(rows)
     }
 }
 

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::store::{Origin, Phase, PublishRow, State};
+use super::difference::DifferenceView;
+use crate::store::{AttachmentRow, Origin, Phase, PublishRow, State};
 use crate::topology::{Affinity, Allow, Backend, Behaviour, Nat};
 
 /// What a mutating verb did.
@@ -31,6 +32,27 @@ pub struct Applied {
     pub publishes_changed: Vec<PublishView>,
     /// Ports that are published no longer.
     pub publishes_removed: Vec<PublishView>,
+    /// What was not as it should be, and is again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mended: Vec<DifferenceView>,
+    /// What was to be removed and was not there any more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_found: Vec<String>,
+}
+
+/// What `repair` did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Repaired {
+    /// The instance.
+    pub instance: String,
+    /// Whether anything was mended.
+    pub changed: bool,
+    /// What was not as it should be, and is again.
+    pub mended: Vec<DifferenceView>,
+    /// What could not be mended, and why.
+    pub not_mended: Vec<String>,
+    /// What is not as it should be after all.
+    pub left: Vec<DifferenceView>,
 }
 
 /// A network.
@@ -67,18 +89,37 @@ pub struct NetworkView {
 pub struct PodView {
     /// Name, also of its namespace.
     pub name: String,
-    /// Its network.
+    /// The network of its first interface.
     pub network: String,
-    /// Its addresses.
+    /// The addresses of all its interfaces.
     pub addresses: Vec<IpAddr>,
-    /// Slot in the data path.
+    /// The first interface's slot in the data path.
     pub slot: u32,
+    /// Its interfaces, the first one first.
+    pub attachments: Vec<AttachmentView>,
     /// Who asked for it.
     pub origin: Origin,
     /// Phase.
     pub phase: Phase,
     /// What it publishes.
     pub publish: Vec<String>,
+}
+
+/// An interface of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AttachmentView {
+    /// Name in the pod.
+    pub ifname: String,
+    /// Its network.
+    pub network: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its link-layer address.
+    pub mac: String,
+    /// Slot in the data path.
+    pub slot: u32,
+    /// Index of its other end, in the host.
+    pub ifindex: u32,
 }
 
 /// A published port or range.
@@ -141,7 +182,7 @@ impl State {
                 filtering: n.network.filtering,
                 no_masquerade: n.network.no_masquerade.clone(),
                 host_access: n.host_access,
-                pods: self.pods.iter().filter(|p| p.network == n.id).count(),
+                pods: self.pods.iter().filter(|p| self.attachments_of(p.id).any(|a| a.network == n.id)).count(),
             })
             .collect()
     }
@@ -150,16 +191,36 @@ impl State {
     pub fn pod_views(&self) -> Vec<PodView> {
         self.pods
             .iter()
-            .map(|p| PodView {
-                name: p.name.clone(),
-                network: self.network(p.network).map_or_else(String::new, |n| n.network.name.clone()),
-                addresses: p.addresses().collect(),
-                slot: p.slot,
-                origin: p.origin,
-                phase: p.phase,
-                publish: self.publishes_of(p.id).map(|q| q.publish.to_string()).collect(),
+            .map(|p| {
+                let attachments: Vec<_> = self.attachments_of(p.id).map(|a| self.attachment_view(a)).collect();
+                PodView {
+                    name: p.name.clone(),
+                    network: attachments.first().map_or_else(String::new, |a| a.network.clone()),
+                    addresses: attachments.iter().flat_map(|a| a.addresses.iter().copied()).collect(),
+                    slot: attachments.first().map_or(0, |a| a.slot),
+                    attachments,
+                    origin: p.origin,
+                    phase: p.phase,
+                    publish: self.publishes_of(p.id).map(|q| q.publish.to_string()).collect(),
+                }
             })
             .collect()
+    }
+
+    fn attachment_view(&self, row: &AttachmentRow) -> AttachmentView {
+        AttachmentView {
+            ifname: row.ifname.clone(),
+            network: self.network_name(row.network).to_owned(),
+            addresses: row.addresses().collect(),
+            mac: row.mac.to_string(),
+            slot: row.slot,
+            ifindex: row.ifindex,
+        }
+    }
+
+    /// Name of a network; empty where it is gone.
+    pub fn network_name(&self, id: u32) -> &str {
+        self.network(id).map_or("", |n| n.network.name.as_str())
     }
 
     /// The publishes, in the order they were made.
@@ -169,7 +230,7 @@ impl State {
 
     /// The pods a publish leads to, by name.
     pub(super) fn backends(&self, row: &PublishRow) -> Vec<Backend> {
-        row.backends.iter().map(|b| Backend { pod: self.pod_name(b.pod).to_owned(), weight: b.weight }).collect()
+        row.backends.iter().map(|b| Backend { pod: self.pod_name(b.attachment).to_owned(), weight: b.weight }).collect()
     }
 
     pub(super) fn publish_view(&self, row: &PublishRow) -> PublishView {

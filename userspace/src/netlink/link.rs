@@ -168,6 +168,26 @@ impl Request {
         Self::new(what, 0, RouteNetlinkMessage::SetLink(message))
     }
 
+    /// Gives an interface another name.
+    pub fn rename(index: u32, name: &str) -> Self {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        Self::new(format!("call interface {index} {name:?}"), 0, RouteNetlinkMessage::SetLink(message))
+    }
+
+    /// Gives an interface another link-layer address.
+    pub fn set_mac(index: u32, mac: Mac) -> Self {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
+        Self::new(
+            format!("set link-layer address {mac} on interface {index}"),
+            0,
+            RouteNetlinkMessage::SetLink(message),
+        )
+    }
+
     /// Sets an interface's MTU, in bytes.
     pub fn set_mtu(index: u32, mtu_bytes: u32) -> Self {
         let mut message = LinkMessage::default();

@@ -11,7 +11,7 @@ mod stage;
 use std::io;
 
 use crate::check::{self, Places, Report};
-use crate::instance::{Applied, Dirs, Fabric, Instance, InstanceError};
+use crate::instance::{Applied, Dirs, Instance, InstanceError, Platform};
 use crate::netlink::NetlinkError;
 use crate::netns::{Netns, NetnsError, list_named};
 use crate::sysctl::SysctlError;
@@ -75,20 +75,20 @@ impl SandboxError {
 
 /// A sandbox that is up. It stays when this is dropped: [`Sandbox::down`] removes it.
 #[derive(Debug)]
-pub struct Sandbox<F> {
+pub struct Sandbox<P> {
     stage: Stage,
-    instance: Instance<F>,
+    instance: Instance<P>,
     applied: Applied,
 }
 
-impl<F: Fabric> Sandbox<F> {
+impl<P: Platform> Sandbox<P> {
     /// Brings the sandbox up and moves the calling thread, for good, into the namespace that plays the host.
     ///
-    /// What a killed sandbox has left is removed first. `fabric` is called inside that namespace.
+    /// What a killed sandbox has left is removed first. `platform` is called inside that namespace.
     ///
     /// # Errors
     /// [`SandboxError::Running`] and [`SandboxError::Taken`] before anything is made; after any other nothing is left.
-    pub fn up(fabric: impl FnOnce() -> Result<F, InstanceError>) -> Result<Self, SandboxError> {
+    pub fn up(platform: impl FnOnce() -> Result<P, InstanceError>) -> Result<Self, SandboxError> {
         let dirs = Dirs::new(INSTANCE).map_err(InstanceError::from)?;
         let mut record = Record::open()?;
         let leftovers = record.has_leftovers() || dirs.exists();
@@ -98,7 +98,7 @@ impl<F: Fabric> Sandbox<F> {
             return Err(e);
         }
         let stage = Stage::set(record)?;
-        match Self::bring_up(&stage, dirs, leftovers, fabric) {
+        match Self::bring_up(&stage, dirs, leftovers, platform) {
             Ok((instance, applied)) => Ok(Self { stage, instance, applied }),
             Err(e) => {
                 // The first error is the one to report; what could not be removed is on record.
@@ -112,10 +112,10 @@ impl<F: Fabric> Sandbox<F> {
         stage: &Stage,
         dirs: Dirs,
         leftovers: bool,
-        fabric: impl FnOnce() -> Result<F, InstanceError>,
-    ) -> Result<(Instance<F>, Applied), SandboxError> {
+        platform: impl FnOnce() -> Result<P, InstanceError>,
+    ) -> Result<(Instance<P>, Applied), SandboxError> {
         stage.host().enter()?;
-        let mut instance = Instance::new(dirs, Some(HOST.to_owned()), fabric()?);
+        let mut instance = Instance::new(dirs, Some(HOST.to_owned()), platform()?);
         if leftovers {
             // Its devices went with the old host namespace; pods, pins and state are left.
             instance.down()?;
@@ -127,12 +127,12 @@ impl<F: Fabric> Sandbox<F> {
     }
 
     /// The instance behind it.
-    pub fn instance(&self) -> &Instance<F> {
+    pub fn instance(&self) -> &Instance<P> {
         &self.instance
     }
 
     /// The same, to follow the host's changes with.
-    pub fn instance_mut(&mut self) -> &mut Instance<F> {
+    pub fn instance_mut(&mut self) -> &mut Instance<P> {
         &mut self.instance
     }
 

@@ -1,39 +1,25 @@
-//! What an instance holds, across processes: networks, pods, publishes, and how far each has come.
+//! What an instance holds, across processes: networks, pods, their interfaces, publishes, and how far each has come.
 //!
-//! Intent is written before the kernel is changed. A row is `creating` until the verb that wrote it is done, and
-//! `deleting` from the moment its removal begins; whatever a killed process left in either phase, the next verb undoes.
+//! Intent is written before the kernel is changed. A row is `creating` until the verb that wrote it is done, `updating`
+//! while the kernel is brought to what the row says now, and `deleting` from the moment its removal begins; whatever a
+//! killed process left in one of these phases, the next verb undoes or carries on.
 //! The trait is the seam for another back end; the one here is a SQLite file under `/run`, which a reboot empties
 //! together with the kernel state it describes.
 
-mod rows;
+mod kinds;
+mod row;
 mod sqlite;
+mod state;
 
 use std::io;
 use std::path::PathBuf;
 
-pub use rows::{BackendRow, InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, State, UplinkRow};
+pub use kinds::{
+    AttachmentRow, BackendRow, InstanceRow, NetworkRow, PodRow, PublishRow, Source, UplinkRow, Withdrawal,
+};
+pub use row::{Change, Origin, Phase, Row, RowId};
 pub use sqlite::SqliteStore;
-
-/// One step of a change; a list of them takes effect as a whole or not at all.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// Adds or replaces the instance's row.
-    PutInstance(InstanceRow),
-    /// Removes the instance's row.
-    DeleteInstance,
-    /// Adds or replaces a network.
-    PutNetwork(NetworkRow),
-    /// Removes a network by id.
-    DeleteNetwork(u32),
-    /// Adds or replaces a pod.
-    PutPod(PodRow),
-    /// Removes a pod by id.
-    DeletePod(u64),
-    /// Adds or replaces a publish.
-    PutPublish(PublishRow),
-    /// Removes a publish by id.
-    DeletePublish(u64),
-}
+pub use state::State;
 
 /// Where an instance's state is kept.
 ///
@@ -61,6 +47,19 @@ pub trait Store {
     fn next_id(&mut self) -> Result<u64, StoreError>;
 }
 
+impl StoreError {
+    /// What kind of failure it is, for programs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Damaged { .. } => "damaged",
+            Self::Version { .. } => "version",
+            Self::Sqlite { source, .. } if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) => "full",
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => "full",
+            Self::Sqlite { .. } | Self::Io { .. } => "failed",
+        }
+    }
+}
+
 /// What can go wrong with a store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -76,7 +75,10 @@ pub enum StoreError {
         reason: String,
     },
     /// Written by another version.
-    #[error("the state file {path} has schema {found}, this netns knows {known}: use the netns that wrote it")]
+    #[error(
+        "the state file {path} has schema {found}, this netns knows {known}: take the instance down with the netns that \
+         wrote it, or with `netns down --force`, which removes what the instance left in the kernel, and the file"
+    )]
     Version {
         /// The file.
         path: PathBuf,

@@ -50,6 +50,7 @@ mod problem;
 mod publish;
 mod subnet;
 mod validate;
+mod written;
 
 pub use netns_ebpf_common::network::MAX_SNAT_ADDRS;
 

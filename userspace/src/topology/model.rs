@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{Nat, PodPublish, PortRange, Problem, SharedPublish};
 
@@ -29,7 +29,8 @@ pub struct Topology {
 }
 
 /// `[host]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Host {
     /// The interfaces to the LAN.
     pub uplink: Uplink,
@@ -116,7 +117,7 @@ impl Serialize for Uplink {
 }
 
 /// `[[network]]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
     /// Unique name.
     pub name: String,
@@ -125,11 +126,13 @@ pub struct Network {
     /// Pods leave for the LAN with an address of the host.
     pub masquerade: bool,
     /// Which ones; those of a family are a pool. A family that is not here: the uplink's.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub snat_address: Vec<IpAddr>,
     /// Whether a pod's port is the same port of the host whoever it talks to.
+    #[serde(default)]
     pub mapping: Behaviour,
     /// Who reaches a pod by such a port.
+    #[serde(default)]
     pub filtering: Behaviour,
     /// Destinations that pods reach with their own address all the same. Empty: none.
     pub no_masquerade: Vec<IpNet>,
@@ -156,7 +159,7 @@ impl Network {
 }
 
 /// What source NAT tells peers of a pod apart by (RFC 4787 sections 4.1 and 5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Behaviour {
     /// Their address and port.

@@ -17,7 +17,7 @@ use std::str::FromStr;
 
 use netns_ebpf_common::abi;
 use netns_ebpf_common::state::TimeoutClass;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::Problem;
 
@@ -101,7 +101,7 @@ impl Serialize for Seconds {
 }
 
 /// A set of timers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
     /// What the RFCs ask a NAT to keep at least: RFC 5382 REQ-5, RFC 4787 REQ-5, RFC 5508 REQ-1.
@@ -146,7 +146,7 @@ impl FromStr for Profile {
 }
 
 /// Idle times after which a flow is forgotten.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeouts {
     /// TCP, established or half-closed.
     pub tcp_established: Seconds,
@@ -171,8 +171,8 @@ impl Timeouts {
 }
 
 /// A number of flows of one family, 1 to what the data path can hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "u32", try_from = "u32")]
 pub struct Flows(u32);
 
 impl Flows {
@@ -193,8 +193,23 @@ impl Flows {
     }
 }
 
+impl From<Flows> for u32 {
+    fn from(flows: Flows) -> Self {
+        flows.get()
+    }
+}
+
+impl TryFrom<u32> for Flows {
+    type Error = Problem;
+
+    fn try_from(flows: u32) -> Result<Self, Problem> {
+        Self::new(flows)
+    }
+}
+
 /// `[nat]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Nat {
     /// Where timers that are not given come from.
     pub profile: Profile,

@@ -114,14 +114,8 @@ impl Host {
     /// Removes a network and its gateway device. Its pods are to be gone before.
     pub fn unwire_gateway(&self, id: u16) -> Result<(), WiringError> {
         let mut errors = FirstError::default();
-        let (index, name) = (gateway_ifindex(id), gateway_ifname(id));
-        errors.note(self.datapath.detach(Hook::FromHost, index));
-        if let Some(Some(link)) = errors.note(self.netlink.link_by_index(index))
-            && link.name == name
-            && link.mac == Some(gateway_mac(&self.instance, id))
-        {
-            errors.note(self.netlink.delete_link(index, &name));
-        }
+        errors.note(self.datapath.detach(Hook::FromHost, gateway_ifindex(id)));
+        errors.note(self.delete_gateway_device(id));
         errors.note(self.datapath.remove_network(id));
         errors.done()
     }

@@ -8,6 +8,7 @@ mod cable;
 mod gateway;
 mod host_socket;
 mod local_route;
+mod mend;
 mod names;
 mod pod;
 mod publish;

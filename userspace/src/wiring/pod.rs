@@ -7,7 +7,7 @@ use netns_ebpf_common::counters::Hook;
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::{Addr4, Addr6};
 
-use super::names::{POD_IFNAME, endpoint_ifindex, gateway_mac, host_ifname, is_gateway_mac, pod_mac};
+use super::names::{POD_IFNAME, endpoint_ifindex, gateway_mac, host_ifname, pod_mac};
 use super::{FirstError, Host, NetworkSpec, WiringError, local_route, write_settings};
 use crate::netlink::{AddressOptions, Netlink, Request, RouteSpec, VethEnd, VethPair};
 use crate::netns::{Netns, NetnsName};
@@ -35,21 +35,21 @@ impl Host {
     ///
     /// When it returns, packets flow: addresses are not tentative, routes are there, the endpoint is live.
     pub fn wire_pod(&self, network: &NetworkSpec, pod: &PodSpec) -> Result<(), WiringError> {
-        let netns = Netns::open_named(&pod.netns)?;
-        if netns.is_same(&self.netns) {
-            return Err(WiringError::HostNamespace(pod.netns.clone()));
-        }
-        let inside = Netlink::in_netns(&netns)?;
-        self.wire_pod_in(network, pod, &netns, &inside)
+        self.wire_pod_at(network, pod, &Netns::open_named(&pod.netns)?, true)
     }
 
-    fn wire_pod_in(
+    /// The same for a namespace that is open. Without `up` the pod has not got its addresses yet, which another one still has.
+    pub fn wire_pod_at(
         &self,
         network: &NetworkSpec,
         pod: &PodSpec,
         netns: &Netns,
-        inside: &Netlink,
+        up: bool,
     ) -> Result<(), WiringError> {
+        if netns.is_same(&self.netns) {
+            return Err(WiringError::HostNamespace(pod.netns.clone()));
+        }
+        let inside = &Netlink::in_netns(netns)?;
         // Before the slot is touched: a device that is not ours must not lead to the removal of anything.
         let there = self.is_wired(network, inside, pod)?;
         let mut endpoint = self.endpoint_of(network, pod);
@@ -57,7 +57,7 @@ impl Host {
             endpoint.flags = self.datapath.endpoint(pod.slot)?.map_or(0, |e| e.flags);
         }
         self.datapath.put_endpoint(pod.slot, &endpoint)?;
-        endpoint.flags |= Endpoint::UP;
+        endpoint.flags |= if up { Endpoint::UP } else { 0 };
         let done = self.connect(network, pod, netns, inside, there);
         let done = match done {
             Ok(()) => self.datapath.put_endpoint(pod.slot, &endpoint).map_err(Into::into),
@@ -89,13 +89,8 @@ impl Host {
             endpoint.flags &= !Endpoint::UP;
             errors.note(self.datapath.put_endpoint(slot, &endpoint));
         }
-        let (index, name) = (endpoint_ifindex(slot), host_ifname(slot));
-        if let Some(Some(link)) = errors.note(self.netlink.link_by_index(index))
-            && link.name == name
-            && link.mac.is_some_and(|mac| is_gateway_mac(&self.instance, mac))
-        {
-            errors.note(self.netlink.delete_link(index, &name));
-        }
+        let index = endpoint_ifindex(slot);
+        errors.note(self.delete_cable(slot));
         errors.note(self.datapath.detach(Hook::FromPod, index));
         if found.is_some() {
             errors.note(self.datapath.delete_flows(|flow| flow.concerns_slot(slot)));

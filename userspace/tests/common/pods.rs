@@ -100,9 +100,12 @@ impl Isolated {
         Places::open(there).expect("open the namespaces").with("host", host)
     }
 
-    /// `netns status -o json`.
+    /// `netns status -o json`, whether all is as it should be (status 0) or not (3).
+    #[track_caller]
     pub fn status(&self) -> Value {
-        self.netns(["status", "-o", "json"]).json()
+        let told = self.netns(["status", "-o", "json"]);
+        assert!(matches!(told.status, 0 | 3), "{}", told.report());
+        serde_json::from_str(&told.stdout).unwrap_or_else(|e| panic!("no JSON ({e}): {}", told.report()))
     }
 
     /// Packets dropped for a reason so far.

@@ -11,8 +11,8 @@ fn open(w: &World, index: u32) -> Option<Vec<u32>> {
     w.kernel.backends.borrow().get(&index).map(|(slots, _)| slots.clone())
 }
 
-fn one(pod: u64) -> BackendRow {
-    BackendRow { pod, weight: 1, draining: false }
+fn one(attachment: u64) -> BackendRow {
+    BackendRow { attachment, weight: 1, draining: false }
 }
 
 #[test]
@@ -21,7 +21,7 @@ fn publishes_are_moved_and_drained_in_place() {
     w.up(FILE).unwrap();
     let row = |w: &World| w.state().unwrap().publishes[0].clone();
     let before = row(&w);
-    let (blue, red) = (w.state().unwrap().pod("blue").unwrap().clone(), w.state().unwrap().pod("red").unwrap().clone());
+    let [blue, red] = ["blue", "red"].map(|name| w.first(name));
     let backend = |w: &World| open(w, before.index);
     let to = |pods: &str| Backend::list(pods).unwrap();
     let by_spec = PublishRef::Spec(before.publish);
@@ -56,7 +56,7 @@ fn a_move_killed_or_failed_at_any_step_is_finished_by_the_next_verb() {
             let w = World::new();
             w.up(FILE).unwrap();
             let publish = w.state().unwrap().publishes[0].clone();
-            let blue = w.state().unwrap().pod("blue").unwrap().clone();
+            let blue = w.first("blue");
             let moved = |i: &mut Instance<Model>| i.move_publish(&PublishRef::Id(publish.id), &[Backend::only("blue")]);
             if matches!(w.faulty(at, fault, moved), Some(Ok(_))) {
                 assert!(at > 0);
@@ -108,7 +108,7 @@ fn a_shared_publish_is_made_and_changed_in_place_by_its_file() {
         words,
         ["8080:80/tcp red 10.0.0.0/8", "5000-5003:5000-5003/udp red any", "443:8443/tcp red:3,blue none"]
     );
-    let slot = |name: &str| w.state().unwrap().pod(name).unwrap().slot;
+    let slot = |name: &str| w.first(name).slot;
     let row = |w: &World| w.state().unwrap().publishes[2].clone();
     let before = row(&w);
     assert_eq!((before.affinity, &before.allow), (Affinity::Client, &Allow::Only(vec![])));
@@ -150,7 +150,7 @@ fn a_pod_that_goes_leaves_its_share_to_the_others() {
     let w = World::new();
     w.up(&shared_file()).unwrap();
     let index = w.state().unwrap().publishes[2].index;
-    let slot = |name: &str| w.state().unwrap().pod(name).unwrap().slot;
+    let slot = |name: &str| w.first(name).slot;
     let applied = w.verb(|i| i.del("red")).unwrap();
     let removed: Vec<_> = applied.publishes_removed.iter().map(|p| p.publish.as_str()).collect();
     assert_eq!(removed, ["8080:80/tcp", "5000-5003:5000-5003/udp"]);
@@ -174,7 +174,7 @@ fn one_backend_is_drained_and_withdrawn() {
     assert_eq!(twice, ("POD".into(), Problem::BackendTwice("red".into())));
     let row = |w: &World| w.state().unwrap().publishes[2].clone();
     let (index, by) = (row(&w).index, [PublishRef::Spec(ports[0])]);
-    let [red, blue] = ["red", "blue"].map(|name| w.state().unwrap().pod(name).unwrap().slot);
+    let [red, blue] = ["red", "blue"].map(|name| w.first(name).slot);
 
     let drain = |w: &World, undo: bool, pod| w.verb(|i| i.drain(&by, !undo, pod));
     assert!(drain(&w, false, Some("red")).unwrap().changed);
@@ -248,7 +248,7 @@ fn a_change_by_a_file_killed_or_failed_at_any_step_is_carried_on() {
             w.verb(|i| i.up(&document)).unwrap();
             let state = w.state().unwrap();
             let row = state.publishes.iter().find(|q| q.publish.to_string() == "443:8443/tcp").unwrap();
-            let slots = [state.pod("red").unwrap().slot, state.pod("green").unwrap().slot];
+            let slots = [w.first("red").slot, w.first("green").slot];
             let leads = w.kernel.backends.borrow()[&row.index].clone();
             assert_eq!(leads, (slots.to_vec(), row.allow.clone()), "{fault:?} at {at}");
             assert_eq!((row.backends[0].weight, row.allow.to_string()), (9, "::/0".into()));

@@ -24,7 +24,7 @@ fn they_are_reserved_while_somebody_publishes_them() {
     assert_eq!(reserved(&w), "20000-32767");
     w.verb(|i| publish(i, &["40000-40009:1000-1009", "40005:5/udp", "30000:1", "61000:2"])).unwrap();
     assert_eq!(reserved(&w), "20000-32767,40000-40009", "what is in neither range is nobody's to choose");
-    assert_eq!(w.state().unwrap().instance.unwrap().reserved_ports, reserved(&w));
+    assert_eq!(w.state().unwrap().instance.unwrap().reserved_ports.to_string(), reserved(&w));
     w.verb(|i| i.unpublish("red", &ports(&["40000-40009:1000-1009"]), false)).unwrap();
     assert_eq!(reserved(&w), "20000-32767,40005");
     w.verb(|i| i.unpublish("red", &ports(&["30000:1"]), false)).unwrap();
@@ -41,7 +41,7 @@ fn what_others_reserved_stays_theirs() {
     w.kernel.reserved.replace("40000-40004".parse().unwrap());
     w.up(FILE).unwrap();
     w.verb(|i| publish(i, &["40003-40006:1-4"])).unwrap();
-    assert_eq!(w.state().unwrap().instance.unwrap().reserved_ports, "20000-32767,40005-40006");
+    assert_eq!(w.state().unwrap().instance.unwrap().reserved_ports.to_string(), "20000-32767,40005-40006");
     // They give it up: the next verb sees to it that the ports stay reserved.
     w.kernel.reserved.replace("20000-32767,40005-40006".parse().unwrap());
     w.verb(|i| i.refresh()).unwrap();

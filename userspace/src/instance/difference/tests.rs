@@ -1,0 +1,254 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::store::{AttachmentRow, InstanceRow, NetworkRow, Origin, Phase, PodRow, Source, UplinkRow};
+use crate::topology::{Behaviour, Host, Nat, Network};
+use crate::wiring::{endpoint_ifindex, pod_mac};
+
+const NAME: &str = "test";
+
+fn network(id: u32) -> NetworkRow {
+    NetworkRow {
+        id,
+        network: Network {
+            name: format!("n{id}"),
+            subnets: vec![format!("10.{id}.0.0/24").parse().unwrap(), format!("fd00:{id}::/64").parse().unwrap()],
+            masquerade: true,
+            snat_address: vec![],
+            mapping: Behaviour::default(),
+            filtering: Behaviour::default(),
+            no_masquerade: vec![],
+            mtu: None,
+        },
+        mtu_bytes: 1500,
+        host_access: true,
+        last4: None,
+        last6: None,
+        origin: Origin::File,
+        phase: Phase::Ready,
+    }
+}
+
+/// Pods with an interface in each of two networks and a second one in the first.
+fn state(pods: u64) -> State {
+    let instance = InstanceRow {
+        host_netns: None,
+        host_id: "4:1".into(),
+        host: Host::default(),
+        nat: Nat::default(),
+        uplinks: vec![UplinkRow { name: "eth7".into(), ifindex: 7 }],
+        reserved_ports: "20000-32767".parse().unwrap(),
+        phase: Phase::Ready,
+    };
+    let mut rows: Vec<Row> = vec![instance.into(), network(1).into(), network(2).into()];
+    for pod in 0..pods {
+        rows.push(
+            PodRow {
+                id: 100 + pod,
+                name: format!("p{pod}"),
+                netns: Some(NetnsId { dev: 4, ino: 5000 + pod }),
+                source: Source::Made,
+                origin: Origin::File,
+                phase: Phase::Ready,
+            }
+            .into(),
+        );
+        for (k, network) in [(0, 1), (1, 2), (2, 1)] {
+            let slot = (pod * 3 + k) as u32;
+            rows.push(
+                AttachmentRow {
+                    id: 1000 + u64::from(slot),
+                    pod: 100 + pod,
+                    network,
+                    slot,
+                    ifname: format!("eth{k}"),
+                    mac: pod_mac(NAME, slot),
+                    ifindex: endpoint_ifindex(slot),
+                    addr4: format!("10.{network}.0.{}", slot + 2).parse().ok(),
+                    addr6: format!("fd00:{network}::{}", slot + 2).parse().ok(),
+                    origin: Origin::File,
+                    phase: Phase::Ready,
+                }
+                .into(),
+            );
+        }
+    }
+    rows.into_iter().collect()
+}
+
+/// All there as it should be.
+fn whole(state: &State) -> Present {
+    let mut present = Present::wanted(NAME, state);
+    present.attached.insert(("from_uplink", 7));
+    present
+}
+
+fn found(state: &State, present: &Present) -> Vec<(RowId, &'static str)> {
+    differences(NAME, state, present).iter().map(|d| (d.row, d.trouble.kind())).collect()
+}
+
+/// Does harm number `n` to row number `at` of its kind.
+fn harm(present: &mut Present, n: usize, at: usize) {
+    let device = present.devices.keys().nth(at % present.devices.len()).copied();
+    let inside = present.inside.keys().nth(at % present.inside.len().max(1)).copied();
+    let pod = present.namespaces.keys().nth(at % present.namespaces.len().max(1)).copied();
+    match (n, device, inside, pod) {
+        (0, Some(i), ..) => drop(present.devices.remove(&i)),
+        (1, Some(i), ..) => present.devices.get_mut(&i).unwrap().up = false,
+        (2, Some(i), ..) => present.devices.get_mut(&i).unwrap().name = "other".into(),
+        (3, Some(i), ..) => present.devices.get_mut(&i).unwrap().mac = None,
+        (4, Some(i), ..) => present.devices.get_mut(&i).unwrap().mtu_bytes = 1280,
+        (5, Some(i), ..) => present.attached.retain(|(_, index)| *index != i),
+        (6, ..) => present.addresses.values_mut().for_each(|nets| _ = nets.pop_first()),
+        (7, ..) => drop(present.addresses.values_mut().next().map(|nets| nets.insert("10.9.9.1/24".parse().unwrap()))),
+        (8, ..) => drop(present.not_forwarding.insert((1, "IPv6"))),
+        (9, _, Some(i), _) => present.inside.get_mut(&i).unwrap().device = None,
+        (10, _, Some(i), _) => drop(present.inside.get_mut(&i).unwrap().addresses.pop_first()),
+        (11, _, Some(i), _) => present.inside.get_mut(&i).unwrap().gateways.clear(),
+        (12, _, Some(i), _) => present.inside.get_mut(&i).unwrap().device.iter_mut().for_each(|d| d.up = false),
+        (13, .., Some(pod)) => drop(present.namespaces.remove(&pod)),
+        (14, .., Some(pod)) => drop(present.namespaces.insert(pod, NetnsId { dev: 4, ino: 1 })),
+        (15, ..) => present.reserved = PortSet::default(),
+        (16, ..) => drop(present.socket_hooks_off.insert("connect4")),
+        (17, ..) => present.uplinks.clear(),
+        (18, ..) => drop(present.uplinks.insert("eth7".into(), 8)),
+        (19, ..) => present.loaded = false,
+        _ => {}
+    }
+}
+
+const HARMS: usize = 20;
+
+/// What a repair leads to: the row, and what is made with it, is as wanted.
+fn mend(present: &mut Present, difference: &Difference, state: &State, wanted: &Present) {
+    let Ok(repair) = difference.trouble.repair() else { return };
+    let device = |present: &mut Present, index: u32| {
+        present.devices.insert(index, wanted.devices[&index].clone());
+        present.attached.extend(wanted.attached.iter().filter(|(_, i)| *i == index));
+    };
+    match (repair, state.row(difference.row).unwrap()) {
+        (Repair::All, _) => *present = whole(state),
+        (_, Row::Instance(_)) => {
+            present.socket_hooks_off.clear();
+            present.reserved = wanted.reserved.clone();
+            present.uplinks.clone_from(&wanted.uplinks);
+            present.attached.insert(("from_uplink", 7));
+        }
+        (_, Row::Network(r)) => {
+            let index = crate::wiring::gateway_ifindex(r.id as u16);
+            device(present, index);
+            present.addresses.insert(index, wanted.addresses[&index].clone());
+            present.not_forwarding.retain(|(id, _)| *id != r.id);
+        }
+        (_, Row::Pod(r)) => {
+            present.namespaces.insert(r.id, wanted.namespaces[&r.id]);
+            for row in state.attachments_of(r.id) {
+                device(present, row.ifindex);
+                present.inside.insert(row.id, wanted.inside[&row.id].clone());
+            }
+        }
+        (_, Row::Attachment(r)) => {
+            device(present, r.ifindex);
+            present.inside.insert(r.id, wanted.inside[&r.id].clone());
+        }
+        (_, Row::Publish(_)) => {}
+    }
+}
+
+#[test]
+fn what_is_as_it_should_be_is_no_difference() {
+    for pods in [0, 1, 4] {
+        let state = state(pods);
+        assert_eq!(found(&state, &whole(&state)), []);
+        // A pod may have addresses and devices of its own, and the host as well.
+        let mut more = whole(&state);
+        more.devices.insert(7, Device { name: "eth7".into(), mac: None, mtu_bytes: 9000, up: false });
+        more.inside.values_mut().for_each(|i| _ = i.addresses.insert("172.16.0.1/16".parse().unwrap()));
+        assert_eq!(found(&state, &more), []);
+    }
+    assert_eq!(found(&State::default(), &Present::default()), []);
+}
+
+#[test]
+fn each_harm_is_named_once() {
+    let state = state(2);
+    let (pod, first, gateway) = (RowId::Pod(100), RowId::Attachment(1000), RowId::Network(1));
+    for (n, expected) in [
+        (0, vec![(first, "device-gone")]),
+        (1, vec![(first, "device-down")]),
+        (2, vec![(first, "device-renamed")]),
+        (3, vec![(first, "mac")]),
+        (4, vec![(first, "mtu")]),
+        (5, vec![(first, "program-detached")]),
+        (6, vec![(gateway, "addresses-gone"), (RowId::Network(2), "addresses-gone")]),
+        (7, vec![(gateway, "addresses-added")]),
+        (8, vec![(gateway, "not-forwarding")]),
+        (9, vec![(first, "device-gone")]),
+        (10, vec![(first, "addresses-gone")]),
+        (11, vec![(first, "routes-gone")]),
+        (12, vec![(first, "device-down")]),
+        (13, vec![(pod, "namespace-gone")]),
+        (14, vec![(pod, "namespace-replaced")]),
+        (15, vec![(RowId::Instance, "ports-not-reserved")]),
+        (16, vec![(RowId::Instance, "socket-hooks-detached")]),
+        (17, vec![(RowId::Instance, "uplink-gone")]),
+        (18, vec![(RowId::Instance, "uplink-anew")]),
+        (19, vec![(RowId::Instance, "not-loaded")]),
+    ] {
+        let mut present = whole(&state);
+        harm(&mut present, n, 0);
+        assert_eq!(found(&state, &present), expected, "harm {n}");
+        for d in differences(NAME, &state, &present) {
+            let view = DifferenceView::from(&d);
+            assert!(!view.message.is_empty() && view.mendable == view.reason.is_none());
+            assert_eq!(view.mendable, !matches!(d.trouble, Trouble::NamespaceReplaced(_) | Trouble::UplinkGone(_)));
+        }
+    }
+}
+
+#[test]
+fn what_is_not_ready_is_not_missed() {
+    let mut state = state(1);
+    let present = whole(&state);
+    for row in &mut state.attachments {
+        row.phase = Phase::Updating;
+    }
+    state.pods[0].phase = Phase::Deleting;
+    let mut gone = present;
+    gone.namespaces.clear();
+    gone.inside.clear();
+    gone.devices.retain(|index, _| *index >= crate::wiring::gateway_ifindex(0));
+    assert_eq!(found(&state, &gone), []);
+}
+
+proptest! {
+    /// Whatever is done to an instance, what is named is true, and mending all that can be mended leaves what cannot.
+    #[test]
+    fn mending_leaves_only_what_cannot_be_mended(
+        harms in prop::collection::vec((0..HARMS, 0usize..16), 0..6), pods in 1u64..4
+    ) {
+        let state = state(pods);
+        let wanted = Present::wanted(NAME, &state);
+        let mut present = whole(&state);
+        for (n, at) in &harms {
+            if !present.devices.is_empty() {
+                harm(&mut present, *n, *at);
+            }
+        }
+        if harms.is_empty() {
+            prop_assert!(differences(NAME, &state, &present).is_empty());
+        }
+        // What was hidden behind something worse comes to light.
+        for _ in 0..3 {
+            for difference in differences(NAME, &state, &present) {
+                mend(&mut present, &difference, &state, &wanted);
+            }
+        }
+        let left = differences(NAME, &state, &present);
+        prop_assert!(left.iter().all(|d| d.trouble.repair().is_err()), "{left:?}");
+        let kinds: BTreeSet<_> = left.iter().map(|d| d.trouble.kind()).collect();
+        prop_assert!(kinds.is_subset(&["namespace-replaced", "uplink-gone"].into()), "{kinds:?}");
+    }
+}

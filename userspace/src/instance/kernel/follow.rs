@@ -1,0 +1,93 @@
+//! What the data path knows of the host, kept up to date.
+
+use netns_ebpf_common::host::HostConfig;
+
+use super::super::platform::{Object, Op, PlatformError, Tried};
+use super::super::specs::id16;
+use super::KernelPlatform;
+use crate::datapath::DatapathError;
+use crate::store::{InstanceRow, NetworkRow, UplinkRow};
+use crate::sysctl;
+use crate::topology::{Behaviour, Flows, Nat};
+
+impl KernelPlatform {
+    /// Whether the kernel gives odd ports to those of the host who ask for none, as a setting of the data path.
+    pub(super) fn host_takes_odd(&self) -> u32 {
+        let ports = self.host.netns().run(sysctl::local_ports).ok().and_then(Result::ok);
+        let first = ports.and_then(|ports| ports.ranges().next().map(|range| *range.start()));
+        if first.is_some_and(|port| port & 1 == 1) { HostConfig::HOST_TAKES_ODD } else { 0 }
+    }
+
+    /// Gives the data path the timers and limits of the row.
+    fn sync_nat(&self, instance: &InstanceRow) -> Result<(), PlatformError> {
+        let fail = |e: DatapathError| PlatformError::new(Op::Change, Object::Datapath, e);
+        let found = self.host.datapath().host_config().map_err(fail)?;
+        let wanted = with_nat(found, &instance.nat);
+        if wanted == found {
+            return Ok(());
+        }
+        self.host.datapath().set_host_config(&wanted).map_err(fail)
+    }
+
+    /// Brings what the programs know of an uplink up to date; its index, the former one while it is away.
+    fn refresh_uplink(&self, uplink: &UplinkRow) -> Result<u32, PlatformError> {
+        let UplinkRow { name, ifindex } = uplink;
+        let of = || Object::Uplink(name.clone());
+        let present = self.host.netlink().link_by_name(name);
+        if present.tried(Op::Read, of())?.is_none() {
+            tracing::warn!("uplink {name:?} is gone: no pod reaches the LAN by it until it is back");
+            self.host.unwire_uplink(*ifindex).tried(Op::Remove, of())?;
+            return Ok(*ifindex);
+        }
+        let state = self.host.wire_uplink(name);
+        let state = state.tried(Op::Make, of())?;
+        if state.ifindex != *ifindex {
+            self.host.unwire_uplink(*ifindex).tried(Op::Remove, of())?;
+        }
+        Ok(state.ifindex)
+    }
+
+    pub(super) fn refresh_host(&self, instance: &InstanceRow) -> Result<Vec<UplinkRow>, PlatformError> {
+        self.sync_nat(instance)?;
+        let stale = |e: DatapathError| PlatformError::new(Op::Remove, Object::Flows, e);
+        let before = self.host.datapath().uplinks().map_err(stale)?;
+        let went = self.host.sync_host_addresses();
+        let went = went.tried(Op::Read, Object::Host)?;
+        let mut uplinks = instance.uplinks.clone();
+        for uplink in &mut uplinks {
+            uplink.ifindex = self.refresh_uplink(uplink)?;
+        }
+        // A program that runs now may still make a flow of what was before.
+        if went || self.host.datapath().uplinks().map_err(stale)? != before {
+            self.host.datapath().wait_for_programs().map_err(stale)?;
+        }
+        let ended = self.host.datapath().end_stale_flows().map_err(stale)?;
+        if ended > 0 {
+            tracing::debug!("ended {ended} flow entries of former addresses");
+        }
+        let rerouted = self.host.end_rerouted_flows();
+        rerouted.tried(Op::Remove, Object::Flows)?;
+        Ok(uplinks)
+    }
+
+    /// Brings what the data path knows of all networks' source NAT up to date: the addresses the host has at present, and whether
+    /// there are mappings. Their gateway devices forward, whatever somebody did to the host's own setting.
+    pub(super) fn refresh_networks(&self, networks: &[NetworkRow]) -> Result<(), PlatformError> {
+        let some = networks.iter().any(|n| n.network.mapping == Behaviour::EndpointIndependent);
+        self.host.datapath().set_mappings(some).tried(Op::Change, Object::Datapath)?;
+        let pools: Vec<_> = networks.iter().map(|n| (id16(n.id), n.network.snat_address.as_slice())).collect();
+        self.host.sync_snat_pools(&pools).tried(Op::Change, Object::Datapath)?;
+        let ids: Vec<_> = networks.iter().map(|n| id16(n.id)).collect();
+        self.host.keep_forwarding(&ids).tried(Op::Change, Object::Host)
+    }
+}
+
+/// Settings with those of `[nat]`.
+pub(super) fn with_nat(config: HostConfig, nat: &Nat) -> HostConfig {
+    HostConfig {
+        timeout_ns: nat.timeouts.by_class(),
+        flows: nat.flows.get(),
+        flows_per_pod: nat.flows_per_pod.map_or(0, Flows::get),
+        ..config
+    }
+}

@@ -1,0 +1,411 @@
+//! The kernel side as it is: wiring, maps, namespaces and settings.
+
+mod follow;
+mod host;
+mod observe;
+mod sweep;
+
+use std::cell::RefCell;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use netns_ebpf_common::host::HostConfig;
+
+use self::follow::with_nat;
+use self::host::is_bpffs;
+use super::Dirs;
+use super::difference::{Difference, Present, Repair};
+use super::dirs::{BPFFS, STATE_ROOT, note_run_dir};
+use super::platform::{Cause, HostPorts, Note, Object, Op, Platform, PlatformError, Tried};
+use super::specs::{id16, network_spec, publish_spec, publish_specs};
+use crate::datapath::{Datapath, Sizes};
+use crate::netns::{Netns, NetnsError, NetnsName, delete_named_if};
+use crate::probe::{self, Listener};
+use crate::store::{AttachmentRow, InstanceRow, PodRow, PublishRow, Row, Source, State, UplinkRow, Withdrawal};
+use crate::sysctl::PortSet;
+use crate::topology::HostFacts;
+use crate::wiring::{Host, PodSpec};
+
+/// The kernel, seen from one host namespace.
+#[derive(Debug)]
+pub struct KernelPlatform {
+    dirs: Dirs,
+    host: Host,
+    listeners: RefCell<[Option<Vec<Listener>>; 3]>,
+    host_is_gone: bool,
+}
+
+impl KernelPlatform {
+    /// The kernel side of the instance of these directories whose host is `netns`.
+    ///
+    /// # Errors
+    ///
+    /// No netlink socket can be opened there.
+    pub fn new(dirs: &Dirs, netns: Netns) -> Result<Self, PlatformError> {
+        // A data path is a directory of pins: nothing is there to be opened before the instance is up.
+        let host = Host::new(dirs.name(), netns, Datapath::for_removal(dirs.pins())).tried(Op::Open, Object::Host)?;
+        Ok(Self { dirs: dirs.clone(), host, listeners: RefCell::default(), host_is_gone: false })
+    }
+
+    /// The same for an instance whose host namespace is gone: what is elsewhere can be removed.
+    ///
+    /// # Errors
+    ///
+    /// No netlink socket can be opened in the calling thread's namespace, which is used for nothing else.
+    pub fn without_host(dirs: &Dirs) -> Result<Self, PlatformError> {
+        let here = Netns::current().tried(Op::Open, Object::Host)?;
+        Ok(Self { host_is_gone: true, ..Self::new(dirs, here)? })
+    }
+
+    /// The compound steps and what is below them.
+    pub const fn host(&self) -> &Host {
+        &self.host
+    }
+
+    pub(super) fn is_loaded(&self) -> bool {
+        Datapath::open(self.dirs.pins()).is_ok()
+    }
+
+    fn make_instance(&self, row: &InstanceRow, note: Note<'_>) -> Result<(), PlatformError> {
+        let snat: PortSet = (row.host.snat_ports.start()..=row.host.snat_ports.end()).into();
+        let reserved_ports = snat.difference(&self.read_ports()?.reserved);
+        let row = InstanceRow { reserved_ports, ..row.clone() };
+        // Written before they are reserved, so that a later `down` gives back exactly what was added.
+        note(row.clone().into()).tried(Op::Make, Object::Ports)?;
+        self.reserve_ports(&row.reserved_ports)?;
+        // Pins that are there are those of an instance whose state was lost: its entries are nobody's.
+        self.unload()?;
+        self.load(&row)
+    }
+
+    fn load(&self, row: &InstanceRow) -> Result<(), PlatformError> {
+        let _lock = self.root_lock()?;
+        self.mount_bpffs()?;
+        if let Some(root) = self.dirs.pins().parent() {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(root);
+            made.tried(Op::Make, Object::Datapath)?;
+        }
+        let datapath = Datapath::load(self.dirs.pins(), &Sizes::default()).tried(Op::Make, Object::Datapath)?;
+        let features = probe::features().tried(Op::Check, Object::Host)?;
+        let config = HostConfig {
+            snat_port_min: row.host.snat_ports.start(),
+            snat_port_max: row.host.snat_ports.end(),
+            flags: if features.csum_ipv6 { HostConfig::CSUM_IPV6 } else { 0 } | self.host_takes_odd(),
+            ..HostConfig::default()
+        };
+        let config = with_nat(config, &row.nat);
+        datapath.set_host_config(&config).tried(Op::Make, Object::Datapath)?;
+        if let Err(e) = self.host.wire_host_sockets() {
+            tracing::warn!("processes of this host cannot reach published ports: {e}");
+        }
+        for UplinkRow { name, .. } in &row.uplinks {
+            self.host.wire_uplink(name).tried(Op::Make, Object::Uplink(name.clone()))?;
+        }
+        Ok(())
+    }
+
+    fn unload(&self) -> Result<(), PlatformError> {
+        let _lock = self.root_lock()?;
+        if !is_bpffs(Path::new(BPFFS)) {
+            // Unmounted by somebody, with everything in it: only the mark is left.
+            return self.unmount_bpffs();
+        }
+        self.host.datapath().unload().tried(Op::Remove, Object::Datapath)?;
+        if let Some(root) = self.dirs.pins().parent() {
+            // Not empty: another instance is up.
+            let _ = fs::remove_dir(root);
+        }
+        self.unmount_bpffs()
+    }
+
+    fn make_pod(&self, row: &PodRow, note: Note<'_>) -> Result<(), PlatformError> {
+        let fail = |source: Cause| {
+            PlatformError::new(Op::Make, Object::Row(Row::from(row.clone()).id(), format!("{:?}", row.name)), source)
+        };
+        if row.source != Source::Made {
+            let adopted = open_pod(&PodRow { netns: None, ..row.clone() }).map_err(|e| fail(e.into()))?;
+            return note(PodRow { netns: Some(adopted.id()), ..row.clone() }.into()).map_err(|e| fail(e.into()));
+        }
+        let name = NetnsName::new(&row.name).map_err(|e| fail(NetnsError::from(e).into()))?;
+        note_run_dir(Path::new(STATE_ROOT)).map_err(|e| fail(e.into()))?;
+        let made = Netns::unnamed().map_err(|e| fail(e.into()))?;
+        // Written before it has a name and can outlive this process: whoever undoes this knows it from any other of the name.
+        note(PodRow { netns: Some(made.id()), ..row.clone() }.into()).map_err(|e| fail(e.into()))?;
+        match made.attach(&name) {
+            Ok(_) => Ok(()),
+            Err(e) if e.is_exists() => Err(fail(Cause::Exists)),
+            Err(e) => Err(fail(e.into())),
+        }
+    }
+
+    /// The namespace of an attachment's pod, which must be the pod's own, and what the wiring is to know.
+    fn attachment(&self, row: &AttachmentRow, all: &State) -> Result<(Netns, PodSpec), Cause> {
+        let pod = all.pod_of(row.id).ok_or(Cause::Refused("its pod is gone"))?;
+        let netns = open_pod(pod)?;
+        let name = NetnsName::new(&pod.name).map_err(NetnsError::from)?;
+        let spec = PodSpec { owner: row.id, slot: row.slot, netns: name, addr4: row.addr4, addr6: row.addr6 };
+        Ok((netns, spec))
+    }
+
+    fn wire(&self, row: &AttachmentRow, all: &State, how: Wire) -> Result<(), Cause> {
+        let (netns, spec) = self.attachment(row, all)?;
+        let network = all.network(row.network).ok_or(Cause::Refused("its network is gone"))?;
+        let network = network_spec(network);
+        match how {
+            Wire::New => self.host.wire_pod_at(&network, &spec, &netns, !all.shares_address(row))?,
+            Wire::Again { anew } => self.host.mend_pod(&network, &spec, &netns, &row.ifname, row.mac, anew)?,
+        }
+        Ok(())
+    }
+
+    fn remove_one(&self, row: &Row, all: &State, whole: bool) -> Result<Option<String>, Cause> {
+        let missing = |is_there: bool| (!is_there).then(|| Object::of(row, all).to_string());
+        match row {
+            Row::Instance(r) => {
+                if self.is_loaded() && !self.host_is_gone {
+                    for UplinkRow { ifindex, .. } in &r.uplinks {
+                        self.host.unwire_uplink(*ifindex)?;
+                    }
+                }
+                self.unload().map_err(|e| *e.source)?;
+                if !self.host_is_gone {
+                    self.release_ports(&r.reserved_ports).map_err(|e| *e.source)?;
+                }
+                Ok(None)
+            }
+            Row::Network(_) if self.host_is_gone => Ok(missing(false)),
+            Row::Network(r) if self.is_loaded() => {
+                self.host.unwire_gateway(id16(r.id))?;
+                Ok(None)
+            }
+            Row::Network(r) => Ok(missing(self.host.delete_gateway_device(id16(r.id))?)),
+            Row::Pod(r) if r.source != Source::Made => Ok(None),
+            Row::Pod(r) => {
+                // Without an identity it never got a name.
+                let Some(id) = r.netns else { return Ok(None) };
+                let name = NetnsName::new(&r.name).map_err(NetnsError::from)?;
+                let done = delete_named_if(&name, Some(id))?;
+                Ok(missing(done || !whole))
+            }
+            Row::Attachment(_) if self.host_is_gone => Ok(missing(false)),
+            Row::Attachment(r) if self.is_loaded() && !whole => {
+                self.host.unwire_pod(r.slot, r.id)?;
+                Ok(None)
+            }
+            // Its flows and its entry go with the maps.
+            Row::Attachment(r) => Ok(missing(self.host.delete_cable(r.slot)?)),
+            Row::Publish(r) => {
+                if self.is_loaded() {
+                    self.host.forget_publish(&publish_spec(r, all))?;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn mend_with(&self, repair: Repair, row: &Row, all: &State, note: Note<'_>) -> Result<(), PlatformError> {
+        let fail = |source: Cause| PlatformError::new(Op::Mend, Object::of(row, all), source);
+        let anew = matches!(repair, Repair::Anew | Repair::Pod);
+        match (repair, row) {
+            (Repair::All, _) => {
+                let Some(instance) = &all.instance else { return Ok(()) };
+                self.unload()?;
+                self.load(instance)?;
+                for row in all.rows().filter(|r| r.phase().is_live() && !matches!(r, Row::Instance(_))) {
+                    self.remake(&row, all, false).map_err(fail)?;
+                }
+                Ok(())
+            }
+            (Repair::Pod, Row::Pod(pod)) => {
+                let of_pod: Vec<_> = all.attachments_of(pod.id).cloned().collect();
+                for row in &of_pod {
+                    // One whose namespace lives on without its name, by a process in it, holds the pod's addresses.
+                    self.host.delete_cable(row.slot).map_err(|e| fail(e.into()))?;
+                }
+                let mut made = all.clone();
+                let changed = std::cell::RefCell::new(None);
+                self.make_pod(pod, &mut |row| {
+                    *changed.borrow_mut() = Some(row.clone());
+                    note(row)
+                })?;
+                made.apply(&changed.take().map(crate::store::Change::Put).into_iter().collect::<Vec<_>>());
+                of_pod.iter().try_for_each(|row| self.wire(row, &made, Wire::Again { anew: true })).map_err(fail)
+            }
+            (_, Row::Instance(_)) => self.host.wire_host_sockets().map_err(|e| fail(e.into())),
+            (_, row) => self.remake(row, all, anew).map_err(fail),
+        }
+    }
+
+    fn remake(&self, row: &Row, all: &State, anew: bool) -> Result<(), Cause> {
+        match row {
+            Row::Instance(_) | Row::Pod(_) => Ok(()),
+            Row::Network(r) => Ok(self.host.mend_gateway(&network_spec(r))?),
+            Row::Attachment(r) => self.wire(r, all, Wire::Again { anew }),
+            Row::Publish(r) => Ok(self.host.wire_publish(&publish_spec(r, all))?),
+        }
+    }
+}
+
+/// How an interface is wired.
+#[derive(Clone, Copy)]
+enum Wire {
+    New,
+    Again { anew: bool },
+}
+
+impl Platform for KernelPlatform {
+    fn check(&self) -> Result<(), PlatformError> {
+        probe::privileges().tried(Op::Check, Object::Host)?;
+        probe::features().map(|_| ()).tried(Op::Check, Object::Host)
+    }
+
+    fn host_id(&self) -> Option<String> {
+        let id = self.host.netns().id();
+        (!self.host_is_gone).then(|| format!("{}:{}", id.dev, id.ino))
+    }
+
+    fn leave_host(&mut self) {
+        self.host_is_gone = true;
+    }
+
+    fn facts(&self, all: &State, routes: bool) -> Result<HostFacts, PlatformError> {
+        self.listeners.take();
+        self.read_facts(all, routes)
+    }
+
+    fn ports(&self) -> Result<HostPorts, PlatformError> {
+        self.read_ports()
+    }
+
+    fn reserve(&self, ports: &PortSet) -> Result<(), PlatformError> {
+        self.reserve_ports(ports)
+    }
+
+    fn release(&self, ports: &PortSet) -> Result<(), PlatformError> {
+        self.release_ports(ports)
+    }
+
+    fn open(&mut self) -> Result<(), PlatformError> {
+        Datapath::open(self.dirs.pins()).map(|_| ()).tried(Op::Open, Object::Datapath)
+    }
+
+    fn make(&mut self, row: &Row, all: &State, note: Note<'_>) -> Result<(), PlatformError> {
+        let tried =
+            |done: Result<(), Cause>| done.map_err(|source| PlatformError::new(Op::Make, Object::of(row, all), source));
+        match row {
+            Row::Instance(r) => self.make_instance(r, note),
+            Row::Network(r) => tried(self.host.wire_gateway(&network_spec(r)).map_err(Into::into)),
+            Row::Pod(r) => self.make_pod(r, note),
+            Row::Attachment(r) => tried(self.wire(r, all, Wire::New)),
+            Row::Publish(r) => {
+                if r.publish.is_loopback() && !self.host.datapath().has_socket_hooks() {
+                    tracing::warn!("{} is reached by nobody: it takes the socket hooks, which are off", r.publish);
+                }
+                tried(self.host.wire_publish(&publish_spec(r, all)).map_err(Into::into))
+            }
+        }
+    }
+
+    fn update(&mut self, rows: &[Row], all: &State) -> Result<(), PlatformError> {
+        let publishes = publishes(rows);
+        if let Some(first) = rows.first().filter(|_| !publishes.is_empty()) {
+            let done = self.host.switch_publishes(&publish_specs(&publishes, all), netns_of(all));
+            return done.tried(Op::Change, of_several(first, rows, all));
+        }
+        for row in rows {
+            self.remake(row, all, false)
+                .map_err(|source| PlatformError::new(Op::Change, Object::of(row, all), source))?;
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, rows: &[Row], all: &State, whole: bool) -> Result<Vec<String>, PlatformError> {
+        let publishes = publishes(rows);
+        if let Some((row, first)) = rows.first().zip(publishes.first())
+            && !whole
+        {
+            if !self.is_loaded() {
+                return Ok(Vec::new());
+            }
+            let specs = publish_specs(&publishes, all);
+            let ended = match first.withdrawal {
+                Withdrawal::RunOn => Ok(()),
+                Withdrawal::Reset => self.host.reset_publishes(&specs, netns_of(all)),
+            };
+            let done = ended.and_then(|()| self.host.unwire_publishes(&specs));
+            return done.map(|_| Vec::new()).tried(Op::Remove, of_several(row, rows, all));
+        }
+        let mut missing = Vec::new();
+        for row in rows {
+            let done = self.remove_one(row, all, whole);
+            let failed = |source| PlatformError::new(Op::Remove, Object::of(row, all), source);
+            missing.extend(done.map_err(failed)?);
+        }
+        Ok(missing)
+    }
+
+    fn sweep(&mut self) -> Result<Option<Vec<String>>, PlatformError> {
+        self.sweep_recognised()
+    }
+
+    fn refresh(&mut self, all: &State) -> Result<Vec<Row>, PlatformError> {
+        let Some(row) = &all.instance else { return Ok(Vec::new()) };
+        // First: no flow takes an address any more whose flows are about to end.
+        self.refresh_networks(&all.networks)?;
+        let uplinks = self.refresh_host(row)?;
+        if uplinks == row.uplinks { Ok(Vec::new()) } else { Ok(vec![InstanceRow { uplinks, ..row.clone() }.into()]) }
+    }
+
+    fn expire_flows(&self, limit: usize) -> Result<usize, PlatformError> {
+        self.host.datapath().expire_flows(limit).tried(Op::Remove, Object::Flows)
+    }
+
+    fn observe(&self, all: &State) -> Result<Present, PlatformError> {
+        self.look(all)
+    }
+
+    fn mend(&mut self, difference: &Difference, all: &State, note: Note<'_>) -> Result<(), PlatformError> {
+        let Some(row) = all.row(difference.row) else { return Ok(()) };
+        match difference.trouble.repair() {
+            Ok(Repair::Refresh) => Ok(()),
+            Ok(repair) => self.mend_with(repair, &row, all, note),
+            Err(why) => Err(PlatformError::new(Op::Mend, Object::of(&row, all), Cause::Refused(why))),
+        }
+    }
+}
+
+/// Opens a pod's namespace, if it is the pod's: one of its name that is another is not.
+///
+/// # Errors
+///
+/// It is gone, or [`NetnsError::Another`].
+pub fn open_pod(pod: &PodRow) -> Result<Netns, NetnsError> {
+    let name = NetnsName::new(&pod.name)?;
+    let netns = match &pod.source {
+        Source::Made | Source::Named => Netns::open_named(&name)?,
+        Source::Path(path) => Netns::open_path(path)?,
+        Source::Pid(pid) => Netns::of_pid(*pid)?,
+    };
+    match pod.netns {
+        Some(id) if id != netns.id() => Err(NetnsError::Another(name)),
+        _ => Ok(netns),
+    }
+}
+
+fn publishes(rows: &[Row]) -> Vec<PublishRow> {
+    rows.iter().filter_map(|row| if let Row::Publish(q) = row { Some(q.clone()) } else { None }).collect()
+}
+
+/// Several rows, as a message names them.
+fn of_several(first: &Row, rows: &[Row], all: &State) -> Object {
+    match (Object::of(first, all), rows.len()) {
+        (Object::Row(id, name), more @ 2..) => Object::Row(id, format!("{name} and {} more", more - 1)),
+        (object, _) => object,
+    }
+}
+
+/// Finds the namespace of the pod in a slot.
+fn netns_of(all: &State) -> impl Fn(u32) -> Option<Netns> {
+    move |slot| open_pod(all.pod_of(all.attachments.iter().find(|a| a.slot == slot)?.id)?).ok()
+}

@@ -1,0 +1,265 @@
+//! What somebody changes, deletes or detaches behind an instance's back is named by `status`, which exits 3, and mended by
+//! `repair` and by `up`.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::pods::{BLUE, RED, client, server, uplink};
+use common::traffic::{direct, published};
+use common::{BPFFS, Isolated, isolated};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::Value;
+
+/// How a difference is mended.
+#[derive(Clone, Copy, Debug)]
+enum Mender {
+    Repair,
+    RepairPod(&'static str),
+    Up,
+}
+
+fn differences(here: &Isolated, status: i32, when: &str) -> Vec<Value> {
+    let told = here.netns(["status", "-o", "json"]);
+    assert_eq!(told.status, status, "{when}: {}", told.report());
+    let told: Value = serde_json::from_str(&told.stdout).expect("JSON");
+    told["differences"].as_array().expect("a list").clone()
+}
+
+/// Pod to pod, pod to LAN, LAN to pod.
+fn all_flows(here: &Isolated) {
+    let mut cases = direct(RED, BLUE, RED, 63);
+    cases.extend(direct(RED, server(), uplink(), 63));
+    cases.extend(published(client(), RED, uplink(), 9000, 7000, client()));
+    here.flows(&cases);
+}
+
+/// Does harm, sees it named as `kind`, mends it, and sees traffic flow and nothing named.
+fn harmed(here: &Isolated, what: &str, kind: &str, mender: Mender, harm: impl FnOnce()) {
+    assert_eq!(differences(here, 0, what), Vec::<Value>::new(), "before: {what}");
+    harm();
+    let found = differences(here, 3, what);
+    assert!(found.iter().any(|d| d["kind"] == kind), "{what}: {found:#?}");
+    assert!(found.iter().all(|d| d["mendable"] == true), "{what}: {found:#?}");
+    let text = here.netns(["status"]);
+    assert_eq!(text.status, 3, "{what}: {}", text.report());
+    assert!(text.stdout.contains("NOT AS IT SHOULD BE"), "{what}: {}", text.report());
+    match mender {
+        Mender::Repair => drop(here.netns(["repair"]).ok()),
+        Mender::RepairPod(pod) => drop(here.netns(["repair", pod]).ok()),
+        Mender::Up => {
+            let applied = here.netns(["up", "-f", "/run/topology.toml", "-o", "json"]).json();
+            assert_eq!(applied["changed"], true, "{what}: {applied:#}");
+            assert!(!applied["mended"].as_array().expect("a list").is_empty(), "{what}: {applied:#}");
+        }
+    }
+    assert_eq!(differences(here, 0, what), Vec::<Value>::new(), "after: {what}");
+    all_flows(here);
+}
+
+fn slot(here: &Isolated, pod: &str) -> String {
+    let list = here.netns(["list", "-o", "json"]).json();
+    let pods = list.as_array().expect("a list");
+    format!("nn{}", pods.iter().find(|p| p["name"] == pod).expect("the pod")["slot"])
+}
+
+#[test]
+fn a_pods_cable() {
+    isolated(|here| {
+        here.pods();
+        let veth = slot(here, "red");
+        let ip = |words: &str| drop(here.ip(words));
+        harmed(here, "host veth gone", "device-gone", Mender::Repair, || ip(&format!("link del {veth}")));
+        harmed(here, "pod's end gone", "device-gone", Mender::RepairPod("red"), || ip("-n red link del eth0"));
+        harmed(here, "host veth down", "device-down", Mender::Up, || ip(&format!("link set {veth} down")));
+        harmed(here, "pod's end down", "device-down", Mender::Repair, || ip("-n red link set eth0 down"));
+        harmed(here, "host veth renamed", "device-renamed", Mender::Repair, || {
+            ip(&format!("link set {veth} down"));
+            ip(&format!("link set {veth} name other"));
+            ip("link set other up");
+        });
+        harmed(here, "pod's end renamed", "device-renamed", Mender::Up, || {
+            ip("-n red link set eth0 down");
+            ip("-n red link set eth0 name other");
+        });
+        harmed(here, "pod's end in another namespace", "device-gone", Mender::Repair, || {
+            ip("-n red link set eth0 netns lan name theirs");
+        });
+    });
+}
+
+#[test]
+fn a_pods_addresses_and_settings() {
+    isolated(|here| {
+        here.pods();
+        let ip = |words: &str| drop(here.ip(words));
+        harmed(here, "addresses flushed", "addresses-gone", Mender::Repair, || {
+            ip("-n red addr flush dev eth0 scope global");
+        });
+        harmed(here, "one address gone", "addresses-gone", Mender::Up, || {
+            ip("-n red addr del fd00:244::10/64 dev eth0");
+        });
+        harmed(here, "default route gone", "routes-gone", Mender::Repair, || ip("-n red route del default"));
+        harmed(here, "IPv6 default route gone", "routes-gone", Mender::Up, || ip("-n red -6 route del default"));
+        harmed(here, "MAC changed", "mac", Mender::Repair, || ip("-n red link set eth0 address 02:00:00:00:00:77"));
+        harmed(here, "MTU changed", "mtu", Mender::Repair, || ip("-n red link set eth0 mtu 1300"));
+    });
+}
+
+#[test]
+fn a_pods_namespace() {
+    isolated(|here| {
+        here.pods();
+        let ip = |words: &str| drop(here.ip(words));
+        harmed(here, "namespace deleted", "namespace-gone", Mender::Repair, || ip("netns del red"));
+        harmed(here, "namespace deleted, repaired by name", "namespace-gone", Mender::RepairPod("red"), || {
+            ip("netns del red");
+        });
+        harmed(here, "namespace deleted, mended by up", "namespace-gone", Mender::Up, || ip("netns del red"));
+    });
+}
+
+#[test]
+fn another_namespace_of_a_pods_name_is_neither_entered_nor_changed_nor_deleted() {
+    isolated(|here| {
+        here.pods();
+        here.ip("netns del red");
+        here.ip("netns add red");
+        let identity = || {
+            use std::os::unix::fs::MetadataExt;
+            fs::metadata("/run/netns/red").map(|m| m.ino()).ok()
+        };
+        let (theirs, links) = (identity(), here.ip("-n red -o link show"));
+        let found = differences(here, 3, "replaced");
+        assert!(found.iter().any(|d| d["kind"] == "namespace-replaced" && d["mendable"] == false), "{found:#?}");
+        let repaired = here.netns(["repair"]);
+        assert_eq!(repaired.status, 3, "{}", repaired.report());
+        assert!(repaired.stdout.contains("another namespace has its name"), "{}", repaired.report());
+        here.netns(["up", "-f", "/run/topology.toml"]).ok();
+        here.netns(["exec", "red", "--", "true"]).fails(1, &["is another one"]);
+        let list = here.netns(["list", "-o", "json"]).json();
+        let red = list.as_array().expect("a list").iter().find(|p| p["name"] == "red").expect("red");
+        assert_eq!(red["present"], false);
+        let untouched =
+            |when: &str| assert_eq!((identity(), here.ip("-n red -o link show")), (theirs, links.clone()), "{when}");
+        untouched("after the verbs");
+        // Out of the way, the pod gets one of its own again.
+        here.ip("netns del red");
+        here.netns(["repair", "red"]).ok();
+        all_flows(here);
+        here.ip("netns del red");
+        here.ip("netns add red");
+        let theirs = identity();
+        here.netns(["del", "red"]).ok();
+        assert_eq!(identity(), theirs, "after del");
+        here.netns(["down"]).ok();
+        assert_eq!(identity(), theirs, "after down");
+    });
+}
+
+#[test]
+fn a_gateway_device() {
+    isolated(|here| {
+        here.pods();
+        let ip = |words: &str| drop(here.ip(words));
+        harmed(here, "gateway device gone", "device-gone", Mender::Repair, || ip("link del nngw1"));
+        harmed(here, "gateway device down", "device-down", Mender::Up, || ip("link set nngw1 down"));
+        harmed(here, "down and up again: its IPv6 address is lost", "addresses-gone", Mender::Repair, || {
+            ip("link set nngw1 down");
+            ip("link set nngw1 up");
+        });
+        harmed(here, "addresses flushed", "addresses-gone", Mender::Up, || ip("addr flush dev nngw1"));
+        harmed(here, "an address more", "addresses-added", Mender::Repair, || ip("addr add 10.99.0.1/24 dev nngw1"));
+        harmed(here, "renamed", "device-renamed", Mender::Repair, || {
+            ip("link set nngw1 down");
+            ip("link set nngw1 name other");
+        });
+        for family in ["ipv4/conf/nngw1/forwarding", "ipv6/conf/nngw1/forwarding"] {
+            harmed(here, family, "not-forwarding", Mender::Repair, || {
+                fs::write(Path::new("/proc/sys/net").join(family), "0").expect("switch forwarding off");
+            });
+        }
+        harmed(here, "ip_forward toggled", "not-forwarding", Mender::Up, || {
+            for value in ["1", "0"] {
+                fs::write("/proc/sys/net/ipv4/ip_forward", value).expect("switch forwarding");
+            }
+        });
+    });
+}
+
+#[test]
+fn programs_that_were_detached() {
+    isolated(|here| {
+        here.pods();
+        let veth = slot(here, "red");
+        for (device, hook) in [(veth.as_str(), "from_pod"), ("nngw1", "from_host"), ("up0", "from_uplink")] {
+            harmed(here, hook, "program-detached", Mender::Repair, || detach(here, hook, device));
+            harmed(here, hook, "program-detached", Mender::Up, || detach(here, hook, device));
+        }
+        for (i, hook) in
+            ["connect4", "connect6", "sendmsg4", "recvmsg6", "getpeername4", "bind4", "bind6"].iter().enumerate()
+        {
+            let mender = if i % 2 == 0 { Mender::Repair } else { Mender::Up };
+            harmed(here, hook, "socket-hooks-detached", mender, || {
+                let pins = links();
+                let pin = pins
+                    .iter()
+                    .find(|p| p.ends_with(hook) && p.contains("cgroup-"))
+                    .unwrap_or_else(|| panic!("{hook} in {pins:?}"));
+                detach_pinned(here, pin);
+            });
+        }
+    });
+}
+
+/// Names of the pinned links.
+fn links() -> Vec<String> {
+    let dir = fs::read_dir(format!("{BPFFS}/netns-ebpf/default/links")).expect("read the links");
+    dir.map(|e| e.expect("an entry").file_name().into_string().expect("a name")).collect()
+}
+
+fn here_index(device: &str) -> u32 {
+    nix::net::if_::if_nametoindex(device).unwrap_or_else(|e| panic!("find {device}: {e}"))
+}
+
+fn detach(here: &Isolated, hook: &str, device: &str) {
+    let index = here_index(device);
+    detach_pinned(here, &format!("{hook}-{index}"));
+}
+
+/// Detaches a link; its pin stays.
+fn detach_pinned(here: &Isolated, name: &str) {
+    let pin = PathBuf::from(format!("{BPFFS}/netns-ebpf/default/links/{name}"));
+    here.tool("bpftool", &format!("link detach pinned {}", pin.display()));
+    assert!(pin.exists());
+}
+
+#[test]
+fn what_is_the_hosts() {
+    isolated(|here| {
+        here.pods();
+        let reserved = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+        for mender in [Mender::Repair, Mender::Up] {
+            harmed(here, "reserved ports overwritten", "ports-not-reserved", mender, || {
+                fs::write(reserved, "5000").expect("overwrite the reserved ports");
+            });
+            assert_eq!(fs::read_to_string(reserved).expect("read").trim(), "5000,20000-32767");
+        }
+        for mender in [Mender::Repair, Mender::Up] {
+            harmed(here, "bpffs unmounted and mounted again", "not-loaded", mender, || {
+                umount2(BPFFS, MntFlags::MNT_DETACH).expect("unmount bpffs");
+                mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700")).expect("mount bpffs");
+            });
+        }
+        here.ip("link set up0 down");
+        here.ip("link set up0 name up1");
+        let found = differences(here, 3, "uplink renamed");
+        assert!(found.iter().any(|d| d["kind"] == "uplink-gone" && d["mendable"] == false), "{found:#?}");
+        assert_eq!(here.netns(["repair"]).status, 3);
+        here.ip("link set up1 name up0");
+        here.ip("link set up0 up");
+        here.netns(["repair"]).ok();
+        assert_eq!(differences(here, 0, "uplink back"), Vec::<Value>::new());
+    });
+}
