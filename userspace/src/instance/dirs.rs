@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::InstanceError;
-use super::lock::Lock;
+use super::lock::{LOCK, Lock};
 use crate::netns::{NetnsError, RUN_DIR, ensure_run_dir, remove_run_dir};
 use crate::store::{SqliteStore, StoreError};
 use crate::topology::{InputError, Problem, check_name};
@@ -118,7 +118,7 @@ impl Dirs {
         self.store(SqliteStore::open_to_read)
     }
 
-    /// Opens the store for writing; `None` when there is none. The lock must be held.
+    /// Opens the store for writing; `None` when there is none. The lock must be held, or that of all instances.
     pub(super) fn open_to_write(&self, _lock: &Lock) -> Result<Option<SqliteStore>, InstanceError> {
         self.store(SqliteStore::open)
     }
@@ -183,13 +183,16 @@ pub fn note_run_dir(root: &Path) -> Result<(), NetnsError> {
     Ok(())
 }
 
-/// Removes the state directory `root` if nothing but the note of [`note_run_dir`] is left in it, and what it notes.
+/// Removes the state directory `root` if nothing but the note of [`note_run_dir`] and the lock of all instances is left in it, and
+/// what is noted.
 pub fn leave(root: &Path) {
-    let note = root.join(RUN_DIR_NOTE);
-    let others = fs::read_dir(root).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| e.path() != note)));
-    if others {
+    let (note, lock) = (root.join(RUN_DIR_NOTE), root.join(LOCK));
+    let is_other = |entry: fs::DirEntry| entry.path() != note && entry.path() != lock;
+    if fs::read_dir(root).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(is_other))) {
         return;
     }
+    // Whoever waits for it finds that it is gone, and begins anew.
+    let _ = fs::remove_file(&lock);
     if note.exists() {
         if let Err(e) = remove_run_dir() {
             tracing::debug!("{RUN_DIR} stays: {e}");

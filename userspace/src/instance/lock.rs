@@ -12,6 +12,9 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::{Dirs, InstanceError};
 
+/// Name of a lock's file in its directory.
+pub(super) const LOCK: &str = "lock";
+
 /// How often a lock that others hold is tried again.
 const PERIOD: Duration = Duration::from_millis(20);
 
@@ -33,11 +36,28 @@ impl Dirs {
     ///
     /// The directory or the lock cannot be made; [`InstanceError::Busy`] when another verb has held it for too long.
     pub fn lock(&self, create: bool) -> Result<Option<Lock>, InstanceError> {
-        let path = self.state().join("lock");
+        self.acquire(self.state(), create)
+    }
+
+    /// Waits for the lock over what instances share of a host, and hand out: slots, indices, ports, prefixes. Taken after the
+    /// instance's own, and held as long.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::lock`].
+    pub(super) fn lock_shared(&self) -> Result<Option<Lock>, InstanceError> {
+        match self.state().parent() {
+            Some(root) => self.acquire(root, false),
+            None => Ok(None),
+        }
+    }
+
+    fn acquire(&self, dir: &Path, create: bool) -> Result<Option<Lock>, InstanceError> {
+        let path = dir.join(LOCK);
         let deadline = self.patience().map(|patience| Instant::now() + patience);
         let (began, mut has_told) = (Instant::now(), false);
         loop {
-            let Some(file) = self.open_lock(&path, create)? else { return Ok(None) };
+            let Some(file) = open(dir, &path, create)? else { return Ok(None) };
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 // A `down` we waited for has removed the file: the next one is another file.
                 Ok(lock) if is_same_file(&lock, &path) => return Ok(Some(self.sign(lock))),
@@ -49,7 +69,7 @@ impl Dirs {
                     // Most are done sooner than anybody could read this.
                     if !has_told && began.elapsed() > MOMENT {
                         has_told = true;
-                        tracing::warn!("waiting for {}, which changes instance {:?}", holder(&file), self.name());
+                        tracing::warn!("waiting for {}", holder(&file));
                     }
                     thread::sleep(PERIOD);
                 }
@@ -59,27 +79,9 @@ impl Dirs {
         }
     }
 
-    /// Opens the file of the lock, which only root can.
-    fn open_lock(&self, path: &Path, create: bool) -> Result<Option<File>, InstanceError> {
-        loop {
-            if create {
-                let mut dir = fs::DirBuilder::new();
-                let made = dir.recursive(true).mode(0o700).create(self.state());
-                made.map_err(failed("create directory", self.state()))?;
-            }
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-            match file {
-                Ok(file) => return Ok(Some(file)),
-                Err(e) if e.kind() == io::ErrorKind::NotFound && create => {}
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(e) => return Err(failed("open", path)(e)),
-            }
-        }
-    }
-
     /// Writes down who has it, for those who wait. On a full file system they are not told.
     fn sign(&self, mut lock: Flock<File>) -> Lock {
-        let text = format!("{} {}\n", std::process::id(), self.verb());
+        let text = format!("{} {} {}\n", std::process::id(), self.verb(), self.name());
         let signed = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(text.as_bytes()));
         if let Err(e) = signed {
             tracing::debug!("cannot sign the lock: {e}");
@@ -93,14 +95,34 @@ impl Dirs {
     }
 }
 
+/// Opens the file of a lock, which only root can.
+fn open(dir: &Path, path: &Path, create: bool) -> Result<Option<File>, InstanceError> {
+    loop {
+        if create {
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(true).mode(0o700).create(dir).map_err(failed("create directory", dir))?;
+        }
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        match file {
+            Ok(file) => return Ok(Some(file)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && create => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(failed("open", path)(e)),
+        }
+    }
+}
+
 /// Who has a lock, as it has written down.
 fn holder(file: &File) -> String {
     let mut text = String::new();
     let mut file = file;
     let read = file.rewind().and_then(|()| file.take(256).read_to_string(&mut text));
-    let signed = text.trim_end().split_once(' ').filter(|(pid, _)| pid.parse::<u32>().is_ok());
-    match (read, signed) {
-        (Ok(_), Some((pid, verb))) => format!("`netns {}` (process {pid})", verb.escape_debug()),
+    let words: Vec<&str> = text.split_whitespace().collect();
+    match (read, words.as_slice()) {
+        (Ok(_), [pid, verb, instance]) if pid.parse::<u32>().is_ok() => {
+            let [verb, instance] = [verb, instance].map(|word| word.escape_debug());
+            format!("`netns {verb}` (process {pid}), which changes instance \"{instance}\"")
+        }
         _ => "another verb".to_owned(),
     }
 }

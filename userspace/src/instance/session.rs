@@ -20,6 +20,8 @@ pub(super) struct Session<'a, P> {
     /// What was to be removed and was not there.
     pub(super) missing: Vec<String>,
     lock: super::lock::Lock,
+    /// Held as long: what is handed out is handed out once.
+    pub(super) shared: Option<super::lock::Lock>,
     dirs: &'a Dirs,
     host_netns: &'a Option<String>,
     opened: bool,
@@ -52,6 +54,13 @@ impl<P: Platform> Instance<P> {
             return Ok(None);
         }
         let Some(lock) = self.dirs.lock(create)? else { return Ok(None) };
+        let shared = match self.dirs.lock_shared() {
+            Err(e @ InstanceError::Io { .. }) if down => {
+                tracing::warn!("going on without the lock of all instances: {e}");
+                None
+            }
+            done => done?,
+        };
         let mut unwritten = false;
         let store = if create {
             Some(SqliteStore::create(&self.dirs.database())?)
@@ -78,6 +87,7 @@ impl<P: Platform> Instance<P> {
             state,
             missing: Vec::new(),
             lock,
+            shared,
             dirs: &self.dirs,
             host_netns: &self.host_netns,
             opened: false,
@@ -121,19 +131,25 @@ impl<P: Platform> Session<'_, P> {
     /// What the host has, and which other instances are on it. Its routes only for those who mean to add subnets.
     pub(super) fn look_around(&self, routes: bool) -> Result<(HostFacts, Vec<(String, State)>), InstanceError> {
         let facts = self.platform.facts(&self.state, routes)?;
+        let others = self.neighbours()?.into_iter().map(|(dirs, state)| (dirs.name().to_owned(), state)).collect();
+        Ok((facts, others))
+    }
+
+    /// The other instances on this host.
+    pub(super) fn neighbours(&self) -> Result<Vec<(Dirs, State)>, InstanceError> {
         let id = self.platform.host_id().unwrap_or_default();
-        let mut others = Vec::new();
+        // One that does not say where it is counts as here: ports are refused rather than taken twice.
+        let here = |r: &InstanceRow| r.host_id == id || (r.host_id.is_empty() && r.host_netns == *self.host_netns);
+        let mut neighbours = Vec::new();
         for dirs in self.dirs.others()? {
             // A damaged one is its own verbs' to report.
             let Ok(Some(store)) = dirs.open() else { continue };
             let Ok(state) = store.load() else { continue };
-            // One that does not say where it is counts as here: ports are refused rather than taken twice.
-            let here = |r: &InstanceRow| r.host_id == id || (r.host_id.is_empty() && r.host_netns == *self.host_netns);
             if state.instance.as_ref().is_some_and(here) {
-                others.push((dirs.name().to_owned(), state));
+                neighbours.push((dirs, state));
             }
         }
-        Ok((facts, others))
+        Ok(neighbours)
     }
 
     /// Makes changes to the store, and to what is known of it.

@@ -108,6 +108,9 @@ impl<P: Platform> Instance<P> {
         applied.networks_removed = session.state.networks.iter().map(|n| n.network.name.clone()).collect();
         applied.pods_removed = session.state.pods.iter().map(|p| p.name.clone()).collect();
         applied.publishes_removed = session.state.publish_views();
+        if let Err(e) = session.hand_over_ports() {
+            tracing::warn!("other instances' ports: {e}");
+        }
         session.mark_all_deleting()?;
         let left = session.carry_on()?;
         if !left.is_empty() {
