@@ -421,6 +421,8 @@ impl<P: Platform> Session<'_, P> {
         rows.sort_by_key(|row| if let Row::Publish(q) = row { (0, q.withdrawal) } else { (1, Withdrawal::default()) });
         let alike = |a: &Row, b: &Row| match (a, b) {
             (Row::Publish(a), Row::Publish(b)) => a.withdrawal == b.withdrawal,
+            // The kernel takes away many devices in the time of one.
+            (Row::Attachment(_), Row::Attachment(_)) => whole,
             _ => false,
         };
         for rows in rows.chunk_by(alike) {

@@ -41,6 +41,8 @@ pub struct Link {
     pub bare_ip: bool,
     /// The loopback interface.
     pub loopback: bool,
+    /// Number of the group it is in; 0 unless somebody has put it into another.
+    pub group: u32,
 }
 
 /// One end of a veth pair.
@@ -96,6 +98,7 @@ impl From<&LinkMessage> for Link {
                     | LinkLayerType::Ip6gre
             ),
             loopback: flags.contains(LinkFlags::Loopback),
+            group: 0,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -103,6 +106,7 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(Mac),
                 LinkAttribute::Mtu(mtu) => link.mtu_bytes = *mtu,
                 LinkAttribute::Link(index) => link.peer_index = Some(*index),
+                LinkAttribute::Group(group) => link.group = *group,
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
                         if let LinkInfo::Kind(kind) = info {
@@ -166,6 +170,21 @@ impl Request {
         message.header.change_mask = LinkFlags::Up;
         let what = format!("set interface {index} {}", if up { "up" } else { "down" });
         Self::new(what, 0, RouteNetlinkMessage::SetLink(message))
+    }
+
+    /// Puts an interface into a group.
+    pub fn set_group(index: u32, group: u32) -> Self {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::Group(group));
+        Self::new(format!("put interface {index} into a group"), 0, RouteNetlinkMessage::SetLink(message))
+    }
+
+    /// Deletes all interfaces of a group, which takes the kernel no longer than one.
+    pub fn delete_group(group: u32) -> Self {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::Group(group));
+        Self::new("delete a group of interfaces".to_owned(), 0, RouteNetlinkMessage::DelLink(message))
     }
 
     /// Gives an interface another name.

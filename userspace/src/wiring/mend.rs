@@ -14,6 +14,9 @@ struct Wanted<'a> {
     mtu_bytes: u32,
 }
 
+/// Where the search for a group of interfaces nobody has begins; the lower ones are administrators'.
+const FIRST_GROUP: u32 = 0x6e6e_0000;
+
 impl Host {
     /// Connects a pod again whose cable is there, whatever was done to it, or gone. With `anew`, what is left of the cable is
     /// removed first.
@@ -69,6 +72,27 @@ impl Host {
             Some(link) => Ok(self.netlink.delete_link(index, &link.name)?),
             None => Ok(false),
         }
+    }
+
+    /// The same of many cables at once, which takes the kernel no longer than one: in their order, whether each was there.
+    pub fn delete_cables(&self, slots: &[u32]) -> Result<Vec<bool>, WiringError> {
+        let links = self.netlink.links()?;
+        let ours = |slot: &u32| {
+            let name = host_ifname(*slot);
+            links.iter().find(|link| link.index == endpoint_ifindex(*slot) && self.is_ours(link, &name))
+        };
+        let found: Vec<Option<&Link>> = slots.iter().map(ours).collect();
+        let there: Vec<u32> = found.iter().flatten().map(|link| link.index).collect();
+        // Nobody else's: devices get there by what they are, one by one, and go together.
+        let Some(group) = (FIRST_GROUP..).find(|group| links.iter().all(|link| link.group != *group)) else {
+            return slots.iter().map(|slot| self.delete_cable(*slot)).collect();
+        };
+        if !there.is_empty() {
+            self.netlink
+                .request_all(there.iter().map(|index| Request::set_group(*index, group).or_absent()).collect())?;
+            self.netlink.request(Request::delete_group(group).or_absent())?;
+        }
+        Ok(found.into_iter().map(|link| link.is_some()).collect())
     }
 
     /// The same of a network's gateway device.

@@ -247,6 +247,12 @@ impl KernelPlatform {
     }
 }
 
+/// The slots of rows that are all interfaces of pods.
+fn slots(rows: &[Row]) -> Option<Vec<u32>> {
+    let slot = |row: &Row| if let Row::Attachment(a) = row { Some(a.slot) } else { None };
+    rows.iter().map(slot).collect()
+}
+
 /// How an interface is wired.
 #[derive(Clone, Copy)]
 enum Wire {
@@ -337,6 +343,15 @@ impl Platform for KernelPlatform {
             return done.map(|_| Vec::new()).tried(Op::Remove, of_several(row, rows, all));
         }
         let mut missing = Vec::new();
+        if let Some((first, slots)) = rows.first().zip(slots(rows))
+            && whole
+            && !self.host_is_gone
+        {
+            // Their flows and their entries go with the maps.
+            let found = self.host.delete_cables(&slots).tried(Op::Remove, of_several(first, rows, all))?;
+            let gone = rows.iter().zip(found).filter(|(_, found)| !found);
+            return Ok(gone.map(|(row, _)| Object::of(row, all).to_string()).collect());
+        }
         for row in rows {
             let done = self.remove_one(row, all, whole);
             let failed = |source| PlatformError::new(Op::Remove, Object::of(row, all), source);
