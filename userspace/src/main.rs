@@ -25,7 +25,7 @@ fn run() -> u8 {
         Err(e) => e.exit(),
     };
     let format = cli.global.output;
-    let warnings = Warnings::new(matches!(cli.verb, Verb::Run(_)));
+    let warnings = Warnings::new(matches!(cli.verb, Verb::Run(_) | Verb::Agent(_)));
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn,aya=error"));
     match format {
         Format::Text => tracing_subscriber::fmt()

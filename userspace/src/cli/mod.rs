@@ -1,6 +1,7 @@
 //! The command line: one verb a file.
 
 mod add;
+mod agent;
 mod attach;
 mod del;
 mod down;
@@ -88,6 +89,8 @@ pub enum Format {
 pub enum Verb {
     /// Bring a topology up, show its counters, and remove it on Ctrl-C: the sandbox, or a file's on this host
     Run(run::RunArgs),
+    /// Follow an instance that is up: mend what is changed from outside, sweep flows; it stays up when this ends
+    Agent(agent::AgentArgs),
     /// Make the instance what a topology file says; traffic flows on after this command ends
     Up(up::UpArgs),
     /// Remove every trace of the instance
@@ -134,6 +137,7 @@ impl Cli {
         let global = &self.global;
         match self.verb {
             Verb::Run(args) => run::run(global, &args),
+            Verb::Agent(args) => agent::run(global, &args),
             Verb::Up(args) => up::run(global, &args),
             Verb::Down(args) => down::run(global, &args),
             Verb::Repair(args) => repair::run(global, &args),

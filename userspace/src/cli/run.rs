@@ -56,7 +56,7 @@ fn run_file(global: &Global, path: &Path, signals: &mut Signals) -> Result<u8, C
     let was_up = instance.state()?.is_some();
     let applied = instance.up(&document).map_err(in_file(path))?;
     let watched = match global.print(&applied, up::text) {
-        Ok(()) => watch(global, &mut instance, signals),
+        Ok(()) => watch(&mut instance, signals, live(global)),
         Err(e) => Err(e),
     };
     // What was up before is somebody's: it is watched, and left as the file says.
@@ -67,14 +67,18 @@ fn run_file(global: &Global, path: &Path, signals: &mut Signals) -> Result<u8, C
     Ok(0)
 }
 
-/// Shows counters and follows the host's addresses until a signal comes.
+/// The counters, where somebody sees them.
+pub(super) fn live(global: &Global) -> Option<Live> {
+    if global.output == Format::Text { Live::on_terminal() } else { None }
+}
+
+/// Follows the host, mends what is not as it should be, sweeps flows and shows counters, until a signal comes.
 pub(super) fn watch(
-    global: &Global,
     instance: &mut Instance<KernelPlatform>,
     signals: &mut Signals,
+    mut live: Option<Live>,
 ) -> Result<(), CliError> {
     let mut monitor = Monitor::in_netns(instance.platform().host().netns())?;
-    let mut live = if global.output == Format::Text { Live::on_terminal() } else { None };
     let mut sweep = Instant::now();
     let mut look = sweep + LOOK;
     let mut redraw = live.is_some().then_some(sweep);
@@ -165,7 +169,7 @@ fn wait(signals: &Signals, monitor: &Monitor, until: Instant) -> io::Result<(boo
 pub(super) struct Signals(SignalFd);
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
         // Threads that are started later inherit it.
         signals.thread_block()?;

@@ -1,6 +1,6 @@
 //! `netns run` without a file: the sandbox.
 
-use super::run::{RunArgs, Signals, watch};
+use super::run::{RunArgs, Signals, live, watch};
 use super::{CliError, Format, Global};
 use crate::instance::{Dirs, InstanceError, KernelPlatform, Object, Op, Tried};
 use crate::netns::{Netns, require_lasting_names};
@@ -30,7 +30,7 @@ pub(super) fn run(global: &Global, args: &RunArgs, signals: &mut Signals) -> Res
         Format::Text => global.print(&(), |()| sandbox::picture()),
     };
     let watched = match shown {
-        Ok(()) => watch(global, sandbox.instance_mut(), signals),
+        Ok(()) => watch(sandbox.instance_mut(), signals, live(global)),
         Err(e) => Err(e),
     };
     sandbox.down()?;
