@@ -128,8 +128,7 @@ pub(super) fn look_around<P: Platform>(
         let Ok(Some(store)) = dirs.open() else { continue };
         let Ok(state) = store.load() else { continue };
         // One that does not say where it is counts as here: ports are refused rather than taken twice.
-        let here =
-            |r: &InstanceRow| r.host_id == id || (r.host_id.is_empty() && r.host_netns.as_deref() == host_netns);
+        let here = |r: &InstanceRow| r.host_id == id || (r.host_id.is_empty() && r.host_netns.as_deref() == host_netns);
         if state.instance.as_ref().is_some_and(here) {
             others.push((dirs.name().to_owned(), state));
         }
