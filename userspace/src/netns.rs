@@ -32,7 +32,7 @@ pub use exec::{exec_in, run_in};
 pub use mounts::require_lasting_names;
 pub use name::{NameError, NetnsName};
 pub use named::{RUN_DIR, delete_named, delete_named_if, ensure_run_dir, identify, list_named, remove_run_dir};
-pub use procs::{names_of, pids_in};
+pub use procs::{names_of, pids_by_namespace, pids_in};
 pub use watch::{NameEvent, NameWatch};
 
 /// What can go wrong with a namespace.

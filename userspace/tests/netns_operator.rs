@@ -38,7 +38,7 @@ fn a_verb_that_waits_says_for_whom() {
         here.pods();
         let lock = File::options().read(true).write(true).open("/run/netns-ebpf/default/lock").expect("open the lock");
         let held = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| e).expect("lock it");
-        fs::write("/run/netns-ebpf/default/lock", "4711 up\n").expect("sign it");
+        fs::write("/run/netns-ebpf/default/lock", "4711 up default\n").expect("sign it");
         here.netns(["--wait", "0", "add", "late"]).fails(1, &["`netns up` (process 4711)", "gave up after 0 s"]);
         here.netns(["--wait", "1", "down"]).fails(1, &["waiting for `netns up` (process 4711)", "gave up after 1 s"]);
         let failed = here.netns(["--wait", "1", "-o", "json", "down"]);

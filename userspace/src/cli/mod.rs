@@ -7,6 +7,7 @@ mod del;
 mod down;
 mod error;
 mod exec;
+mod export;
 mod link;
 mod list;
 mod live;
@@ -42,7 +43,7 @@ Exit status:
   0  done
   1  failed; what had been done by then was undone, or the message says what is left
   2  refused before anything was changed: bad input or usage, not enough privilege, or a kernel feature is missing
-  3  status, repair: something is not as it should be
+  3  status, repair: something is not as it should be; plan: `up` would change something
   exec: the program's own; 126 when it cannot be started, 127 when it is not found
 
 With -o json a verb prints one JSON document on standard output. An error is one on standard error:
@@ -93,6 +94,10 @@ pub enum Verb {
     Agent(agent::AgentArgs),
     /// Make the instance what a topology file says; traffic flows on after this command ends
     Up(up::UpArgs),
+    /// Print what `up` would do, and change nothing
+    Plan(up::UpArgs),
+    /// Print the live instance as a topology file
+    Export,
     /// Remove every trace of the instance
     Down(down::DownArgs),
     /// Make what somebody changed, deleted or detached what it should be: of one pod, or of all of the instance
@@ -139,6 +144,8 @@ impl Cli {
             Verb::Run(args) => run::run(global, &args),
             Verb::Agent(args) => agent::run(global, &args),
             Verb::Up(args) => up::run(global, &args),
+            Verb::Plan(args) => up::plan(global, &args),
+            Verb::Export => export::run(global),
             Verb::Down(args) => down::run(global, &args),
             Verb::Repair(args) => repair::run(global, &args),
             Verb::Status(args) => status::run(global, &args),

@@ -54,7 +54,7 @@ fn run_file(global: &Global, path: &Path, signals: &mut Signals) -> Result<u8, C
     require_lasting_names()?;
     let mut instance = open(global.dirs("run")?)?;
     let was_up = instance.state()?.is_some();
-    let applied = instance.up(&document).map_err(in_file(path))?;
+    let applied = instance.up_sparing(&document).map_err(in_file(path))?;
     let watched = match global.print(&applied, up::text) {
         Ok(()) => watch(&mut instance, signals, live(global)),
         Err(e) => Err(e),

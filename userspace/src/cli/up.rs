@@ -1,38 +1,54 @@
-//! `netns up`.
+//! `netns up` and `netns plan`.
 
 use std::path::PathBuf;
 
 use clap::Args;
 
 use super::open::{in_file, open, read_topology};
+use super::repair::DIFFERENT;
 use super::table::list;
 use super::{CliError, Global};
 use crate::instance::{Applied, PublishView};
 use crate::netns::require_lasting_names;
-use crate::topology::{InputError, Problem};
+use crate::topology::{Document, InputError, Problem};
 
-/// Arguments of `up`.
+/// Arguments of `up` and `plan`.
 #[derive(Debug, Args)]
 pub struct UpArgs {
     /// The topology file; - is standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
-    /// Take a file that declares nothing at its word: remove all networks, pods and publishes that came from files
+    /// Delete pods that came from a file and are not in this one although processes run in them; also takes a file that declares
+    /// nothing at its word
     #[arg(long)]
     pub prune: bool,
 }
 
 pub(super) fn run(global: &Global, args: &UpArgs) -> Result<u8, CliError> {
+    let document = wanted(args)?;
+    let mut instance = open(global.dirs("up")?)?;
+    let applied = if args.prune { instance.up(&document) } else { instance.up_sparing(&document) };
+    global.print(&applied.map_err(in_file(&args.file))?, text)?;
+    Ok(0)
+}
+
+pub(super) fn plan(global: &Global, args: &UpArgs) -> Result<u8, CliError> {
+    let document = wanted(args)?;
+    let mut instance = open(global.dirs("plan")?)?;
+    let planned = instance.plan(&document, args.prune).map_err(in_file(&args.file))?;
+    global.print(&planned, text)?;
+    Ok(if planned.changed { DIFFERENT } else { 0 })
+}
+
+/// What the file says, if it may be meant.
+fn wanted(args: &UpArgs) -> Result<Document, CliError> {
     let document = read_topology(&args.file)?;
     if document.declares_nothing() && !args.prune {
         let error = InputError::new("the file", "", Problem::DeclaresNothing);
         return Err(CliError::File { path: args.file.clone(), error });
     }
     require_lasting_names()?;
-    let mut instance = open(global.dirs("up")?)?;
-    let applied = instance.up(&document).map_err(in_file(&args.file))?;
-    global.print(&applied, text)?;
-    Ok(0)
+    Ok(document)
 }
 
 /// What a verb did, a line for each thing.

@@ -19,6 +19,12 @@ pub enum InstanceError {
     /// Several instances are up and none was chosen.
     #[error("several instances are up ({}); choose one with --instance", .0.join(", "))]
     Several(Vec<String>),
+    /// The file no longer has pods that are in use.
+    #[error("processes run in pods the file does not have: {}; --prune deletes them all the same", .0.join(", "))]
+    Occupied(Vec<String>),
+    /// Which namespaces there are, or who is in them, cannot be read.
+    #[error(transparent)]
+    Netns(#[from] crate::netns::NetnsError),
     /// Another verb changes the instance.
     #[error("instance {instance:?} is being changed by {holder}; gave up after {} s", waited.as_secs())]
     Busy {
@@ -89,7 +95,7 @@ impl InstanceError {
     /// The process's exit status: 2 for what was refused before anything changed, 1 for the rest.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::Input(_) | Self::Several(_) | Self::Elsewhere { .. } => 2,
+            Self::Input(_) | Self::Several(_) | Self::Elsewhere { .. } | Self::Occupied(_) => 2,
             Self::Platform(e) if e.is_unsupported() => 2,
             _ => 1,
         }
@@ -105,6 +111,8 @@ impl InstanceError {
             Self::Several(_) => "several",
             Self::Elsewhere { .. } => "elsewhere",
             Self::HostGone(_) => "host-gone",
+            Self::Occupied(_) => "occupied",
+            Self::Netns(_) => "failed",
             Self::Busy { .. } => "busy",
             Self::NoPod(_) | Self::NotPublished { .. } | Self::NoPublish(_) => "absent",
             Self::Store(e) => e.kind(),
@@ -120,6 +128,7 @@ impl InstanceError {
         match self {
             Self::NotUp(_) => Some("`netns up -f FILE` or `netns run` starts it"),
             Self::Several(_) => Some("choose one with --instance"),
+            Self::Occupied(_) => Some("end the processes, or delete the pods with `netns up --prune`"),
             Self::HostGone(_) => Some("`netns down` removes what is left of the instance"),
             Self::NoPod(_) => Some("`netns list` names them"),
             Self::NotPublished { .. } | Self::NoPublish(_) => Some("`netns publish list` names what is published"),

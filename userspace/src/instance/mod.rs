@@ -7,11 +7,13 @@
 mod difference;
 mod dirs;
 mod error;
+mod export;
 mod grants;
 mod kernel;
 mod lock;
 mod plan;
 mod platform;
+mod preview;
 mod reserve;
 mod session;
 mod specs;

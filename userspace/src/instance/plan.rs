@@ -275,6 +275,12 @@ fn is_as_declared(state: &State, row: &PublishRow, publish: &SharedPublish) -> b
         && sorted(state.backends(row)) == sorted(publish.backends.clone())
 }
 
+/// Whether a live pod is what the file says: what a verb added may be declared as it is, and stays the verb's.
+fn is_pod_as_declared(state: &State, row: &PodRow, pod: &Pod) -> bool {
+    let live = taken_pod(state, row);
+    live.name == pod.name && live.network == pod.network && pod.address.iter().all(|a| live.addresses.contains(a))
+}
+
 /// What `add` has to do.
 ///
 /// # Errors
@@ -468,9 +474,9 @@ fn divide(state: &State, wanted: &Topology) -> (Taken, Plan) {
     };
     let mut going = HashSet::new();
     for row in &state.pods {
-        if row.origin == Origin::Verb {
+        if row.origin == Origin::Verb && !wanted.pods.iter().any(|p| is_pod_as_declared(state, row, p)) {
             taken.pods.push(taken_pod(state, row));
-        } else if !wanted.pods.iter().any(|p| p.name == row.name) {
+        } else if row.origin == Origin::File && !wanted.pods.iter().any(|p| p.name == row.name) {
             going.insert(row.id);
             plan.remove_pods.push(row.id);
         }

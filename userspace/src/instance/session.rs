@@ -97,7 +97,7 @@ impl<P: Platform> Instance<P> {
 
     /// Refuses an instance that is not where this process is. One is taken down all the same whose host, by its name, is gone or
     /// another by now.
-    fn check_host(&mut self, row: &InstanceRow, down: bool) -> Result<(), InstanceError> {
+    pub(super) fn check_host(&mut self, row: &InstanceRow, down: bool) -> Result<(), InstanceError> {
         let elsewhere = |there, here| {
             let instance = self.dirs.name().to_owned();
             Err(InstanceError::Elsewhere { instance, there, here })
@@ -122,6 +122,40 @@ impl<P: Platform> Instance<P> {
     }
 }
 
+/// [`Session::look_around`], for whoever changes nothing and holds no lock.
+pub(super) fn look_around<P: Platform>(
+    platform: &P,
+    dirs: &Dirs,
+    host_netns: Option<&str>,
+    state: &State,
+    routes: bool,
+) -> Result<(HostFacts, Vec<(String, State)>), InstanceError> {
+    let facts = platform.facts(state, routes)?;
+    let others = neighbours(platform, dirs, host_netns)?;
+    Ok((facts, others.into_iter().map(|(dirs, state)| (dirs.name().to_owned(), state)).collect()))
+}
+
+/// The other instances on this host.
+fn neighbours<P: Platform>(
+    platform: &P,
+    dirs: &Dirs,
+    host_netns: Option<&str>,
+) -> Result<Vec<(Dirs, State)>, InstanceError> {
+    let id = platform.host_id().unwrap_or_default();
+    // One that does not say where it is counts as here: ports are refused rather than taken twice.
+    let here = |r: &InstanceRow| r.host_id == id || (r.host_id.is_empty() && r.host_netns.as_deref() == host_netns);
+    let mut neighbours = Vec::new();
+    for dirs in dirs.others()? {
+        // A damaged one is its own verbs' to report.
+        let Ok(Some(store)) = dirs.open() else { continue };
+        let Ok(state) = store.load() else { continue };
+        if state.instance.as_ref().is_some_and(here) {
+            neighbours.push((dirs, state));
+        }
+    }
+    Ok(neighbours)
+}
+
 impl<P: Platform> Session<'_, P> {
     /// The name of the instance.
     pub(super) fn name(&self) -> String {
@@ -130,26 +164,12 @@ impl<P: Platform> Session<'_, P> {
 
     /// What the host has, and which other instances are on it. Its routes only for those who mean to add subnets.
     pub(super) fn look_around(&self, routes: bool) -> Result<(HostFacts, Vec<(String, State)>), InstanceError> {
-        let facts = self.platform.facts(&self.state, routes)?;
-        let others = self.neighbours()?.into_iter().map(|(dirs, state)| (dirs.name().to_owned(), state)).collect();
-        Ok((facts, others))
+        look_around(&*self.platform, self.dirs, self.host_netns.as_deref(), &self.state, routes)
     }
 
     /// The other instances on this host.
     pub(super) fn neighbours(&self) -> Result<Vec<(Dirs, State)>, InstanceError> {
-        let id = self.platform.host_id().unwrap_or_default();
-        // One that does not say where it is counts as here: ports are refused rather than taken twice.
-        let here = |r: &InstanceRow| r.host_id == id || (r.host_id.is_empty() && r.host_netns == *self.host_netns);
-        let mut neighbours = Vec::new();
-        for dirs in self.dirs.others()? {
-            // A damaged one is its own verbs' to report.
-            let Ok(Some(store)) = dirs.open() else { continue };
-            let Ok(state) = store.load() else { continue };
-            if state.instance.as_ref().is_some_and(here) {
-                neighbours.push((dirs, state));
-            }
-        }
-        Ok(neighbours)
+        neighbours(&*self.platform, self.dirs, self.host_netns.as_deref())
     }
 
     /// Makes changes to the store, and to what is known of it.
@@ -211,7 +231,7 @@ impl<P: Platform> Session<'_, P> {
             self.refresh()?;
         }
         // From here on there is no way back: what was there begins to change and to go.
-        let commit = self.commitment(plan, applied);
+        let commit = plan.commitment(&self.state, applied);
         self.write(&commit)?;
         let left = self.carry_on()?;
         if !left.is_empty() {
@@ -227,12 +247,7 @@ impl<P: Platform> Session<'_, P> {
         if plan.changes_what_is_there() {
             self.refresh()?;
         }
-        let state = &self.state;
-        applied.nat_changed = plan.retimed.as_ref().map(|row| row.nat);
-        applied.networks_added = plan.networks.iter().map(|n| n.network.name.clone()).collect();
-        let is_new = |name: &str| plan.pods.iter().any(|p| p.name == name);
-        applied.pods_added = state.pod_views().into_iter().filter(|v| is_new(&v.name)).collect();
-        applied.publishes_added = plan.publishes.iter().map(|q| state.publish_view(q)).collect();
+        plan.tell_added(&self.state, applied);
         Ok(())
     }
 
@@ -241,50 +256,6 @@ impl<P: Platform> Session<'_, P> {
         let Row::Publish(new) = row else { return false };
         let going = self.state.publishes.iter().filter(|q| plan.removes_publish(&self.state, q));
         going.into_iter().any(|q| q.publish.conflicts(&new.publish))
-    }
-
-    /// The step after which what is new is live, and what goes is going.
-    fn commitment(&self, plan: &Plan, applied: &mut Applied) -> Vec<Change> {
-        let mut changes = Vec::new();
-        for row in self.state.rows().filter(|r| r.phase() == Phase::Creating) {
-            // One that was made without addresses which another has gets them when that has gone.
-            let waits = matches!(&row, Row::Attachment(a) if self.state.shares_address(a));
-            changes.push(Change::Put(row.at(if waits { Phase::Updating } else { Phase::Ready })));
-        }
-        changes.extend(plan.retimed.iter().cloned().map(Change::put));
-        for row in &self.state.publishes {
-            let backends = plan.backends_left(&self.state, row);
-            if plan.removes_publish(&self.state, row) {
-                applied.publishes_removed.push(self.state.publish_view(row));
-                let withdrawal = if plan.reset { Withdrawal::Reset } else { Withdrawal::RunOn };
-                changes.push(Change::Put(Row::from(PublishRow { withdrawal, ..row.clone() }).at(Phase::Deleting)));
-            } else if let Some(switched) = plan.switched.iter().find(|q| q.id == row.id) {
-                applied.publishes_changed.push(self.state.publish_view(switched));
-                changes.push(Change::Put(Row::from(switched.clone()).at(Phase::Updating)));
-            } else if backends.len() < row.backends.len() {
-                // A pod that goes leaves it before; the others take over.
-                let row = PublishRow { backends, ..row.clone() };
-                applied.publishes_changed.push(self.state.publish_view(&row));
-                changes.push(Change::Put(Row::from(row).at(Phase::Updating)));
-            }
-        }
-        for row in self.state.rows() {
-            let goes = match &row {
-                Row::Pod(p) => plan.remove_pods.contains(&p.id),
-                Row::Attachment(a) => plan.remove_pods.contains(&a.pod),
-                Row::Network(n) => plan.remove_networks.contains(&n.id),
-                Row::Instance(_) | Row::Publish(_) => false,
-            };
-            if goes {
-                match &row {
-                    Row::Pod(p) => applied.pods_removed.push(p.name.clone()),
-                    Row::Network(n) => applied.networks_removed.push(n.network.name.clone()),
-                    _ => {}
-                }
-                changes.push(Change::Put(row.at(Phase::Deleting)));
-            }
-        }
-        changes
     }
 
     /// Makes what a row says, writing down what is known of it only then.

@@ -46,6 +46,19 @@ impl<P: Platform> Instance<P> {
     ///
     /// Input that is refused before anything is changed; or a step that failed, after what was made has been undone.
     pub fn up(&mut self, document: &Document) -> Result<Applied, InstanceError> {
+        self.up_to(document, true)
+    }
+
+    /// [`Instance::up`]; deletes no pod in which processes run.
+    ///
+    /// # Errors
+    ///
+    /// As [`Instance::up`], and [`InstanceError::Occupied`].
+    pub fn up_sparing(&mut self, document: &Document) -> Result<Applied, InstanceError> {
+        self.up_to(document, false)
+    }
+
+    fn up_to(&mut self, document: &Document, prune: bool) -> Result<Applied, InstanceError> {
         self.platform.check()?;
         let host_netns = self.host_netns.clone();
         let Some(mut session) = self.begin(true)? else {
@@ -62,7 +75,11 @@ impl<P: Platform> Instance<P> {
                 host_id: platform.host_id().unwrap_or_default(),
                 others: &others,
             };
-            plan::up(state, host_netns.as_deref(), document, &host, &mut || store.next_id())
+            let plan = plan::up(state, host_netns.as_deref(), document, &host, &mut || store.next_id())?;
+            if !prune {
+                plan.spare_processes(state)?;
+            }
+            Ok(plan)
         });
         match planned {
             Ok(plan) => {

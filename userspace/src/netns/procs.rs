@@ -1,5 +1,6 @@
 //! Which processes are in a namespace, and which names a namespace has: both by its identity.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -14,8 +15,17 @@ use super::{NetnsError, NetnsId, NetnsName, identify, list_named};
 ///
 /// `/proc` cannot be read.
 pub fn pids_in(namespace: NetnsId) -> Result<Vec<i32>, NetnsError> {
+    Ok(pids_by_namespace()?.remove(&namespace).unwrap_or_default())
+}
+
+/// The processes of every namespace, as [`pids_in`] tells those of one.
+///
+/// # Errors
+///
+/// `/proc` cannot be read.
+pub fn pids_by_namespace() -> Result<HashMap<NetnsId, Vec<i32>>, NetnsError> {
     let failed = |e: io::Error| NetnsError::io("read", "/proc", e);
-    let mut pids = Vec::new();
+    let mut pids: HashMap<NetnsId, Vec<i32>> = HashMap::new();
     for entry in fs::read_dir("/proc").map_err(failed)? {
         let Some(pid) = entry.map_err(failed)?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
@@ -23,11 +33,9 @@ pub fn pids_in(namespace: NetnsId) -> Result<Vec<i32>, NetnsError> {
         // Not opened: that would keep the namespace of somebody who is just ending. Gone, a zombie, or not ours to see:
         // not in there.
         let Ok(found) = fs::metadata(format!("/proc/{pid}/ns/net")) else { continue };
-        if (NetnsId { dev: found.dev(), ino: found.ino() }) == namespace {
-            pids.push(pid);
-        }
+        pids.entry(NetnsId { dev: found.dev(), ino: found.ino() }).or_default().push(pid);
     }
-    pids.sort_unstable();
+    pids.values_mut().for_each(|list| list.sort_unstable());
     Ok(pids)
 }
 
