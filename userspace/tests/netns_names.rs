@@ -49,16 +49,16 @@ fn a_name_that_is_anothers_by_now_is_not_deleted() {
         here.ip("netns add red");
         let looked_at = identify(&name("red")).expect("identify");
         here.ip("netns del red");
-        assert!(!delete_named_if(&name("red"), looked_at).expect("not there"));
+        assert!(!delete_named_if(&name("red"), |found| found.map(Netns::id) == looked_at).expect("not there"));
         here.ip("netns add other");
         here.ip("netns add red");
-        assert!(!delete_named_if(&name("red"), looked_at).expect("another's"));
+        assert!(!delete_named_if(&name("red"), |found| found.map(Netns::id) == looked_at).expect("another's"));
         let now = identify(&name("red")).expect("identify");
         assert!(now.is_some() && now != looked_at);
-        assert!(delete_named_if(&name("red"), now).expect("the one"));
+        assert!(delete_named_if(&name("red"), |found| found.map(Netns::id) == now).expect("the one"));
         std::fs::write("/run/netns/half", "").expect("file");
-        assert!(delete_named_if(&name("half"), None).expect("no namespace"));
-        assert!(!delete_named_if(&name("other"), None).expect("a namespace by now"));
+        assert!(delete_named_if(&name("half"), |found| found.is_none()).expect("no namespace"));
+        assert!(!delete_named_if(&name("other"), |found| found.is_none()).expect("a namespace by now"));
         assert_eq!(list_named().expect("list"), [name("other")]);
     });
 }

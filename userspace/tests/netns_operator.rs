@@ -116,6 +116,76 @@ fn a_host_may_have_thousands_of_addresses() {
     });
 }
 
+/// The kernel gives the number of a namespace that is gone to the next one: that is somebody else's all the same.
+#[test]
+fn a_namespace_with_the_number_of_a_pods_is_not_the_pods() {
+    isolated(|here| {
+        here.pods();
+        for _ in 0..6 {
+            here.ip("netns del blue");
+            // The kernel takes a namespace apart in its own time.
+            wait_until("the device to be gone", SOON, || !here.ip("-o link").contains("nn1"));
+            here.ip("netns add blue");
+            let status = here.netns(["status"]);
+            assert!(status.status == 3 && status.stdout.contains("blue"), "{}", status.report());
+            here.netns(["repair"]);
+            assert!(!here.ip("-n blue -o link").contains("eth0"), "nothing was put into it");
+            here.netns(["del", "blue"]);
+            here.ip("netns exec blue true");
+            here.ip("netns del blue");
+            here.netns(["add", "blue"]).ok();
+        }
+    });
+}
+
+/// A stranger's device of our index and name is neither changed nor deleted.
+#[test]
+fn a_device_of_our_name_is_not_ours_by_that() {
+    isolated(|here| {
+        here.pods();
+        for (name, index) in [("nn0", 16_777_216), ("nngw1", 33_554_433)] {
+            here.ip(&format!("link del {name}"));
+            here.ip(&format!(
+                "link add {name} index {index} address 02:00:00:00:00:77 type veth peer name theirs-{name}"
+            ));
+        }
+        let before = here.ip("-o link show nn0") + &here.ip("-o link show nngw1");
+        here.netns(["repair"]);
+        here.netns(["down"]).ok();
+        assert_eq!(here.ip("-o link show nn0") + &here.ip("-o link show nngw1"), before);
+    });
+}
+
+#[test]
+fn down_needs_no_map() {
+    for lost in ["PUBLISHED4", "PUBLISHES", "FLOWS6", ""] {
+        isolated(move |here| {
+            here.pods();
+            let maps =
+                fs::read_dir("/sys/fs/bpf/netns-ebpf/default/maps").expect("maps").map(|m| m.expect("a map").path());
+            maps.filter(|m| m.ends_with(lost) || lost.is_empty()).for_each(|m| fs::remove_file(m).expect("unpin"));
+            here.netns(["down"]).ok();
+            let links = here.ip("-o link");
+            assert!(!links.contains("nn0") && !links.contains("nngw1"), "{links}");
+            here.up(TOPOLOGY).ok();
+        });
+    }
+}
+
+#[test]
+fn an_instance_whose_host_is_gone_can_be_taken_down() {
+    isolated(|here| {
+        here.ip("netns add elsewhere");
+        let file = here.file("t.toml", &TOPOLOGY.replace("\"up0\"", "\"none\""));
+        let netns = env!("CARGO_BIN_EXE_netns");
+        here.tool("nsenter", &format!("--net=/run/netns/elsewhere {netns} up -f {}", file.display()));
+        here.netns(["down"]).fails(2, &["use it there"]);
+        here.ip("netns del elsewhere");
+        here.netns(["down"]).ok();
+        here.netns(["status"]).fails(1, &["not up"]);
+    });
+}
+
 /// Somebody unmounts the BPF file system, or takes the program off, on a host that forwards.
 #[test]
 fn what_a_pod_sends_without_its_program_reaches_nobody() {

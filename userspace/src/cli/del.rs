@@ -8,7 +8,7 @@ use super::open::open;
 use super::owner::Owners;
 use super::{CliError, Global, up};
 use crate::instance::InstanceError;
-use crate::netns::{delete_named, delete_named_if, identify, list_named};
+use crate::netns::{Netns, delete_named, delete_named_if, identify, list_named};
 use crate::probe;
 use crate::store::Store;
 use crate::topology::{InputError, Problem};
@@ -119,7 +119,7 @@ fn all(global: &Global) -> Result<u8, CliError> {
             done.kept.push(Kept { namespace: name.to_string(), instance, role });
             continue;
         }
-        match delete_named_if(&name, identity) {
+        match delete_named_if(&name, |found| found.map(Netns::id) == identity) {
             Ok(true) => done.deleted.push(name.to_string()),
             Ok(false) => {}
             Err(e) => {

@@ -98,6 +98,7 @@ impl<'a> Grants<'a> {
                 id: next_id()?,
                 name: pod.name.clone(),
                 netns: None,
+                cookie: None,
                 source: Source::Made,
                 origin,
                 phase: Phase::Creating,

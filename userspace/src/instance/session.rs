@@ -4,6 +4,7 @@ use super::difference::{Difference, differences};
 use super::plan::Plan;
 use super::platform::{Platform, PlatformError};
 use super::{Applied, Dirs, Instance, InstanceError};
+use crate::netns::{NetnsId, names_of, pids_in};
 use crate::store::{
     BackendRow, Change, InstanceRow, Phase, PublishRow, Row, RowId, SqliteStore, State, Store, StoreError, Withdrawal,
 };
@@ -114,12 +115,25 @@ impl<P: Platform> Instance<P> {
                 self.platform.leave_host();
                 Ok(())
             }
+            (false, true, None, _) if nobody_has(&row.host_id) => {
+                self.platform.leave_host();
+                Ok(())
+            }
             (false, _, name, None) => Err(InstanceError::HostGone(words(name))),
             (false, _, _, Some(id)) => {
                 elsewhere(format!("network namespace {}", row.host_id), format!("network namespace {id}"))
             }
         }
     }
+}
+
+/// Whether a namespace, as rows have it, has neither a process nor a name: nobody can go there, and its devices are gone.
+fn nobody_has(host_id: &str) -> bool {
+    let Some((Ok(dev), Ok(ino))) = host_id.split_once(':').map(|(dev, ino)| (dev.parse(), ino.parse())) else {
+        return false;
+    };
+    let id = NetnsId { dev, ino };
+    pids_in(id).is_ok_and(|pids| pids.is_empty()) && names_of(id).is_ok_and(|names| names.is_empty())
 }
 
 /// [`Session::look_around`], for whoever changes nothing and holds no lock.

@@ -56,6 +56,8 @@ pub struct VethEnd {
     pub mac: Mac,
     /// Do not resolve neighbours.
     pub noarp: bool,
+    /// The group it is made in; 0 for none of its own.
+    pub group: u32,
 }
 
 /// A veth pair to make.
@@ -132,6 +134,7 @@ fn end(end: &VethEnd, mtu_bytes: u32) -> LinkMessage {
         LinkAttribute::IfName(end.name.clone()),
         LinkAttribute::Address(end.mac.0.to_vec()),
         LinkAttribute::Mtu(mtu_bytes),
+        LinkAttribute::Group(end.group),
     ];
     message
 }

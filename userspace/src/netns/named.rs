@@ -160,7 +160,7 @@ pub fn delete_named(name: &NetnsName) -> Result<(), NetnsError> {
 /// Removes a name if it stands for this namespace, or with `None` for none; says whether it did.
 ///
 /// For those that have looked before: somebody else may have given the name to another namespace since.
-pub fn delete_named_if(name: &NetnsName, identity: Option<NetnsId>) -> Result<bool, NetnsError> {
+pub fn delete_named_if(name: &NetnsName, is_it: impl FnOnce(Option<&Netns>) -> bool) -> Result<bool, NetnsError> {
     let dir = Path::new(RUN_DIR);
     let handle = match File::open(dir) {
         Ok(handle) => handle,
@@ -168,12 +168,13 @@ pub fn delete_named_if(name: &NetnsName, identity: Option<NetnsId>) -> Result<bo
         Err(e) => return Err(NetnsError::io("open", dir, e)),
     };
     let Some(_lock) = lock(handle, dir)? else { return Ok(false) };
-    match identify(name) {
-        Ok(found) if found == identity => delete_named(name).map(|()| true),
-        Ok(_) => Ok(false),
-        Err(e) if e.is_absent() => Ok(false),
-        Err(e) => Err(e),
-    }
+    let found = match Netns::open_named(name) {
+        Ok(netns) => Some(netns),
+        Err(NetnsError::NotNetns { .. }) => None,
+        Err(e) if e.is_absent() => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    if is_it(found.as_ref()) { delete_named(name).map(|()| true) } else { Ok(false) }
 }
 
 /// The namespace a name stands for; `None` for a file that is none, as a killed creation leaves it.

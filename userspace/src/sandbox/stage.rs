@@ -73,8 +73,8 @@ pub(super) fn name(name: &str) -> Result<NetnsName, SandboxError> {
 fn cable(host: &Netns, lan: &Netns) -> Result<(), NetlinkError> {
     let in_host = Netlink::in_netns(host)?;
     let in_lan = Netlink::in_netns(lan)?;
-    let uplink = VethEnd { name: UPLINK.to_owned(), index: None, mac: UPLINK_MAC, noarp: false };
-    let other = VethEnd { name: LAN_IFNAME.to_owned(), index: None, mac: LAN_MAC, noarp: false };
+    let uplink = VethEnd { name: UPLINK.to_owned(), index: None, mac: UPLINK_MAC, noarp: false, group: 0 };
+    let other = VethEnd { name: LAN_IFNAME.to_owned(), index: None, mac: LAN_MAC, noarp: false, group: 0 };
     let pair = VethPair { here: &uplink, peer: &other, peer_netns: Some(lan), mtu_bytes: LAN_MTU_BYTES };
     in_host.create_veth(&pair)?;
 

@@ -104,6 +104,9 @@ pub struct PodRow {
     /// Which namespace it is; `None` until it is made or adopted. One of the same name that is another is not the pod's.
     #[serde(default)]
     pub netns: Option<NetnsId>,
+    /// The namespace's cookie, which the kernel gives to no other one: numbers of inodes are given again at once.
+    #[serde(default)]
+    pub cookie: Option<u64>,
     /// Whose it is.
     #[serde(default)]
     pub source: Source,

@@ -74,6 +74,7 @@ fn rows() -> Vec<Row> {
         id: 1,
         name: "red".into(),
         netns: Some(NetnsId { dev: 4, ino: 4026532000 }),
+        cookie: Some(4711),
         source: Source::Pid(17),
         origin: Origin::Verb,
         phase: Phase::Updating,

@@ -111,8 +111,13 @@ impl Cable {
     /// Makes what is missing; says whether anything was, besides the cable.
     fn connect(&self, netlink: &[Netlink; 2], there: bool, mtu_bytes: u32) -> Result<bool, WiringError> {
         if !there {
-            let end =
-                |i: usize| VethEnd { name: self.ends[i].ifname.clone(), index: None, mac: self.macs[i], noarp: false };
+            let end = |i: usize| VethEnd {
+                name: self.ends[i].ifname.clone(),
+                index: None,
+                mac: self.macs[i],
+                noarp: false,
+                group: 0,
+            };
             let pair = VethPair { here: &end(0), peer: &end(1), peer_netns: Some(&self.ends[1].netns), mtu_bytes };
             netlink[0].create_veth(&pair)?;
         }

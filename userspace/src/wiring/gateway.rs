@@ -11,7 +11,7 @@ use netns_ebpf_common::Addr6;
 use netns_ebpf_common::counters::Hook;
 use netns_ebpf_common::network::Network;
 
-use super::names::{gateway_ifindex, gateway_ifname, gateway_mac, gateway_peer_ifname, gateway_peer_mac};
+use super::names::{device_group, gateway_ifindex, gateway_ifname, gateway_mac, gateway_peer_ifname, gateway_peer_mac};
 use super::{FirstError, Host, WiringError, local_route, write_settings};
 use crate::netlink::{AddressOptions, Request, VethEnd, VethPair};
 use crate::sysctl::{self, SysctlError};
@@ -133,12 +133,13 @@ impl Host {
             }
             return Ok(false);
         }
-        let here = VethEnd { name, index: Some(index), mac, noarp: true };
+        let here = VethEnd { name, index: Some(index), mac, noarp: true, group: device_group(&self.instance) };
         let peer = VethEnd {
             name: gateway_peer_ifname(spec.id),
             index: None,
             mac: gateway_peer_mac(&self.instance, spec.id),
             noarp: true,
+            group: device_group(&self.instance),
         };
         let pair = VethPair { here: &here, peer: &peer, peer_netns: None, mtu_bytes: spec.mtu_bytes };
         self.netlink.create_veth(&pair)?;

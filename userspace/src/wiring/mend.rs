@@ -2,7 +2,9 @@
 
 use netns_ebpf_common::Mac;
 
-use super::names::{endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname, is_gateway_mac};
+use super::names::{
+    device_group, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname, is_gateway_mac,
+};
 use super::{Host, NetworkSpec, PodSpec, WiringError};
 use crate::netlink::{Link, Netlink, Request};
 use crate::netns::Netns;
@@ -35,7 +37,7 @@ impl Host {
             mac: gateway_mac(&self.instance, network.id),
             mtu_bytes: network.mtu_bytes,
         };
-        let found = self.netlink.link_by_index(index)?.filter(|link| self.is_ours(link, here.name));
+        let found = self.netlink.link_by_index(index)?.filter(|link| self.is_ours(link));
         if let Some(link) = &found {
             if anew {
                 self.netlink.delete_link(index, &link.name)?;
@@ -58,7 +60,7 @@ impl Host {
     pub fn mend_gateway(&self, spec: &NetworkSpec) -> Result<(), WiringError> {
         let (index, name) = (gateway_ifindex(spec.id), gateway_ifname(spec.id));
         let wanted = Wanted { name: &name, mac: gateway_mac(&self.instance, spec.id), mtu_bytes: spec.mtu_bytes };
-        if let Some(link) = self.netlink.link_by_index(index)?.filter(|link| self.is_ours(link, &name)) {
+        if let Some(link) = self.netlink.link_by_index(index)?.filter(|link| self.is_ours(link)) {
             restore(&self.netlink, &link, &wanted)?;
         }
         self.wire_gateway(spec)
@@ -68,7 +70,7 @@ impl Host {
     /// may have changed the other.
     pub fn delete_cable(&self, slot: u32) -> Result<bool, WiringError> {
         let index = endpoint_ifindex(slot);
-        match self.netlink.link_by_index(index)?.filter(|link| self.is_ours(link, &host_ifname(slot))) {
+        match self.netlink.link_by_index(index)?.filter(|link| self.is_ours(link)) {
             Some(link) => Ok(self.netlink.delete_link(index, &link.name)?),
             None => Ok(false),
         }
@@ -77,10 +79,7 @@ impl Host {
     /// The same of many cables at once, which takes the kernel no longer than one: in their order, whether each was there.
     pub fn delete_cables(&self, slots: &[u32]) -> Result<Vec<bool>, WiringError> {
         let links = self.netlink.links()?;
-        let ours = |slot: &u32| {
-            let name = host_ifname(*slot);
-            links.iter().find(|link| link.index == endpoint_ifindex(*slot) && self.is_ours(link, &name))
-        };
+        let ours = |slot: &u32| links.iter().find(|l| l.index == endpoint_ifindex(*slot) && self.is_ours(l));
         let found: Vec<Option<&Link>> = slots.iter().map(ours).collect();
         let there: Vec<u32> = found.iter().flatten().map(|link| link.index).collect();
         // Nobody else's: devices get there by what they are, one by one, and go together.
@@ -98,16 +97,18 @@ impl Host {
     /// The same of a network's gateway device.
     pub fn delete_gateway_device(&self, id: u16) -> Result<bool, WiringError> {
         let index = gateway_ifindex(id);
-        match self.netlink.link_by_index(index)?.filter(|link| self.is_ours(link, &gateway_ifname(id))) {
+        match self.netlink.link_by_index(index)?.filter(|link| self.is_ours(link)) {
             Some(link) => Ok(self.netlink.delete_link(index, &link.name)?),
             None => Ok(false),
         }
     }
 
-    /// Whether a veth of one of our indices is ours: somebody may have changed its name or its link-layer address.
-    fn is_ours(&self, link: &Link, name: &str) -> bool {
+    /// Whether a veth of one of our indices is ours, by its link-layer address or the group it was made in: somebody may have
+    /// changed one of these, and its name, which is nobody's own.
+    fn is_ours(&self, link: &Link) -> bool {
         link.kind.as_deref() == Some("veth")
-            && (link.name == name || link.mac.is_some_and(|mac| is_gateway_mac(&self.instance, mac)))
+            && (link.group == device_group(&self.instance)
+                || link.mac.is_some_and(|mac| is_gateway_mac(&self.instance, mac)))
     }
 }
 

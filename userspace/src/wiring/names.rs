@@ -45,6 +45,13 @@ pub fn gateway_mac(instance: &str, network: u16) -> Mac {
     mac(0x0a, instance, u32::from(network))
 }
 
+/// The group an instance's devices on the host are made in: who has changed the MAC of one has not made it another's. Numbers an
+/// administrator would choose are lower.
+pub(crate) fn device_group(instance: &str) -> u32 {
+    let [_, a, b, c, ..] = mac(0x0a, instance, 0).0;
+    0x4e00_0000 | u32::from_be_bytes([0, a, b, c])
+}
+
 /// Whether a MAC is that of a network of the instance, whichever.
 pub(crate) fn is_gateway_mac(instance: &str, mac: Mac) -> bool {
     let [.., high, low] = mac.0;

@@ -7,7 +7,7 @@ use netns_ebpf_common::counters::Hook;
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::{Addr4, Addr6};
 
-use super::names::{POD_IFNAME, endpoint_ifindex, gateway_mac, host_ifname, pod_mac};
+use super::names::{POD_IFNAME, device_group, endpoint_ifindex, gateway_mac, host_ifname, pod_mac};
 use super::{FirstError, Host, NetworkSpec, WiringError, local_route, write_settings};
 use crate::netlink::{AddressOptions, Netlink, Request, RouteSpec, VethEnd, VethPair};
 use crate::netns::{Netns, NetnsName};
@@ -140,12 +140,14 @@ impl Host {
                 index: Some(index),
                 mac: gateway_mac(&self.instance, network.id),
                 noarp: true,
+                group: device_group(&self.instance),
             };
             let peer = VethEnd {
                 name: POD_IFNAME.to_owned(),
                 index: None,
                 mac: pod_mac(&self.instance, pod.slot),
                 noarp: false,
+                group: 0,
             };
             let pair = VethPair { here: &here, peer: &peer, peer_netns: Some(netns), mtu_bytes: network.mtu_bytes };
             self.netlink.create_veth(&pair)?;

@@ -49,6 +49,7 @@ fn state(pods: u64) -> State {
                 id: 100 + pod,
                 name: format!("p{pod}"),
                 netns: Some(NetnsId { dev: 4, ino: 5000 + pod }),
+                cookie: None,
                 source: Source::Made,
                 origin: Origin::File,
                 phase: Phase::Ready,

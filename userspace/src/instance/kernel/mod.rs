@@ -124,14 +124,14 @@ impl KernelPlatform {
             PlatformError::new(Op::Make, Object::Row(Row::from(row.clone()).id(), format!("{:?}", row.name)), source)
         };
         if row.source != Source::Made {
-            let adopted = open_pod(&PodRow { netns: None, ..row.clone() }).map_err(|e| fail(e.into()))?;
-            return note(PodRow { netns: Some(adopted.id()), ..row.clone() }.into()).map_err(|e| fail(e.into()));
+            let adopted = open_pod(&PodRow { netns: None, cookie: None, ..row.clone() }).map_err(|e| fail(e.into()))?;
+            return note(known(row, &adopted).into()).map_err(|e| fail(e.into()));
         }
         let name = NetnsName::new(&row.name).map_err(|e| fail(NetnsError::from(e).into()))?;
         note_run_dir(Path::new(STATE_ROOT)).map_err(|e| fail(e.into()))?;
         let made = Netns::unnamed().map_err(|e| fail(e.into()))?;
         // Written before it has a name and can outlive this process: whoever undoes this knows it from any other of the name.
-        note(PodRow { netns: Some(made.id()), ..row.clone() }.into()).map_err(|e| fail(e.into()))?;
+        note(known(row, &made).into()).map_err(|e| fail(e.into()))?;
         match made.attach(&name) {
             Ok(_) => Ok(()),
             Err(e) if e.is_exists() => Err(fail(Cause::Exists)),
@@ -185,7 +185,8 @@ impl KernelPlatform {
                 // Without an identity it never got a name.
                 let Some(id) = r.netns else { return Ok(None) };
                 let name = NetnsName::new(&r.name).map_err(NetnsError::from)?;
-                let done = delete_named_if(&name, Some(id))?;
+                let done =
+                    delete_named_if(&name, |found| found.is_some_and(|netns| netns.id() == id && is_pods(r, netns)))?;
                 Ok(missing(done || !whole))
             }
             Row::Attachment(_) if self.host_is_gone => Ok(missing(false)),
@@ -196,8 +197,10 @@ impl KernelPlatform {
             // Its flows and its entry go with the maps.
             Row::Attachment(r) => Ok(missing(self.host.delete_cable(r.slot)?)),
             Row::Publish(r) => {
-                if self.is_loaded() {
-                    self.host.forget_publish(&publish_spec(r, all))?;
+                match self.is_loaded().then(|| self.host.forget_publish(&publish_spec(r, all))) {
+                    // It goes with the maps, of which some may have gone before.
+                    Some(Err(e)) if whole => tracing::debug!("going on past: {e}"),
+                    done => done.transpose().map(drop)?,
                 }
                 Ok(None)
             }
@@ -402,10 +405,17 @@ pub fn open_pod(pod: &PodRow) -> Result<Netns, NetnsError> {
         Source::Path(path) => Netns::open_path(path)?,
         Source::Pid(pid) => Netns::of_pid(*pid)?,
     };
-    match pod.netns {
-        Some(id) if id != netns.id() => Err(NetnsError::Another(name)),
-        _ => Ok(netns),
-    }
+    if is_pods(pod, &netns) { Ok(netns) } else { Err(NetnsError::Another(name)) }
+}
+
+/// Whether a namespace is the one the pod was given, as far as that was recorded.
+pub fn is_pods(pod: &PodRow, netns: &Netns) -> bool {
+    pod.netns.is_none_or(|id| id == netns.id()) && pod.cookie.is_none_or(|cookie| netns.cookie().ok() == Some(cookie))
+}
+
+/// The row with what a namespace is known by.
+fn known(row: &PodRow, netns: &Netns) -> PodRow {
+    PodRow { netns: Some(netns.id()), cookie: netns.cookie().ok(), ..row.clone() }
 }
 
 fn publishes(rows: &[Row]) -> Vec<PublishRow> {

@@ -8,10 +8,10 @@ use netns_ebpf_common::counters::Hook;
 use super::super::difference::{Device, Inside, Present};
 use super::super::platform::{Cause, Object, Op, PlatformError, Tried};
 use super::super::specs::id16;
-use super::{KernelPlatform, open_pod};
+use super::{KernelPlatform, is_pods, open_pod};
 use crate::datapath::{Datapath, cgroup_root};
 use crate::netlink::{Link, Netlink};
-use crate::netns::{Netns, NetnsError};
+use crate::netns::{Netns, NetnsError, NetnsId};
 use crate::store::{AttachmentRow, PodRow, State};
 
 impl KernelPlatform {
@@ -65,14 +65,17 @@ impl KernelPlatform {
     /// A pod's namespace and what is in it. One that is not the pod's is only told apart, never entered.
     fn look_into(&self, pod: &PodRow, all: &State, present: &mut Present) -> Result<(), PlatformError> {
         let failed = |source: Cause| PlatformError::new(Op::Read, Object::of(&pod.clone().into(), all), source);
-        let netns = match open_pod(&PodRow { netns: None, ..pod.clone() }) {
+        let netns = match open_pod(&PodRow { netns: None, cookie: None, ..pod.clone() }) {
             Ok(netns) => netns,
             Err(e) if e.is_absent() => return Ok(()),
             // A file that stands for none, as an unmounted name is.
             Err(NetnsError::NotNetns { .. }) => return Ok(()),
             Err(e) => return Err(failed(e.into())),
         };
-        present.namespaces.insert(pod.id, netns.id());
+        // The kernel has given the number of one that is gone to another.
+        let number_again = pod.netns == Some(netns.id()) && !is_pods(pod, &netns);
+        let id = if number_again { NetnsId { ino: 0, ..netns.id() } } else { netns.id() };
+        present.namespaces.insert(pod.id, id);
         if pod.netns.is_some_and(|id| id != netns.id()) {
             return Ok(());
         }

@@ -32,7 +32,7 @@ impl KernelPlatform {
             self.host.netlink().delete_link(index, &name).tried(Op::Remove, Object::Host)?;
         }
         for (name, id) in &pods {
-            delete_named_if(name, Some(*id)).tried(Op::Remove, Object::Host)?;
+            delete_named_if(name, |found| found.map(Netns::id) == Some(*id)).tried(Op::Remove, Object::Host)?;
         }
         self.unload()?;
         if let Some(ports) = ports.filter(|_| !self.host_is_gone) {
