@@ -128,15 +128,29 @@ pub struct FlowEntry<A> {
     pub edge: u32,
     /// TCP: [`Numbers::syn_end`].
     pub syn_end: u32,
-    /// Endpoint slot the flow is accounted to.
-    pub owner_slot: u32,
+    /// Endpoint slot the flow is accounted to: see [`wide`].
+    pub owner_slot: u16,
     /// Publish id the flow came in by, or [`FlowEntry::NO_OWNER`]; set to that when the publish goes.
-    pub publish: u32,
-    /// Of the opener's entry: the place of its key in its account's queue, modulo 2^32. A key at another place is of a former flow
+    pub publish: u16,
+    /// Of the opener's entry: the place of its key in its account's queue, modulo 2^16. A key at another place is of a former flow
     /// between the same ends, or was put behind.
-    pub queued_at: u32,
+    pub queued_at: u16,
     /// The same in the ring of all flows.
-    pub ring_at: u32,
+    pub ring_at: u16,
+}
+
+/// A slot or an id of a publish as an entry has it, which is why an entry of IPv4 fits 128 bytes of the kernel's; the highest is none.
+#[inline(always)]
+pub const fn narrow(id: u32) -> u16 {
+    const { assert!(crate::abi::MAX_ENDPOINTS < u16::MAX as u32) };
+    const { assert!(crate::abi::MAX_PUBLISHES < u16::MAX as u32) };
+    id as u16
+}
+
+/// The same as everywhere else.
+#[inline(always)]
+pub const fn wide(id: u16) -> u32 {
+    if id == u16::MAX { u32::MAX } else { id as u32 }
 }
 
 impl<A: Copy> FlowEntry<A> {
@@ -341,7 +355,7 @@ plain!(FlowFlags { 0 }: size 2, align 2);
 plain!(FlowEntry<Addr4 | Addr6> {
     last_seen_ns, to, target_id, flags, peer_zone, target_kind, state, scale, seen, end, ack, edge, syn_end, owner_slot, publish,
     queued_at, ring_at
-}: size 64 | 88, align 8);
+}: size 56 | 80, align 8);
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@
 use crate::abi::ZONE_HOST;
 use crate::account::{Account, Destination};
 use crate::family::{Address, addr_hash};
-use crate::flow::{FlowEntry, FlowFlags, FlowKey, FlowTuple, Target};
+use crate::flow::{FlowEntry, FlowFlags, FlowKey, FlowTuple, Target, narrow};
 use crate::hdr::tcp::TcpFields;
 use crate::mapping;
 use crate::port::{Range, Search};
@@ -142,8 +142,8 @@ impl<A: Address> Pair<A> {
             let entry = if i == 0 { &mut self.entry } else { &mut self.peer_entry };
             entry.last_seen_ns = now_ns;
             entry.state = State::Opening as u8;
-            entry.owner_slot = plan.owner_slot;
-            entry.publish = plan.publish;
+            entry.owner_slot = narrow(plan.owner_slot);
+            entry.publish = narrow(plan.publish);
             // A mapping counts flows here. The other numbers are TCP's alone, which fills them.
             entry.ack = 0;
             entry.seen = 0;

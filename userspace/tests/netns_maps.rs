@@ -9,7 +9,7 @@ use common::wired::{PINS, on_host};
 use netns::datapath::{DatapathError, FlowRecord, PublishPorts};
 use netns::topology::Allow;
 use netns::wiring::{BackendSpec, PublishSpec, WiringError};
-use netns_ebpf_common::flow::{FlowEntry, FlowFlags, FlowKey, FlowTuple, TargetKind};
+use netns_ebpf_common::flow::{FlowEntry, FlowFlags, FlowKey, FlowTuple, TargetKind, narrow};
 use netns_ebpf_common::host::HostConfig;
 use netns_ebpf_common::prefix::PrefixKey;
 use netns_ebpf_common::publish::Backends;
@@ -103,9 +103,9 @@ fn flows_go_both_ways_together() {
                 peer_zone: 0,
                 target_id: 2,
                 target_kind: TargetKind::Uplink as u8,
-                owner_slot,
+                owner_slot: narrow(owner_slot),
                 flags: FlowFlags::ORIGINAL.with(FlowFlags::TRANSLATED),
-                publish: u32::MAX,
+                publish: u16::MAX,
                 ..FlowEntry::default()
             };
             let back = FlowEntry {
@@ -158,7 +158,8 @@ fn a_withdrawal_that_was_killed_is_finished_before_its_index_is_free() {
                 dport: Port::new(spec.ports.host_first),
             };
             let to = FlowTuple { dst: Addr4([10, 244, 0, 10]), dport: Port::new(80), ..comes };
-            let forward = FlowEntry { to, target_id: 3, owner_slot: 3, publish: spec.id, ..FlowEntry::default() };
+            let forward =
+                FlowEntry { to, target_id: 3, owner_slot: 3, publish: narrow(spec.id), ..FlowEntry::default() };
             let forward = FlowEntry { peer_zone: 1, flags: FlowFlags::ORIGINAL, ..forward };
             let back = FlowEntry { to: comes.reverse(), peer_zone: 0, flags: FlowFlags::NONE, ..forward };
             flows.insert(FlowKey::new(0, spec.ports.proto, comes), forward, 0).expect("insert");

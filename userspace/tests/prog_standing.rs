@@ -149,8 +149,12 @@ both!(
             answer(b, v, all.clone());
         }
         for n in 0..SHARE {
-            ask(b, v, [42_000 + n]);
-            assert!(openers(b).contains(&(42_000 + n)), "question {n}");
+            // Keys of the flows that were deleted may be in front.
+            let enters = (0..20).any(|_| {
+                ask(b, v, [42_000 + n]);
+                openers(b).contains(&(42_000 + n))
+            });
+            assert!(enters, "question {n}");
         }
         b.assert_accounts();
     }

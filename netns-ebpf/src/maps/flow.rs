@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use netns_ebpf_common::Addr4;
 use netns_ebpf_common::account::Account;
-use netns_ebpf_common::flow::{FlowEntry, FlowFlags, FlowKey, FlowTuple, Target, TargetKind};
+use netns_ebpf_common::flow::{FlowEntry, FlowFlags, FlowKey, FlowTuple, Target, TargetKind, narrow, wide};
 use netns_ebpf_common::mapping;
 use netns_ebpf_common::port::UseIndex;
 use netns_ebpf_common::state::State;
@@ -74,14 +74,14 @@ impl<F: FamilyMaps> FlowRef<F> {
     #[inline(always)]
     pub fn owner_slot(self) -> u32 {
         // SAFETY: as in `to`.
-        unsafe { (*self.0.as_ptr()).owner_slot }
+        wide(unsafe { (*self.0.as_ptr()).owner_slot })
     }
 
     /// The publish the flow came in by, or `FlowEntry::NO_OWNER`.
     #[inline(always)]
     pub fn publish(self) -> u32 {
         // SAFETY: an aligned word that is changed once, when the publish goes.
-        unsafe { core::ptr::addr_of!((*self.0.as_ptr()).publish).read_volatile() }
+        wide(unsafe { core::ptr::addr_of!((*self.0.as_ptr()).publish).read_volatile() })
     }
 
     /// Makes it no publish's.
@@ -89,7 +89,7 @@ impl<F: FamilyMaps> FlowRef<F> {
     pub fn disown(self) {
         // SAFETY: as in `publish`.
         unsafe {
-            core::ptr::addr_of_mut!((*self.0.as_ptr()).publish).write_volatile(FlowEntry::<F::Addr>::NO_OWNER);
+            core::ptr::addr_of_mut!((*self.0.as_ptr()).publish).write_volatile(narrow(FlowEntry::<F::Addr>::NO_OWNER));
         }
     }
 
@@ -130,7 +130,7 @@ impl<F: FamilyMaps> FlowRef<F> {
         while tries < 2 {
             let at = account.next_place();
             // SAFETY: an aligned word other CPUs may read.
-            unsafe { (&raw mut (*self.0.as_ptr()).queued_at).write_volatile(at as u32) };
+            unsafe { (&raw mut (*self.0.as_ptr()).queued_at).write_volatile(at as u16) };
             if account.fill::<F>(at, key) {
                 return true;
             }
@@ -143,7 +143,7 @@ impl<F: FamilyMaps> FlowRef<F> {
     #[inline(always)]
     pub fn is_queued_at(self, place: u32) -> bool {
         // SAFETY: as in `queue`.
-        unsafe { (&raw const (*self.0.as_ptr()).queued_at).read_volatile() == place }
+        unsafe { (&raw const (*self.0.as_ptr()).queued_at).read_volatile() == place as u16 }
     }
 
     /// Puts the flow, whose opener's entry and key these are, into the ring as the youngest.
@@ -153,7 +153,7 @@ impl<F: FamilyMaps> FlowRef<F> {
         while tries < 2 {
             let Some(at) = next_ring_place::<F>() else { return false };
             // SAFETY: as in `queue`.
-            unsafe { (&raw mut (*self.0.as_ptr()).ring_at).write_volatile(at as u32) };
+            unsafe { (&raw mut (*self.0.as_ptr()).ring_at).write_volatile(at as u16) };
             if fill_ring::<F>(at, key) {
                 return true;
             }
@@ -166,7 +166,7 @@ impl<F: FamilyMaps> FlowRef<F> {
     #[inline(always)]
     pub fn is_in_ring_at(self, place: u32) -> bool {
         // SAFETY: as in `queue`.
-        unsafe { (&raw const (*self.0.as_ptr()).ring_at).read_volatile() == place }
+        unsafe { (&raw const (*self.0.as_ptr()).ring_at).read_volatile() == place as u16 }
     }
 
     /// Leaves the flow, whose opener's entry this is and whose key was taken out of its account's queue, out of that: a connection in

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 
 use netns_ebpf_common::abi::map;
-use netns_ebpf_common::flow::{FlowEntry, FlowFlags, FlowKey};
+use netns_ebpf_common::flow::{FlowEntry, FlowFlags, FlowKey, wide};
 use netns_ebpf_common::plain::Plain;
 use netns_ebpf_common::proto;
 use netns_ebpf_common::state::State;
@@ -78,7 +78,7 @@ impl FlowFamily for Addr6 {
 
 impl FlowRecord {
     pub(super) fn new<A: FlowFamily>(key: &FlowKey<A>, entry: &FlowEntry<A>) -> Self {
-        let present = |v: u32| (v != FlowEntry::<A>::NO_OWNER).then_some(v);
+        let present = |v: u16| (wide(v) != FlowEntry::<A>::NO_OWNER).then_some(wide(v));
         let target = entry.target();
         let uplink = target.is_uplink();
         Self {

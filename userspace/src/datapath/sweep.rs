@@ -11,7 +11,7 @@ use std::slice;
 use aya::TestRun;
 use aya::programs::{ProgramError, SchedClassifier, TestRunOptions};
 use netns_ebpf_common::abi::program;
-use netns_ebpf_common::flow::{FlowEntry, FlowKey, is_expired};
+use netns_ebpf_common::flow::{FlowEntry, FlowKey, is_expired, wide};
 use netns_ebpf_common::hdr::eth::ETH_LEN;
 use netns_ebpf_common::plain::{Plain, bytes_of};
 use netns_ebpf_common::state::State;
@@ -72,8 +72,8 @@ impl Datapath {
     {
         let mut theirs: BTreeMap<u32, Vec<FlowKey<A>>> = BTreeMap::new();
         self.each_flow::<A>(|key, entry| {
-            if publishes.contains(&entry.publish) {
-                theirs.entry(entry.publish).or_default().push(*key);
+            if publishes.contains(&wide(entry.publish)) {
+                theirs.entry(wide(entry.publish)).or_default().push(*key);
             }
         })?;
         for (publish, keys) in theirs {
