@@ -45,9 +45,12 @@ pub const MAX_FLOW_ENTRIES: u32 = 2 * MAX_FLOWS;
 /// Flows that are remembered by age, over all pods of one family; a power of two.
 pub const OPENED_RING: u32 = 131_072;
 
+/// Keys in a part of an account's queue; a power of two.
+pub const QUEUE_PART: usize = 16;
+
 /// Parts of accounts' queues of one family. More than there can be: an account's queue is at most about three times its flows (see
 /// [`crate::account::is_crowded`]), and each of a pod's two has begun a part or two.
-pub const MAX_QUEUE_PARTS: u32 = 4 * MAX_FLOWS / crate::account::QUEUE_PART as u32 + 16 * MAX_ENDPOINTS;
+pub const MAX_QUEUE_PARTS: u32 = 4 * MAX_FLOWS / QUEUE_PART as u32 + 16 * MAX_ENDPOINTS;
 
 /// Searches for ports of one family that are remembered; the least recently used one gives way.
 pub const MAX_PORT_SEARCHES: u32 = 16_384;

@@ -3,7 +3,7 @@
 //! A flow is accounted to one pod: among the flows the pod opened, or apart from them among those opened to it by a
 //! published port. Each family has accounts and a table of its own.
 
-use crate::abi;
+use crate::abi::{self, QUEUE_PART};
 use crate::flow::FlowKey;
 use crate::plain;
 use crate::verdict::DropReason;
@@ -53,9 +53,6 @@ pub struct PodAccounts {
 
 /// How long a look in vain for flows that may go stands for those of the same account that would follow.
 pub const BACK_OFF_NS: u64 = 10_000_000;
-
-/// Keys in a part of an account's queue; a power of two.
-pub const QUEUE_PART: usize = 16;
 
 /// Where a part of an account's queue is found.
 #[repr(C)]

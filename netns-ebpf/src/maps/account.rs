@@ -6,7 +6,7 @@ use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap};
 use netns_ebpf_common::account::{
-    self, Account, AccountState, Admission, BACK_OFF_NS, PodAccounts, QUEUE_PART, QueueKey, QueuePart,
+    self, Account, AccountState, Admission, BACK_OFF_NS, PodAccounts, QueueKey, QueuePart,
 };
 use netns_ebpf_common::family::{Family, V4, V6};
 use netns_ebpf_common::flow::FlowKey;
@@ -159,7 +159,7 @@ impl AccountRef {
         let part = self.account.part(at);
         if let Some(keys) = F::queues().get_ptr_mut(part).or_else(|| begin_part::<F>(&part)) {
             // SAFETY: an element just looked up, and a place within it. Who reads a key believes only the entry it leads to.
-            unsafe { (&mut (*keys).keys)[at as usize & (QUEUE_PART - 1)].set(key) };
+            unsafe { (&mut (*keys).keys)[at as usize & (abi::QUEUE_PART - 1)].set(key) };
         }
         // In one order with the store above, which a plain load is not.
         !is_behind(self.fetch_add(core::mem::offset_of!(AccountState, taken), 0), at)
@@ -179,11 +179,11 @@ impl AccountRef {
         }
         let part = self.account.part(at);
         let Some(keys) = F::queues().get_ptr_mut(part) else { return Taken::Gap };
-        let nth = at as usize & (QUEUE_PART - 1);
+        let nth = at as usize & (abi::QUEUE_PART - 1);
         *place = at as u32;
         // SAFETY: as in `fill`.
         key.set(unsafe { &(&(*keys).keys)[nth] });
-        if nth == QUEUE_PART - 1 {
+        if nth == abi::QUEUE_PART - 1 {
             let _gone_already = F::queues().remove(part);
         }
         Taken::Key

@@ -4,6 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;
 use netns_ebpf_common::abi;
 use netns_ebpf_common::area::{Area, pay_error};
+use netns_ebpf_common::shared::Shared;
 use netns_ebpf_common::verdict::DropReason;
 
 use super::place::{Place, Places, field};
@@ -47,20 +48,22 @@ impl AreaRef {
     /// from an answer to each, and whoever is named as their source has not asked for any.
     #[inline(always)]
     pub fn may_report(self, now_ns: u64) -> bool {
-        let paid_ns = field!(self.0, errors_paid_ns);
-        let Some(paid) = pay_error(paid_ns.load(), now_ns) else { return false };
-        paid_ns.store(paid);
-        true
+        pay(field!(self.0, errors_paid_ns), now_ns)
     }
 
     /// Whether the host may be shown another echo reply to the pod, as often as that.
     #[inline(always)]
     pub fn may_copy(self, now_ns: u64) -> bool {
-        let paid_ns = field!(self.0, copies_paid_ns);
-        let Some(paid) = pay_error(paid_ns.load(), now_ns) else { return false };
-        paid_ns.store(paid);
-        true
+        pay(field!(self.0, copies_paid_ns), now_ns)
     }
+}
+
+/// Pays for one answer of those an area has time for, if it has.
+#[inline(always)]
+fn pay(paid_ns: Place<Shared<u64>>, now_ns: u64) -> bool {
+    let Some(paid) = pay_error(paid_ns.load(), now_ns) else { return false };
+    paid_ns.store(paid);
+    true
 }
 
 /// A sender's area.
