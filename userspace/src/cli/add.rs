@@ -5,14 +5,15 @@ use std::net::IpAddr;
 use clap::Args;
 use serde::Serialize;
 
-use super::attach::{taken, warn_if_cut_off};
+use super::name::{namespace_name, taken, warn_if_cut_off};
 use super::open::open;
 use super::owner::Owners;
+use super::publish::publishes;
 use super::{CliError, Global, up};
-use crate::instance::{Applied, InstanceError, PodRequest};
-use crate::netns::{Netns, NetnsName, require_lasting_names};
+use crate::instance::{Applied, PodRequest};
+use crate::netns::{Netns, require_lasting_names};
 use crate::probe;
-use crate::topology::{InputError, Problem, Publish};
+use crate::topology::{InputError, Problem};
 
 /// Arguments of `add`.
 #[derive(Debug, Args)]
@@ -75,19 +76,9 @@ fn bare(global: &Global, name: &str, why: &str) -> Result<u8, CliError> {
     Ok(0)
 }
 
-/// A name as `ip netns` takes it.
-pub(super) fn namespace_name(name: &str) -> Result<NetnsName, InstanceError> {
-    NetnsName::new(name).map_err(|e| InputError::new("NAME", name, Problem::Usage(e.to_string())).into())
-}
-
 fn address(text: &str) -> Result<IpAddr, InputError> {
     text.parse().map_err(|_| {
         let hint = "write 10.244.0.10 or fd00:244::10, without a prefix length".to_owned();
         InputError::new("--address", text, Problem::Address(hint))
     })
-}
-
-/// Reads publish strings given under `field`.
-pub(super) fn publishes(field: &str, texts: &[String]) -> Result<Vec<Publish>, InputError> {
-    texts.iter().map(|t| t.parse().map_err(|p| InputError::new(field, t, p))).collect()
 }

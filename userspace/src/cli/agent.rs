@@ -6,7 +6,7 @@ use clap::Args;
 use sd_notify::NotifyState;
 
 use super::open::{in_file, open, read_topology};
-use super::run::{Signals, watch};
+use super::watch::{Signals, watch};
 use super::{CliError, Global, up};
 use crate::instance::InstanceError;
 use crate::netns::require_lasting_names;

@@ -3,12 +3,11 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::add::namespace_name;
+use super::name::{namespace_name, taken, warn_if_cut_off};
 use super::owner::{Owners, denied};
 use super::{CliError, Global};
-use crate::netns::{Netns, NetnsError, require_lasting_names};
+use crate::netns::Netns;
 use crate::probe;
-use crate::topology::{InputError, Problem};
 
 /// Arguments of `attach`.
 #[derive(Debug, Args)]
@@ -43,18 +42,4 @@ pub(super) fn run(global: &Global, args: &AttachArgs) -> Result<u8, CliError> {
         }
     })?;
     Ok(0)
-}
-
-/// A name that is another's is refused input.
-pub(super) fn taken(name: &str, error: NetnsError) -> CliError {
-    if error.is_exists() { InputError::new("NAME", name, Problem::NameTaken).into() } else { error.into() }
-}
-
-/// Bare namespaces may be made anywhere, as by `ip netns`: whoever does it for the program's life alone is served.
-pub(super) fn warn_if_cut_off() -> Result<(), CliError> {
-    match require_lasting_names() {
-        Err(e @ NetnsError::NamesCutOff) => tracing::warn!("{e}"),
-        done => done?,
-    }
-    Ok(())
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::add::namespace_name;
+use super::name::namespace_name;
 use super::open::open;
 use super::owner::Owners;
 use super::{CliError, Global, up};

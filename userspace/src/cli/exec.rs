@@ -8,7 +8,7 @@ use std::process::Stdio;
 use clap::Args;
 use serde::Serialize;
 
-use super::add::namespace_name;
+use super::name::namespace_name;
 use super::owner::{Owners, of_namespace};
 use super::{CliError, Format, Global};
 use crate::instance::{Dirs, InstanceError};

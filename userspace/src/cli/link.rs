@@ -6,7 +6,7 @@ use clap::Args;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::add::namespace_name;
+use super::name::namespace_name;
 use super::owner::open_namespace;
 use super::table::list;
 use super::{CliError, Global};

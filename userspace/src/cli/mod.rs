@@ -12,6 +12,7 @@ mod link;
 mod list;
 mod live;
 mod monitor;
+mod name;
 mod nsid;
 mod open;
 mod owner;
@@ -24,6 +25,7 @@ mod status;
 mod table;
 mod up;
 mod warnings;
+mod watch;
 
 use std::io::{self, Write};
 use std::time::Duration;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use clap::Args;
 use serde::Serialize;
 
-use super::add::namespace_name;
+use super::name::namespace_name;
 use super::owner::open_namespace;
 use super::{CliError, Global};
 use crate::netlink::{Nsid, NsidEntry};

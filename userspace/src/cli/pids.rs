@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::add::namespace_name;
+use super::name::namespace_name;
 use super::owner::{denied, open_namespace};
 use super::{CliError, Global};
 use crate::netns::{Netns, names_of, pids_in};

@@ -2,7 +2,6 @@
 
 use clap::{ArgGroup, Args, Subcommand};
 
-use super::add::publishes;
 use super::open::open;
 use super::table::table;
 use super::{CliError, Global, up};
@@ -212,4 +211,9 @@ fn state(view: &PublishView) -> String {
         (false, []) => "open".to_owned(),
         (false, pods) => format!("draining at {}", pods.join(",")),
     }
+}
+
+/// Reads publish strings given under `field`.
+pub(super) fn publishes(field: &str, texts: &[String]) -> Result<Vec<Publish>, InputError> {
+    texts.iter().map(|t| t.parse().map_err(|p| InputError::new(field, t, p))).collect()
 }

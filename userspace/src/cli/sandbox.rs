@@ -1,13 +1,13 @@
 //! `netns run` without a file: the sandbox.
 
-use super::run::{RunArgs, Signals, live, watch};
+use super::watch::{Signals, live, watch};
 use super::{CliError, Format, Global};
 use crate::instance::{Dirs, InstanceError, KernelPlatform, Object, Op, Tried};
 use crate::netns::{Netns, require_lasting_names};
 use crate::probe;
 use crate::sandbox::{self, Sandbox, layout};
 
-pub(super) fn run(global: &Global, args: &RunArgs, signals: &mut Signals) -> Result<u8, CliError> {
+pub(super) fn run(global: &Global, check: bool, signals: &mut Signals) -> Result<u8, CliError> {
     probe::privileges()?;
     require_lasting_names()?;
     // The sandbox has an instance of its own, whatever is asked for: it must not touch another one.
@@ -17,7 +17,7 @@ pub(super) fn run(global: &Global, args: &RunArgs, signals: &mut Signals) -> Res
         KernelPlatform::new(&dirs, here).map_err(InstanceError::from)
     };
     let mut sandbox = Sandbox::up(fabric)?;
-    if args.check {
+    if check {
         // Signals are kept meanwhile: the check ends within seconds, and `down` follows in any case.
         let report = std::thread::spawn(sandbox::check).join();
         sandbox.down()?;
