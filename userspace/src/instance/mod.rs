@@ -8,7 +8,6 @@ mod difference;
 mod dirs;
 mod error;
 mod export;
-mod grants;
 mod kernel;
 mod lock;
 mod plan;

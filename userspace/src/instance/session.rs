@@ -1,7 +1,7 @@
 //! One mutating verb at work: the lock, the store, one way forward and one way back.
 
 use super::difference::{Difference, differences};
-use super::plan::Plan;
+use super::plan::{NextId, Plan, Surroundings};
 use super::platform::{Platform, PlatformError};
 use super::{Applied, Dirs, Instance, InstanceError};
 use crate::netns::{NetnsId, names_of, pids_in};
@@ -179,6 +179,23 @@ impl<P: Platform> Session<'_, P> {
     /// What the host has, and which other instances are on it. Its routes only for those who mean to add subnets.
     pub(super) fn look_around(&self, routes: bool) -> Result<(HostFacts, Vec<(String, State)>), InstanceError> {
         look_around(&*self.platform, self.dirs, self.host_netns.as_deref(), &self.state, routes)
+    }
+
+    /// Plans against what is around, the host's routes among it where `routes` asks for them.
+    pub(super) fn plan(
+        &mut self,
+        routes: bool,
+        make: impl FnOnce(&State, &Surroundings<'_>, NextId<'_>) -> Result<Plan, InstanceError>,
+    ) -> Result<Plan, InstanceError> {
+        let (facts, others) = self.look_around(routes)?;
+        let host = Surroundings {
+            facts: &facts,
+            ports: &*self.platform,
+            instance: self.dirs.name(),
+            host_id: self.platform.host_id().unwrap_or_default(),
+            others: &others,
+        };
+        make(&self.state, &host, &mut || self.store.next_id())
     }
 
     /// The other instances on this host.

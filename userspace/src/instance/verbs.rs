@@ -2,11 +2,11 @@
 
 use super::difference::{Difference, DifferenceView, differences};
 use super::dirs::leave;
-use super::plan::{self, Plan, PodRequest, Surroundings};
+use super::plan::{self, Plan, PodRequest};
 use super::platform::Platform;
 use super::session::Session;
 use super::{Applied, Instance, InstanceError, Repaired};
-use crate::store::{AttachmentRow, BackendRow, PublishRow, State, Store, StoreError};
+use crate::store::{AttachmentRow, BackendRow, PublishRow, State, StoreError};
 use crate::topology::{Affinity, Allow, Backend, Document, InputError, Problem, Publish, SharedPublish};
 
 /// Names a live publish.
@@ -64,18 +64,9 @@ impl<P: Platform> Instance<P> {
         let Some(mut session) = self.begin(true)? else {
             return Err(InstanceError::NotUp(self.dirs.name().to_owned()));
         };
-        let around = session.look_around(plan::adds_subnets(&session.state, &document.topology));
-        let name = session.name();
-        let Session { platform, store, state, .. } = &mut session;
-        let planned = around.and_then(|(facts, others)| {
-            let host = Surroundings {
-                facts: &facts,
-                ports: &**platform,
-                instance: &name,
-                host_id: platform.host_id().unwrap_or_default(),
-                others: &others,
-            };
-            let plan = plan::up(state, host_netns.as_deref(), document, &host, &mut || store.next_id())?;
+        let routes = plan::adds_subnets(&session.state, &document.topology);
+        let planned = session.plan(routes, |state, host, next_id| {
+            let plan = plan::up(state, host_netns.as_deref(), document, host, next_id)?;
             if !prune {
                 plan.spare_processes(state)?;
             }
@@ -207,17 +198,7 @@ impl<P: Platform> Instance<P> {
     /// The instance is not up, the request is refused, or a step failed and was undone.
     pub fn add(&mut self, request: &PodRequest) -> Result<Applied, InstanceError> {
         let mut session = self.live()?;
-        let (facts, others) = session.look_around(false)?;
-        let name = session.name();
-        let Session { platform, store, state, .. } = &mut session;
-        let host = Surroundings {
-            facts: &facts,
-            ports: &**platform,
-            instance: &name,
-            host_id: platform.host_id().unwrap_or_default(),
-            others: &others,
-        };
-        let plan = plan::add(state, request, &host, &mut || store.next_id())?;
+        let plan = session.plan(false, |state, host, next_id| plan::add(state, request, host, next_id))?;
         session.carry_out(&plan)
     }
 
@@ -240,17 +221,7 @@ impl<P: Platform> Instance<P> {
     /// The instance is not up, the request is refused, or a step failed and was undone.
     pub fn publish(&mut self, publishes: &[SharedPublish]) -> Result<Applied, InstanceError> {
         let mut session = self.live()?;
-        let (facts, others) = session.look_around(false)?;
-        let name = session.name();
-        let Session { platform, store, state, .. } = &mut session;
-        let host = Surroundings {
-            facts: &facts,
-            ports: &**platform,
-            instance: &name,
-            host_id: platform.host_id().unwrap_or_default(),
-            others: &others,
-        };
-        let plan = plan::publish(state, publishes, &host, &mut || store.next_id())?;
+        let plan = session.plan(false, |state, host, next_id| plan::publish(state, publishes, host, next_id))?;
         session.carry_out(&plan)
     }
 

@@ -1,95 +1,25 @@
 //! From what is wanted and what is there to the rows to make and to remove. Pure: no kernel, no store.
 
+mod around;
+mod grants;
+mod rows;
+
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+pub(super) use around::Surroundings;
+use grants::Grants;
+pub(super) use rows::NextId;
+pub use rows::Plan;
+
 use super::InstanceError;
-use super::grants::Grants;
-use crate::store::{
-    AttachmentRow, BackendRow, InstanceRow, NetworkRow, Origin, Phase, PodRow, PublishRow, Row, State, StoreError,
-    UplinkRow,
-};
+use crate::store::{AttachmentRow, BackendRow, InstanceRow, Origin, Phase, PodRow, PublishRow, State, UplinkRow};
 use crate::topology::{
-    self, Backend, Document, HostFacts, InputError, Interface, Pod, PortProbe, Problem, Publish, SharedPublish, Taken,
-    TakenPod, Topology,
+    self, Backend, Document, InputError, Pod, Problem, Publish, SharedPublish, Taken, TakenPod, Topology,
 };
 
 /// MTU where neither file nor uplink name one, in bytes.
 const DEFAULT_MTU_BYTES: u32 = 1500;
-
-/// Rows to remove and rows to make; made rows are [`Phase::Creating`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// The instance, when it is not up yet.
-    pub instance: Option<InstanceRow>,
-    /// The live instance with other timers.
-    pub retimed: Option<InstanceRow>,
-    /// Ids of publishes to remove.
-    pub remove_publishes: Vec<u64>,
-    /// End the TCP connections of those.
-    pub reset: bool,
-    /// Ids of pods to remove.
-    pub remove_pods: Vec<u64>,
-    /// Ids of networks to remove.
-    pub remove_networks: Vec<u32>,
-    /// Networks to make.
-    pub networks: Vec<NetworkRow>,
-    /// Live networks whose record of handed-out addresses moves on.
-    pub touched: Vec<NetworkRow>,
-    /// Pods to make.
-    pub pods: Vec<PodRow>,
-    /// Interfaces to make.
-    pub attachments: Vec<AttachmentRow>,
-    /// Publishes to make.
-    pub publishes: Vec<PublishRow>,
-    /// Live publishes that change in place, once all else is done.
-    pub switched: Vec<PublishRow>,
-}
-
-impl Plan {
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        *self == Self { touched: self.touched.clone(), reset: self.reset, ..Self::default() }
-    }
-
-    /// What is to be made, in that order.
-    pub(super) fn rows(&self) -> impl Iterator<Item = Row> {
-        let instance = self.instance.iter().cloned().map(Row::Instance);
-        let networks = self.networks.iter().cloned().map(Row::Network);
-        let pods = self.pods.iter().cloned().map(Row::Pod);
-        let attachments = self.attachments.iter().cloned().map(Row::Attachment);
-        instance.chain(networks).chain(pods).chain(attachments).chain(self.publishes.iter().cloned().map(Row::Publish))
-    }
-
-    /// Whether something changes or goes that is there already.
-    pub(super) fn changes_what_is_there(&self) -> bool {
-        let removes =
-            !(self.remove_publishes.is_empty() && self.remove_pods.is_empty() && self.remove_networks.is_empty());
-        removes || self.retimed.is_some() || !self.switched.is_empty()
-    }
-
-    /// What a publish leads to when the pods are gone that go.
-    pub(super) fn backends_left(&self, state: &State, row: &PublishRow) -> Vec<BackendRow> {
-        let stays = |b: &&BackendRow| {
-            let pod = self.attachments.iter().chain(&state.attachments).find(|a| a.id == b.attachment).map(|a| a.pod);
-            pod.is_some_and(|pod| !self.remove_pods.contains(&pod))
-        };
-        row.backends.iter().filter(stays).copied().collect()
-    }
-
-    /// Whether a publish goes: it is to, or all its pods do and none takes over.
-    pub(super) fn removes_publish(&self, state: &State, row: &PublishRow) -> bool {
-        let switched = self.switched.iter().any(|q| q.id == row.id);
-        self.remove_publishes.contains(&row.id) || (!switched && self.backends_left(state, row).is_empty())
-    }
-
-    /// The interface by which ports lead to the pod of this name once the plan is carried out: its first.
-    pub(super) fn attachment(&self, state: &State, pod: &str) -> Option<u64> {
-        let stays = |p: &&PodRow| p.name == pod && !self.remove_pods.contains(&p.id);
-        let pod = self.pods.iter().chain(&state.pods).find(stays)?.id;
-        self.attachments.iter().chain(&state.attachments).find(|a| a.pod == pod).map(|a| a.id)
-    }
-}
 
 /// A pod asked for by a verb.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -103,68 +33,6 @@ pub struct PodRequest {
     /// Published ports.
     pub publishes: Vec<Publish>,
 }
-
-/// What is around an instance.
-pub(super) struct Surroundings<'a> {
-    /// What the host has.
-    pub(super) facts: &'a HostFacts,
-    /// Who listens on the host's ports.
-    pub(super) ports: &'a dyn PortProbe,
-    /// The instance's name.
-    pub(super) instance: &'a str,
-    /// Which host namespace it is.
-    pub(super) host_id: String,
-    /// The other instances on the same host namespace, by name.
-    pub(super) others: &'a [(String, State)],
-}
-
-impl Surroundings<'_> {
-    /// What other instances publish on this host.
-    fn publishes(&self) -> impl Iterator<Item = (String, Publish)> {
-        self.others.iter().flat_map(|(name, state)| {
-            state
-                .publish_views()
-                .into_iter()
-                .zip(&state.publishes)
-                .map(move |(view, row)| (format!("{} of instance {name}", view.pod), row.publish))
-        })
-    }
-
-    /// Two instances that translate to the same address must not hand out the same ports.
-    fn check_snat_ports(&self, wanted: &Topology, uplinks: &[&Interface]) -> Result<(), InputError> {
-        let ports = wanted.host.snat_ports;
-        for (name, state) in self.others {
-            let Some(other) = state.instance.as_ref().filter(|other| other.host.snat_ports.overlaps(ports)) else {
-                continue;
-            };
-            let theirs = other.host.snat_ports.to_string();
-            let pooled = |a: &ipnet::IpNet| state.networks.iter().any(|n| n.network.snat_address.contains(&a.addr()));
-            if uplinks.iter().any(|u| other.has_uplink(&u.name) || u.addresses.iter().any(pooled)) {
-                let problem = Problem::SnatPortsTaken(name.clone(), theirs);
-                return Err(InputError::new("host.snat_ports", ports, problem));
-            }
-            for (i, network) in wanted.networks.iter().enumerate() {
-                let mut addresses = network.snat_address.iter().enumerate();
-                if let Some((k, address)) = addresses.find(|(_, a)| self.translates_to(state, **a)) {
-                    let problem = Problem::SnatAddressShared(name.clone(), theirs);
-                    return Err(InputError::new(format!("network[{i}].snat_address[{k}]"), address, problem));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether packets of another instance may leave with this address.
-    fn translates_to(&self, other: &State, address: IpAddr) -> bool {
-        let uplinks = other.instance.iter().flat_map(|row| &row.uplinks);
-        let mut uplinks = uplinks.filter_map(|u| self.facts.interface(&u.name));
-        other.networks.iter().any(|n| n.network.snat_address.contains(&address))
-            || uplinks.any(|u| u.addresses.iter().any(|a| a.addr() == address))
-    }
-}
-
-/// Hands out ids of rows.
-pub(super) type NextId<'a> = &'a mut dyn FnMut() -> Result<u64, StoreError>;
 
 /// Whether [`up`] would add subnets or uplinks, which are judged against the host's routes.
 pub(super) fn adds_subnets(state: &State, wanted: &Topology) -> bool {

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use netns_ebpf_common::abi;
 
-use super::InstanceError;
-use super::plan::{NextId, Plan};
+use super::rows::{NextId, Plan};
+use crate::instance::InstanceError;
 use crate::ipam;
 use crate::store::{
     AttachmentRow, BackendRow, NetworkRow, Origin, Phase, PodRow, PublishRow, Source, State, Withdrawal,

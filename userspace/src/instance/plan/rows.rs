@@ -1,0 +1,80 @@
+//! What a plan is.
+
+use crate::store::{AttachmentRow, BackendRow, InstanceRow, NetworkRow, PodRow, PublishRow, Row, State, StoreError};
+
+/// Rows to remove and rows to make; made rows are [`crate::store::Phase::Creating`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The instance, when it is not up yet.
+    pub instance: Option<InstanceRow>,
+    /// The live instance with other timers.
+    pub retimed: Option<InstanceRow>,
+    /// Ids of publishes to remove.
+    pub remove_publishes: Vec<u64>,
+    /// End the TCP connections of those.
+    pub reset: bool,
+    /// Ids of pods to remove.
+    pub remove_pods: Vec<u64>,
+    /// Ids of networks to remove.
+    pub remove_networks: Vec<u32>,
+    /// Networks to make.
+    pub networks: Vec<NetworkRow>,
+    /// Live networks whose record of handed-out addresses moves on.
+    pub touched: Vec<NetworkRow>,
+    /// Pods to make.
+    pub pods: Vec<PodRow>,
+    /// Interfaces to make.
+    pub attachments: Vec<AttachmentRow>,
+    /// Publishes to make.
+    pub publishes: Vec<PublishRow>,
+    /// Live publishes that change in place, once all else is done.
+    pub switched: Vec<PublishRow>,
+}
+
+impl Plan {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        *self == Self { touched: self.touched.clone(), reset: self.reset, ..Self::default() }
+    }
+
+    /// What is to be made, in that order.
+    pub(in crate::instance) fn rows(&self) -> impl Iterator<Item = Row> {
+        let instance = self.instance.iter().cloned().map(Row::Instance);
+        let networks = self.networks.iter().cloned().map(Row::Network);
+        let pods = self.pods.iter().cloned().map(Row::Pod);
+        let attachments = self.attachments.iter().cloned().map(Row::Attachment);
+        instance.chain(networks).chain(pods).chain(attachments).chain(self.publishes.iter().cloned().map(Row::Publish))
+    }
+
+    /// Whether something changes or goes that is there already.
+    pub(in crate::instance) fn changes_what_is_there(&self) -> bool {
+        let removes =
+            !(self.remove_publishes.is_empty() && self.remove_pods.is_empty() && self.remove_networks.is_empty());
+        removes || self.retimed.is_some() || !self.switched.is_empty()
+    }
+
+    /// What a publish leads to when the pods are gone that go.
+    pub(in crate::instance) fn backends_left(&self, state: &State, row: &PublishRow) -> Vec<BackendRow> {
+        let stays = |b: &&BackendRow| {
+            let pod = self.attachments.iter().chain(&state.attachments).find(|a| a.id == b.attachment).map(|a| a.pod);
+            pod.is_some_and(|pod| !self.remove_pods.contains(&pod))
+        };
+        row.backends.iter().filter(stays).copied().collect()
+    }
+
+    /// Whether a publish goes: it is to, or all its pods do and none takes over.
+    pub(in crate::instance) fn removes_publish(&self, state: &State, row: &PublishRow) -> bool {
+        let switched = self.switched.iter().any(|q| q.id == row.id);
+        self.remove_publishes.contains(&row.id) || (!switched && self.backends_left(state, row).is_empty())
+    }
+
+    /// The interface by which ports lead to the pod of this name once the plan is carried out: its first.
+    pub(in crate::instance) fn attachment(&self, state: &State, pod: &str) -> Option<u64> {
+        let stays = |p: &&PodRow| p.name == pod && !self.remove_pods.contains(&p.id);
+        let pod = self.pods.iter().chain(&state.pods).find(stays)?.id;
+        self.attachments.iter().chain(&state.attachments).find(|a| a.pod == pod).map(|a| a.id)
+    }
+}
+
+/// Hands out ids of rows.
+pub(in crate::instance) type NextId<'a> = &'a mut dyn FnMut() -> Result<u64, StoreError>;
