@@ -15,6 +15,7 @@ use crate::{root, setup, workspace};
 mod arms;
 pub mod crr;
 mod frame;
+mod median;
 mod namespace;
 pub mod programs;
 mod report;

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::arms::{self, Arm, BLUE, HOST_ON_LAN, INSTANCE, LAN, PUBLISHED_PORT, RED};
 use super::frame::{self, Ends, Mac};
+use super::median::median;
 use super::namespace::{Link, Namespace};
-use super::report::median;
 use crate::process::Run;
 
 /// Runs per figure.

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::arms::ArmKind;
+use super::median::median;
 use super::programs::{self, ProgramCost};
 use super::workload::Metric;
 
@@ -126,17 +127,6 @@ impl Row {
     }
 }
 
-/// The middle value, or the mean of the two middle ones; NaN for none.
-pub fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match (sorted.len(), sorted.len() / 2) {
-        (0, _) => f64::NAN,
-        (n, middle) if n % 2 == 1 => sorted[middle],
-        (_, middle) => f64::midpoint(sorted[middle - 1], sorted[middle]),
-    }
-}
-
 /// Three or more digits that matter, no more decimals than that takes.
 fn figure(value: f64) -> String {
     if value < 100.0 { format!("{value:.2}") } else { format!("{value:.0}") }
@@ -151,13 +141,6 @@ mod tests {
         veth.iter().for_each(|&value| report.add(metric, ArmKind::Veth, value));
         ours.iter().for_each(|&value| report.add(metric, ArmKind::Ours, value));
         report
-    }
-
-    #[test]
-    fn the_median_ignores_the_order_and_the_outlier() {
-        assert_eq!(median(&[3.0, 100.0, 1.0]), 3.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert!(median(&[]).is_nan());
     }
 
     #[test]
