@@ -3,12 +3,14 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::socket::each;
 use super::{NetlinkError, Netns};
@@ -19,6 +21,8 @@ const GROUPS: [u32; 5] = [1, 5, 9, 7, 11];
 const BLOCK_BYTES: usize = 65_536;
 /// Blocks read at once: a storm does not keep the caller from all else.
 const MOST_BLOCKS: usize = 1024;
+/// What fails when it does.
+const WHAT: &str = "follow changes of a network";
 
 /// That something changed; what it is now is to be read anew, because messages can be lost when many come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,13 +77,20 @@ impl Monitor {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.raw_os_error() == Some(Errno::ENOBUFS as i32) => drop(changes.insert(Change::Unknown)),
-                Err(e) => {
-                    let what = "follow the host's network".to_owned();
-                    return Err(NetlinkError::Failed { what, source: e.into() });
-                }
+                Err(e) => return Err(NetlinkError::Failed { what: WHAT.to_owned(), source: e.into() }),
             }
         }
         Ok(changes)
+    }
+
+    /// Waits until something changes, and no longer than until then.
+    pub fn wait(&mut self, until: Instant) -> Result<HashSet<Change>, NetlinkError> {
+        let left = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(self.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => self.read(),
+            Err(e) => Err(NetlinkError::Failed { what: WHAT.to_owned(), source: io::Error::from(e).into() }),
+        }
     }
 }
 

@@ -2,20 +2,17 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
 use super::names::cable_mac;
 use super::{WiringError, write_settings};
-use crate::netlink::{Address, AddressOptions, Link, Netlink, Request, VethEnd, VethPair};
+use crate::netlink::{Address, AddressOptions, Link, Monitor, Netlink, Request, VethEnd, VethPair};
 use crate::netns::Netns;
 
 /// How long an end may take to send and to hear, which is a matter of milliseconds; a cable is laid all the same.
 const READY: Duration = Duration::from_secs(2);
-/// How often that is looked at.
-const PERIOD: Duration = Duration::from_millis(1);
 
 /// One end of a cable.
 #[derive(Clone, Debug)]
@@ -121,6 +118,7 @@ impl Cable {
             let pair = VethPair { here: &end(0), peer: &end(1), peer_netns: Some(&self.ends[1].netns), mtu_bytes };
             netlink[0].create_veth(&pair)?;
         }
+        let mut monitors = [Monitor::in_netns(&self.ends[0].netns)?, Monitor::in_netns(&self.ends[1].netns)?];
         let mut changed = false;
         for (end, netlink) in self.ends.iter().zip(netlink) {
             changed |= end.set_up(netlink)?;
@@ -128,9 +126,10 @@ impl Cable {
         // The end that was up first hears later of the other one, and an address listens later than it is there: until then
         // what they are sent is lost, and asked for again after a second.
         let deadline = Instant::now() + READY;
-        for (end, netlink) in self.ends.iter().zip(netlink) {
+        for ((end, netlink), monitor) in self.ends.iter().zip(netlink).zip(&mut monitors) {
             while !end.is_ready(netlink)? && Instant::now() < deadline {
-                sleep(PERIOD);
+                // A group is joined before the address's own route is told of.
+                monitor.wait(deadline)?;
             }
         }
         Ok(changed)

@@ -192,7 +192,7 @@ impl Host {
         changes.extend(wanted.iter().map(|net| Request::add_address(index, *net, options).or_exists()));
         self.netlink.request_all(changes)?;
         let addrs: Vec<IpAddr> = wanted.iter().map(IpNet::addr).collect();
-        local_route::wait(&self.netlink, &addrs)
+        local_route::wait(&self.netns, &self.netlink, &addrs)
     }
 }
 

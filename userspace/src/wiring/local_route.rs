@@ -1,25 +1,27 @@
 //! Waits until an IPv6 address takes packets.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::WiringError;
-use crate::netlink::{Netlink, NetlinkError, RouteKind};
+use crate::netlink::{Monitor, Netlink, NetlinkError, RouteKind};
+use crate::netns::Netns;
 
 /// Longest wait; the kernel takes a few milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// How often to look.
-const LOOK: Duration = Duration::from_millis(1);
 
 /// Waits until the kernel delivers packets to these addresses.
 ///
 /// It lists an IPv6 address as soon as it is added, but adds the local route from a work item (`addrconf_dad_work`), also
 /// when nothing is to be detected: packets that come before are lost.
-pub(super) fn wait(netlink: &Netlink, addrs: &[IpAddr]) -> Result<(), WiringError> {
+pub(super) fn wait(netns: &Netns, netlink: &Netlink, addrs: &[IpAddr]) -> Result<(), WiringError> {
     let mut wanted: Vec<Ipv6Addr> =
         addrs.iter().filter_map(|a| if let IpAddr::V6(a) = a { Some(*a) } else { None }).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    // Before the first look, or what comes between the two would be missed.
+    let mut monitor = Monitor::in_netns(netns)?;
     let end = Instant::now() + PATIENCE;
     loop {
         let mut waiting = Vec::new();
@@ -36,7 +38,7 @@ pub(super) fn wait(netlink: &Netlink, addrs: &[IpAddr]) -> Result<(), WiringErro
             return Ok(());
         }
         wanted = waiting;
-        thread::sleep(LOOK);
+        monitor.wait(end)?;
     }
 }
 

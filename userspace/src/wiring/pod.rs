@@ -196,7 +196,7 @@ impl Host {
             changes.push(Request::add_route(&RouteSpec::default_via(gateway, eth.index)).or_exists());
         }
         inside.request_all(changes)?;
-        local_route::wait(inside, pod.addr6.map(IpAddr::V6).as_slice())
+        local_route::wait(netns, inside, pod.addr6.map(IpAddr::V6).as_slice())
     }
 }
 
