@@ -48,6 +48,7 @@ mod nat;
 mod parse;
 mod problem;
 mod publish;
+mod raw;
 mod subnet;
 mod validate;
 mod written;

@@ -5,11 +5,9 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use ipnet::IpNet;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+use super::raw::{RawFile, RawHost, RawNat, RawNetwork, RawPod, RawPodPublish, RawShared};
 use super::{
     Affinity, Allow, Backend, Behaviour, Flows, Host, InputError, Nat, Network, Pod, PodPublish, PortRange, Position,
     Problem, Profile, Publish, Seconds, SharedPublish, Topology, Uplink,
@@ -50,127 +48,6 @@ impl From<Topology> for Document {
     fn from(topology: Topology) -> Self {
         Self { topology, positions: HashMap::new() }
     }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawFile {
-    host: Option<RawHost>,
-    nat: Option<RawNat>,
-    #[serde(default)]
-    network: Vec<Spanned<RawNetwork>>,
-    #[serde(default)]
-    pod: Vec<Spanned<RawPod>>,
-    #[serde(default)]
-    publish: Vec<Spanned<RawShared>>,
-    #[serde(default)]
-    link: Vec<Spanned<toml::Value>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawHost {
-    uplink: Option<Spanned<toml::Value>>,
-    snat_ports: Option<Spanned<String>>,
-    mtu: Option<Spanned<i64>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawNat {
-    profile: Option<Spanned<String>>,
-    flows: Option<Spanned<i64>>,
-    flows_per_pod: Option<Spanned<i64>>,
-    #[serde(default)]
-    timeouts: RawTimeouts,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawTimeouts {
-    tcp_established: Option<Spanned<String>>,
-    tcp_transitory: Option<Spanned<String>>,
-    udp: Option<Spanned<String>>,
-    icmp: Option<Spanned<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawNetwork {
-    name: Option<Spanned<String>>,
-    subnets: Option<Spanned<Vec<Spanned<String>>>>,
-    masquerade: Option<bool>,
-    mapping: Option<Spanned<String>>,
-    filtering: Option<Spanned<String>>,
-    #[serde(default)]
-    snat_address: Vec<Spanned<String>>,
-    #[serde(default)]
-    no_masquerade: Vec<Spanned<String>>,
-    mtu: Option<Spanned<i64>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPod {
-    name: Option<Spanned<String>>,
-    network: Option<Spanned<String>>,
-    #[serde(default)]
-    address: Vec<Spanned<String>>,
-    #[serde(default)]
-    publish: Vec<Spanned<RawPodPublish>>,
-}
-
-/// A publish string, or a table with more.
-enum RawPodPublish {
-    Ports(String),
-    Table(RawPublishTable),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPublishTable {
-    port: Option<Spanned<String>>,
-    allow: Option<Vec<Spanned<String>>>,
-}
-
-impl<'de> Deserialize<'de> for RawPodPublish {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Either;
-
-        impl<'de> Visitor<'de> for Either {
-            type Value = RawPodPublish;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a publish string or a table")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<RawPodPublish, E> {
-                Ok(RawPodPublish::Ports(text.to_owned()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawPodPublish, A::Error> {
-                RawPublishTable::deserialize(MapAccessDeserializer::new(map)).map(RawPodPublish::Table)
-            }
-        }
-
-        from.deserialize_any(Either)
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawShared {
-    port: Option<Spanned<String>>,
-    backends: Option<Spanned<Vec<RawBackend>>>,
-    affinity: Option<Spanned<String>>,
-    allow: Option<Vec<Spanned<String>>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawBackend {
-    pod: Option<Spanned<String>>,
-    weight: Option<Spanned<i64>>,
 }
 
 /// Reads a topology file.
