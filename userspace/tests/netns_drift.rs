@@ -6,63 +6,11 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::pods::{BLUE, RED, client, server, uplink};
-use common::traffic::{direct, published};
-use common::{BPFFS, Isolated, isolated};
+use common::drift::{Mender, all_flows, differences, harmed, slot};
+use common::lan::{SERVER, UPLINK};
+use common::{BPFFS, Isolated, isolated, wait_until};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
-
-/// How a difference is mended.
-#[derive(Clone, Copy, Debug)]
-enum Mender {
-    Repair,
-    RepairPod(&'static str),
-    Up,
-}
-
-fn differences(here: &Isolated, status: i32, when: &str) -> Vec<Value> {
-    let told = here.netns(["status", "-o", "json"]);
-    assert_eq!(told.status, status, "{when}: {}", told.report());
-    let told: Value = serde_json::from_str(&told.stdout).expect("JSON");
-    told["differences"].as_array().expect("a list").clone()
-}
-
-/// Pod to pod, pod to LAN, LAN to pod.
-fn all_flows(here: &Isolated) {
-    let mut cases = direct(RED, BLUE, RED, 63);
-    cases.extend(direct(RED, server(), uplink(), 63));
-    cases.extend(published(client(), RED, uplink(), 9000, 7000, client()));
-    here.flows(&cases);
-}
-
-/// Does harm, sees it named as `kind`, mends it, and sees traffic flow and nothing named.
-fn harmed(here: &Isolated, what: &str, kind: &str, mender: Mender, harm: impl FnOnce()) {
-    assert_eq!(differences(here, 0, what), Vec::<Value>::new(), "before: {what}");
-    harm();
-    let found = differences(here, 3, what);
-    assert!(found.iter().any(|d| d["kind"] == kind), "{what}: {found:#?}");
-    assert!(found.iter().all(|d| d["mendable"] == true), "{what}: {found:#?}");
-    let text = here.netns(["status"]);
-    assert_eq!(text.status, 3, "{what}: {}", text.report());
-    assert!(text.stdout.contains("NOT AS IT SHOULD BE"), "{what}: {}", text.report());
-    match mender {
-        Mender::Repair => drop(here.netns(["repair"]).ok()),
-        Mender::RepairPod(pod) => drop(here.netns(["repair", pod]).ok()),
-        Mender::Up => {
-            let applied = here.netns(["up", "-f", "/run/topology.toml", "-o", "json"]).json();
-            assert_eq!(applied["changed"], true, "{what}: {applied:#}");
-            assert!(!applied["mended"].as_array().expect("a list").is_empty(), "{what}: {applied:#}");
-        }
-    }
-    assert_eq!(differences(here, 0, what), Vec::<Value>::new(), "after: {what}");
-    all_flows(here);
-}
-
-fn slot(here: &Isolated, pod: &str) -> String {
-    let list = here.netns(["list", "-o", "json"]).json();
-    let pods = list.as_array().expect("a list");
-    format!("nn{}", pods.iter().find(|p| p["name"] == pod).expect("the pod")["slot"])
-}
 
 #[test]
 fn a_pods_cable() {
@@ -117,6 +65,48 @@ fn a_pods_namespace() {
             ip("netns del red");
         });
         harmed(here, "namespace deleted, mended by up", "namespace-gone", Mender::Up, || ip("netns del red"));
+        // A file is left where the name was, and nobody is in it.
+        harmed(here, "name unmounted, and nobody inside", "namespace-gone", Mender::Repair, || {
+            umount2("/run/netns/red", MntFlags::MNT_DETACH).expect("unmount the name");
+        });
+    });
+}
+
+/// Whoever is inside stays there, and the pod with him.
+#[test]
+fn a_namespace_that_lost_its_name() {
+    isolated(|here| {
+        here.pods();
+        let inside = here.netns_background(["exec", "red", "--", "sleep", "600"]);
+        let identity = || {
+            use std::os::unix::fs::MetadataExt;
+            fs::metadata("/run/netns/red").expect("a name").ino()
+        };
+        let before = identity();
+        wait_until("somebody to be inside", std::time::Duration::from_secs(20), || {
+            here.netns(["pids", "red"]).stdout.contains(&inside.pid().to_string())
+        });
+        for mender in [Mender::Repair, Mender::Up, Mender::RepairPod("red")] {
+            harmed(here, "name unmounted", "name-gone", mender, || {
+                umount2("/run/netns/red", MntFlags::MNT_DETACH).expect("unmount the name");
+            });
+            assert_eq!(identity(), before);
+            harmed(here, "name deleted", "name-gone", mender, || drop(here.ip("netns del red")));
+            assert_eq!(identity(), before);
+        }
+        // Its addresses went as well, which is seen only when it has its name back.
+        here.ip("-n red addr flush dev eth0 scope global");
+        here.ip("netns del red");
+        here.netns(["repair"]).ok();
+        assert_eq!(identity(), before);
+        // Another name stands for it.
+        here.ip(&format!("netns attach same {}", inside.pid()));
+        drop(inside);
+        here.ip("netns del red");
+        here.netns(["repair"]).ok();
+        assert_eq!(identity(), before);
+        here.ip("netns del same");
+        all_flows(here);
     });
 }
 
@@ -252,14 +242,42 @@ fn what_is_the_hosts() {
                 mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700")).expect("mount bpffs");
             });
         }
-        here.ip("link set up0 down");
-        here.ip("link set up0 name up1");
-        let found = differences(here, 3, "uplink renamed");
+    });
+}
+
+/// Gives an uplink back what it lost by being down for a moment.
+fn readdress(here: &Isolated, uplink: &str) {
+    here.ip(&format!("addr add {}/64 dev {uplink} nodad", UPLINK[1]));
+    for via in SERVER {
+        here.ip(&format!("route add default via {via} dev {uplink}"));
+    }
+}
+
+#[test]
+fn an_uplink() {
+    isolated(|here| {
+        here.pods();
+        for (mender, from, to) in [(Mender::Repair, "up0", "wan"), (Mender::Up, "wan", "up0")] {
+            // It is the same one, whatever it is called, and whoever has its name.
+            harmed(here, "uplink renamed", "uplink-renamed", mender, || {
+                here.ip(&format!("link set {from} down"));
+                here.ip(&format!("link set {from} name {to}"));
+                here.ip(&format!("link set {to} up"));
+                here.ip(&format!("link add {from} type veth peer name theirs"));
+                readdress(here, to);
+            });
+            assert_eq!(here.status()["uplinks"][0]["name"], to);
+            here.ip(&format!("link del {from}"));
+        }
+        here.ip("link del up0");
+        let found = differences(here, 3, "uplink gone");
         assert!(found.iter().any(|d| d["kind"] == "uplink-gone" && d["mendable"] == false), "{found:#?}");
         assert_eq!(here.netns(["repair"]).status, 3);
-        here.ip("link set up1 name up0");
-        here.ip("link set up0 up");
+        here.plug_in();
+        let found = differences(here, 3, "uplink anew");
+        assert!(found.iter().any(|d| d["kind"] == "uplink-anew" && d["mendable"] == true), "{found:#?}");
         here.netns(["repair"]).ok();
         assert_eq!(differences(here, 0, "uplink back"), Vec::<Value>::new());
+        all_flows(here);
     });
 }

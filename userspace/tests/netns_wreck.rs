@@ -171,15 +171,16 @@ fn an_up_that_fails_has_deleted_nothing() {
         here.lan();
         here.up(TOPOLOGY).ok();
         let before = here.snapshot();
-        // The next slot's name is taken, which is found when everything before it has been made.
-        here.ip("link add nn3 type veth peer name fk");
+        // The next slot's name is taken, in a way that is found when everything before it has been made.
+        here.ip("link add fk type veth peer name fk3");
+        here.ip("link property add dev fk altname nn3");
         let changed = TOPOLOGY.replace("\"blue\"", "\"azul\"");
         assert!(changed.contains("fd00:244::20"));
         here.up(&changed).fails(1, &["eth0 of pod \"azul\"", "nn3"]);
         let list = here.netns(["list", "-o", "json"]).json();
         let names: Vec<_> = list.as_array().expect("a list").iter().filter_map(|e| e["name"].as_str()).collect();
         assert!(names.contains(&"blue") && !names.contains(&"azul"), "{names:?}");
-        here.ip("link del nn3");
+        here.ip("link del fk");
         here.file("topology.toml", TOPOLOGY);
         before.assert_unchanged("after the up that failed");
         here.flows(&direct(GREEN, server(), uplink(), 63));

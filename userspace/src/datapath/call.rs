@@ -1,8 +1,11 @@
-//! Calls of the kernel no crate in use here makes: reading a map in bulk, waiting for programs.
+//! Calls of the kernel no crate in use here makes: reading a map in bulk, pinning what is known by its id, waiting for programs.
 
+use std::ffi::CString;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use netns_ebpf_common::plain::Plain;
 use nix::libc;
@@ -129,6 +132,25 @@ pub(super) fn cgroup_programs(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::R
     // SAFETY: `ids` has room for `prog_cnt` numbers of 32 bits, the kernel writes no more, and it outlives the call.
     unsafe { bpf(BPF_PROG_QUERY, &mut attr) }?;
     Ok(ids.into_iter().take(attr.prog_cnt as usize).collect())
+}
+
+/// `union bpf_attr` of `BPF_OBJ_PIN`.
+#[repr(C)]
+struct PinAttr {
+    path: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+const BPF_OBJ_PIN: libc::c_int = 6;
+
+/// Pins a program or map.
+#[expect(unsafe_code, reason = "see the module")]
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = PinAttr { path: path.as_ptr() as u64, bpf_fd: fd(object), file_flags: 0 };
+    // SAFETY: `path` is a string that ends with NUL, outlives the call, and is only read.
+    unsafe { bpf(BPF_OBJ_PIN, &mut attr) }.map(drop)
 }
 
 /// `union bpf_attr` of `BPF_MAP_CREATE`.

@@ -59,6 +59,9 @@ impl Datapath {
             .map_err(|e| map_error(map::HOST_NETNS, "write the host's namespace", e))?;
         let attached = SocketHook::ALL.into_iter().try_for_each(|hook| self.attach_socket_hook(hook, cgroup));
         if attached.is_err() {
+            self.array::<u64>(map::HOST_NETNS)?
+                .set(0, 0, 0)
+                .map_err(|e| map_error(map::HOST_NETNS, "write that there is no host's namespace", e))?;
             for hook in SocketHook::ALL {
                 remove(&self.socket_pin(hook))?;
             }
@@ -121,16 +124,23 @@ impl Datapath {
         read.map_err(|e| io_error(name, "list peers", e))
     }
 
-    /// Whether every socket hook is attached.
+    /// Whether the socket hooks were attached, and should be still.
+    pub fn wants_socket_hooks(&self) -> Result<bool, DatapathError> {
+        let cookie = self.array::<u64>(map::HOST_NETNS)?.get(&0, 0);
+        cookie.map(|cookie| cookie != 0).map_err(|e| map_error(map::HOST_NETNS, "read the host's namespace", e))
+    }
+
+    /// Whether every socket hook is pinned, as it is while attached.
     pub fn has_socket_hooks(&self) -> bool {
         SocketHook::ALL.into_iter().all(|hook| self.socket_pin(hook).exists())
     }
 
-    /// Socket hooks that were attached and are not any more. The kernel is asked: a pin stays when its link is detached.
+    /// Socket hooks that are not attached, or will not be when this process ends. The kernel is asked: a pin stays when its link
+    /// is detached.
     pub fn socket_hooks_off(&self, cgroup: &Path) -> Result<BTreeSet<&'static str>, DatapathError> {
         let mut off = BTreeSet::new();
-        for hook in SocketHook::ALL.into_iter().filter(|hook| self.socket_pin(*hook).exists()) {
-            if !self.is_socket_hook_attached(hook, cgroup)? {
+        for hook in SocketHook::ALL {
+            if !self.socket_pin(hook).exists() || !self.is_socket_hook_attached(hook, cgroup)? {
                 off.insert(hook.as_str());
             }
         }
@@ -173,7 +183,7 @@ impl Datapath {
         Ok(())
     }
 
-    fn socket_pin(&self, hook: SocketHook) -> PathBuf {
+    pub(super) fn socket_pin(&self, hook: SocketHook) -> PathBuf {
         self.pins.join(LINKS).join(format!("cgroup-{}", hook.as_str()))
     }
 }

@@ -178,7 +178,7 @@ fn make_dir(path: &Path) -> Result<(), DatapathError> {
     })
 }
 
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>, DatapathError> {
     let fail = |source| DatapathError::Io { what: "read", path: dir.to_owned(), source };
     match fs::read_dir(dir) {
         Ok(entries) => entries.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>().map_err(fail),

@@ -22,6 +22,7 @@ mod host;
 mod host_socket;
 mod link;
 mod load;
+mod pins;
 mod prefixes;
 mod publishes;
 mod snat;
@@ -53,7 +54,7 @@ pub enum DatapathError {
     #[error("cannot read the programs' log: {0}")]
     Trace(#[from] aya_log::Error),
     /// Nothing is loaded there.
-    #[error("no programs are loaded under {}: run `netns up` first", .0.display())]
+    #[error("programs or maps are missing under {}: `netns up` makes them, `netns repair` what was lost of them", .0.display())]
     NotLoaded(PathBuf),
     /// Another version of netns loaded what is there.
     #[error(

@@ -22,7 +22,7 @@ mod view;
 
 use crate::store::{State, Store};
 
-pub use difference::{Device, Difference, DifferenceView, Inside, Present, Repair, Trouble, differences};
+pub use difference::{Device, Difference, DifferenceView, Inside, Led, Present, Repair, Trouble, Way, differences};
 pub use dirs::{
     BPFFS, DEFAULT_INSTANCE, Dirs, PIN_ROOT, SANDBOX_INSTANCE, STATE_ROOT, choose, is_hidden, leave, list, note_run_dir,
 };

@@ -331,30 +331,42 @@ impl<P: Platform> Session<'_, P> {
             (Some(pod), RowId::Attachment(id)) => state.attachment(id).is_some_and(|a| a.pod == pod),
             (Some(_), _) => false,
         };
-        let (mut mended, mut not) = (Vec::new(), Vec::new());
-        for difference in self.differences()? {
-            if !concerns(&self.state, difference.row) {
-                continue;
-            }
-            if difference.trouble.repair().is_err() {
-                not.push(difference.to_string());
-                continue;
-            }
-            let Self { platform, store, state, .. } = self;
-            let mut noted = Vec::new();
-            let done = platform.mend(&difference, state, &mut |row| {
-                let change = [Change::Put(row)];
-                store.apply(&change)?;
-                noted.extend(change);
-                Ok(())
-            });
-            state.apply(&noted);
-            match done {
-                Ok(()) => mended.push(difference),
-                Err(e) => not.push(e.to_string()),
+        let (mut mended, mut not): (Vec<Difference>, Vec<(Difference, String)>) = Default::default();
+        let mut goes_on = true;
+        while goes_on {
+            goes_on = false;
+            for difference in self.differences()? {
+                let is_old = mended.iter().chain(not.iter().map(|(d, _)| d)).any(|d| *d == difference);
+                if is_old || !concerns(&self.state, difference.row) {
+                    continue;
+                }
+                if difference.trouble.repair().is_err() {
+                    not.push((difference.clone(), difference.to_string()));
+                    continue;
+                }
+                match self.mend_one(&difference) {
+                    Ok(()) => {
+                        goes_on |= difference.trouble.hides_others();
+                        mended.push(difference);
+                    }
+                    Err(e) => not.push((difference, e.to_string())),
+                }
             }
         }
-        Ok((mended, not))
+        Ok((mended, not.into_iter().map(|(_, why)| why).collect()))
+    }
+
+    fn mend_one(&mut self, difference: &Difference) -> Result<(), PlatformError> {
+        let Self { platform, store, state, .. } = self;
+        let mut noted = Vec::new();
+        let done = platform.mend(difference, state, &mut |row| {
+            let change = [Change::Put(row)];
+            store.apply(&change)?;
+            noted.extend(change);
+            Ok(())
+        });
+        state.apply(&noted);
+        done
     }
 
     /// Marks everything as going.

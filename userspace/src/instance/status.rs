@@ -234,13 +234,14 @@ impl Instance<KernelPlatform> {
     /// It is not up, or its maps cannot be read.
     pub fn status(&self) -> Result<Status, InstanceError> {
         let differences = self.differences()?.iter().map(Into::into).collect::<Vec<DifferenceView>>();
-        let mut status = if differences.iter().any(|d| d.kind == "not-loaded") {
+        let mut status = if differences.iter().any(|d| matches!(d.kind, "not-loaded" | "pins-gone")) {
             self.without_datapath()?
         } else {
             self.counters()?
         };
         status.differences = differences;
-        if !self.platform().is_loaded() {
+        if !status.differences.is_empty() && status.verdicts.is_empty() {
+            // Without maps there is nothing to read.
             return Ok(status);
         }
         let state = self.state()?.ok_or_else(|| InstanceError::NotUp(self.dirs().name().to_owned()))?;

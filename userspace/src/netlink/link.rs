@@ -1,5 +1,6 @@
 //! Interfaces.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -9,7 +10,7 @@ use netlink_packet_route::link::{
 };
 use netns_ebpf_common::Mac;
 
-use super::{Netlink, NetlinkError, Request};
+use super::{Netlink, NetlinkError, Nsid, Request, settings};
 use crate::netns::Netns;
 
 /// An interface.
@@ -33,6 +34,10 @@ pub struct Link {
     pub noarp: bool,
     /// Index of the peer, when the peer is in the same namespace or one this namespace has an id for.
     pub peer_index: Option<u32>,
+    /// The id of the peer's namespace; `None`: this one.
+    pub peer_netns: Option<Nsid>,
+    /// Index of the device it is a port of: a bridge, a bond.
+    pub master: Option<u32>,
     /// Kind as the kernel names it (`veth`, `bridge`, ...); `None` for a physical device.
     pub kind: Option<String>,
     /// Whether frames have an Ethernet header.
@@ -43,6 +48,8 @@ pub struct Link {
     pub loopback: bool,
     /// Number of the group it is in; 0 unless somebody has put it into another.
     pub group: u32,
+    /// Some of its settings, by family and name: `ipv4/forwarding`. Those of a family that is off are absent.
+    pub settings: BTreeMap<&'static str, i32>,
 }
 
 /// One end of a veth pair.
@@ -86,6 +93,8 @@ impl From<&LinkMessage> for Link {
             running: flags.contains(LinkFlags::Running),
             noarp: flags.contains(LinkFlags::Noarp),
             peer_index: None,
+            peer_netns: None,
+            master: None,
             kind: None,
             ethernet: matches!(message.header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback),
             bare_ip: matches!(
@@ -101,6 +110,7 @@ impl From<&LinkMessage> for Link {
             ),
             loopback: flags.contains(LinkFlags::Loopback),
             group: 0,
+            settings: BTreeMap::new(),
         };
         for attribute in &message.attributes {
             match attribute {
@@ -108,7 +118,10 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(Mac),
                 LinkAttribute::Mtu(mtu) => link.mtu_bytes = *mtu,
                 LinkAttribute::Link(index) => link.peer_index = Some(*index),
+                LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(*id),
+                LinkAttribute::Controller(index) => link.master = Some(*index),
                 LinkAttribute::Group(group) => link.group = *group,
+                LinkAttribute::AfSpecUnspec(families) => link.settings = settings::read(families),
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
                         if let LinkInfo::Kind(kind) = info {
@@ -173,6 +186,24 @@ impl Request {
         message.header.change_mask = LinkFlags::Up;
         let what = format!("set interface {index} {}", if up { "up" } else { "down" });
         Self::new(what, 0, RouteNetlinkMessage::SetLink(message))
+    }
+
+    /// Has an interface resolve neighbours, or not.
+    pub fn set_noarp(index: u32, noarp: bool) -> Self {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags.set(LinkFlags::Noarp, noarp);
+        message.header.change_mask = LinkFlags::Noarp;
+        let what = format!("have interface {index} {} neighbours", if noarp { "not resolve" } else { "resolve" });
+        Self::new(what, 0, RouteNetlinkMessage::SetLink(message))
+    }
+
+    /// Takes an interface from the device it is a port of.
+    pub fn release(index: u32) -> Self {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::Controller(0));
+        Self::new(format!("release interface {index}"), 0, RouteNetlinkMessage::SetLink(message))
     }
 
     /// Puts an interface into a group.

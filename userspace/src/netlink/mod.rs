@@ -9,6 +9,7 @@ mod link;
 mod monitor;
 mod nsid;
 mod route;
+mod settings;
 mod sock_diag;
 mod socket;
 mod sockets;

@@ -1,6 +1,6 @@
 //! The numbers by which a network namespace knows others: what `ip netns set` and `list-id` are about.
 //!
-//! All of it is asked in the calling thread's namespace, whose numbers they are.
+//! But for [`Netlink::nsid_of`], it is asked in the calling thread's namespace, whose numbers they are.
 
 use std::os::fd::AsRawFd;
 
@@ -8,7 +8,7 @@ use netlink_packet_core::{DecodeError, NlasIterator};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
 
-use super::{NetlinkError, Opaque, Socket, SocketError};
+use super::{Netlink, NetlinkError, Opaque, Socket, SocketError};
 use crate::netns::Netns;
 
 /// A number of another namespace; never negative.
@@ -92,6 +92,20 @@ impl NsidEntry {
         };
         let assigned = |number: i32| (number >= 0).then_some(number);
         Some(Self { nsid: assigned(number(NETNSA_NSID)?), current: number(NETNSA_CURRENT_NSID).map(assigned) })
+    }
+}
+
+impl Netlink {
+    /// The number `netns` has in the namespace of this socket.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn nsid_of(&self, netns: &Netns) -> Result<Option<Nsid>, NetlinkError> {
+        let question = Opaque { message_type: RTM_GETNSID, body: body(&[(NETNSA_FD, netns.as_raw_fd())]) };
+        let answer: Result<Opaque, _> = self.socket().get(question);
+        let answer = answer.map_err(|e| NetlinkError::sort(format!("ask for the id of {}", netns.label()), e))?;
+        Ok(NsidEntry::read(&answer.body).and_then(|entry| entry.nsid))
     }
 }
 

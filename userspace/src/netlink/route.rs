@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
@@ -71,6 +71,8 @@ pub struct RouteSpec {
     pub preferred_source: Option<IpAddr>,
     /// The next hop is on the link although no address of ours says so.
     pub onlink: bool,
+    /// As the kernel makes it with an address, and takes it away with that.
+    pub of_address: bool,
 }
 
 impl Family {
@@ -106,12 +108,18 @@ impl RouteSpec {
     /// A default route.
     pub fn default_via(gateway: IpAddr, oif: u32) -> Self {
         let destination = Family::of(gateway).default_net();
-        Self { destination, gateway: Some(gateway), oif, preferred_source: None, onlink: false }
+        Self { destination, gateway: Some(gateway), oif, preferred_source: None, onlink: false, of_address: false }
+    }
+
+    /// The route the kernel makes when an interface gets an address, to the address's subnet.
+    pub fn of_address(net: IpNet, oif: u32) -> Self {
+        let preferred_source = Some(net.addr()).filter(IpAddr::is_ipv4);
+        Self { preferred_source, of_address: true, ..Self::connected(net.trunc(), oif) }
     }
 
     /// A connected route.
     pub fn connected(destination: IpNet, oif: u32) -> Self {
-        Self { destination, gateway: None, oif, preferred_source: None, onlink: false }
+        Self { destination, gateway: None, oif, preferred_source: None, onlink: false, of_address: false }
     }
 
     fn message(&self) -> RouteMessage {
@@ -129,6 +137,11 @@ impl RouteSpec {
             vec![RouteAttribute::Destination(self.destination.network().into()), RouteAttribute::Oif(self.oif)];
         message.attributes.extend(self.gateway.map(|a| RouteAttribute::Gateway(a.into())));
         message.attributes.extend(self.preferred_source.map(|a| RouteAttribute::PrefSource(a.into())));
+        if self.of_address {
+            message.header.protocol = RouteProtocol::Kernel;
+            // `IP6_RT_PRIO_ADDRCONF`; of IPv4 it is 0.
+            message.attributes.extend(self.destination.addr().is_ipv6().then_some(RouteAttribute::Priority(256)));
+        }
         message
     }
 }
@@ -136,8 +149,22 @@ impl RouteSpec {
 impl Request {
     /// Adds a route to the main table.
     pub fn add_route(route: &RouteSpec) -> Self {
-        let what = format!("add route to {} by interface {}", route.destination, route.oif);
-        Self::new(what, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewRoute(route.message()))
+        Self::route("add", NLM_F_EXCL, route)
+    }
+
+    /// Adds a route to the main table, in the place of one to the same destination with the same metric.
+    pub fn put_route(route: &RouteSpec) -> Self {
+        Self::route("put", NLM_F_REPLACE, route)
+    }
+
+    /// Adds a route to the main table, before others to the same destination with the same metric. Those stay.
+    pub fn lead_by(route: &RouteSpec) -> Self {
+        Self::route("lead by", 0, route)
+    }
+
+    fn route(what: &str, flags: u16, route: &RouteSpec) -> Self {
+        let what = format!("{what} route to {} by interface {}", route.destination, route.oif);
+        Self::new(what, NLM_F_CREATE | flags, RouteNetlinkMessage::NewRoute(route.message()))
     }
 }
 

@@ -11,9 +11,10 @@ use netns_ebpf_common::Addr6;
 use netns_ebpf_common::counters::Hook;
 use netns_ebpf_common::network::Network;
 
+use super::device::{gateway_settings, in_the_way, write_device_settings};
 use super::names::{device_group, gateway_ifindex, gateway_ifname, gateway_mac, gateway_peer_ifname, gateway_peer_mac};
 use super::{FirstError, Host, WiringError, local_route, write_settings};
-use crate::netlink::{AddressOptions, Request, VethEnd, VethPair};
+use crate::netlink::{AddressOptions, Request, RouteSpec, VethEnd, VethPair};
 use crate::sysctl::{self, SysctlError};
 
 /// A network, as the data path is to know it.
@@ -76,7 +77,7 @@ impl Host {
     /// `no_masquerade`.
     pub fn wire_gateway(&self, spec: &NetworkSpec) -> Result<(), WiringError> {
         let made = self.make_gateway_device(spec)?;
-        let done = self.set_up_gateway(spec);
+        let done = self.set_up_gateway(spec, made);
         if done.is_err()
             && made
             && let Err(e) = self.unwire_gateway(spec.id)
@@ -126,7 +127,7 @@ impl Host {
         let mac = gateway_mac(&self.instance, spec.id);
         if let Some(link) = self.netlink.link_by_index(index)? {
             if link.name != name || link.mac != Some(mac) {
-                return Err(WiringError::Taken { name: link.name, index });
+                return Err(in_the_way(&link, &name));
             }
             if link.mtu_bytes != spec.mtu_bytes {
                 self.netlink.set_mtu(index, spec.mtu_bytes)?;
@@ -142,28 +143,28 @@ impl Host {
             group: device_group(&self.instance),
         };
         let pair = VethPair { here: &here, peer: &peer, peer_netns: None, mtu_bytes: spec.mtu_bytes };
-        self.netlink.create_veth(&pair)?;
+        if let Err(e) = self.netlink.create_veth(&pair) {
+            if e.is_exists() {
+                Self::is_free(&self.netlink, &here.name)?;
+                Self::is_free(&self.netlink, &peer.name)?;
+            }
+            return Err(e.into());
+        }
         Ok(true)
     }
 
-    fn set_up_gateway(&self, spec: &NetworkSpec) -> Result<(), WiringError> {
+    fn set_up_gateway(&self, spec: &NetworkSpec, is_new: bool) -> Result<(), WiringError> {
         let (index, name, peer) = (gateway_ifindex(spec.id), gateway_ifname(spec.id), gateway_peer_ifname(spec.id));
         let settings = [
             (format!("ipv6/conf/{peer}/disable_ipv6"), "1"),
-            // Hosts that switch IPv6 off for devices to come mean the LAN's, not a network that is given IPv6 here.
-            (format!("ipv6/conf/{name}/disable_ipv6"), if spec.gateway6.is_some() { "0" } else { "1" }),
-            (format!("ipv6/conf/{name}/accept_ra"), "0"),
-            (format!("ipv6/conf/{name}/accept_redirects"), "0"),
             (format!("ipv6/conf/{name}/accept_dad"), "0"),
             // No link-local address: nothing on this link would answer for it, and nothing needs it.
             (format!("ipv6/conf/{name}/addr_gen_mode"), "1"),
-            // Sources are checked by `from_pod`, exactly; the host's global setting may be stricter and then holds.
-            (format!("ipv4/conf/{name}/rp_filter"), "0"),
-            (format!("ipv4/conf/{name}/accept_redirects"), "0"),
-            (format!("ipv4/conf/{name}/send_redirects"), "0"),
         ];
-        self.netns.run(|| write_settings(&settings))??;
-        self.keep_forwarding(&[spec.id])?;
+        self.netns.run(|| {
+            write_settings(&settings)?;
+            write_device_settings(&name, &gateway_settings(spec.gateway6.is_some()))
+        })??;
         // Before the network: no packet leaves with the uplink's address that should have the pool's.
         self.sync_snat_pools(&[(spec.id, &spec.snat_addresses)])?;
         if spec.endpoint_independent {
@@ -175,11 +176,11 @@ impl Host {
         let peer = self.netlink.link_by_name(&peer)?;
         let both = peer.map(|peer| peer.index).into_iter().chain([index]);
         self.netlink.request_all(both.map(|index| Request::set_up(index, true)).collect())?;
-        self.set_gateway_addresses(spec, index)
+        self.set_gateway_addresses(spec, index, is_new)
     }
 
     /// Gives the device the gateway's addresses if the host is to have routes to the network, else none.
-    fn set_gateway_addresses(&self, spec: &NetworkSpec, index: u32) -> Result<(), WiringError> {
+    fn set_gateway_addresses(&self, spec: &NetworkSpec, index: u32, is_new: bool) -> Result<(), WiringError> {
         let wanted: Vec<IpNet> = if spec.host_access { spec.gateways().collect() } else { Vec::new() };
         let options = AddressOptions { nodad: true, noprefixroute: false };
         let mut changes = Vec::new();
@@ -190,6 +191,11 @@ impl Host {
             }
         }
         changes.extend(wanted.iter().map(|net| Request::add_address(index, *net, options).or_exists()));
+        if !is_new {
+            // The kernel makes it with the address, and not again when somebody has taken it away.
+            let route = |net: &IpNet| Request::lead_by(&RouteSpec::of_address(*net, index)).or_exists();
+            changes.extend(wanted.iter().map(route));
+        }
         self.netlink.request_all(changes)?;
         let addrs: Vec<IpAddr> = wanted.iter().map(IpNet::addr).collect();
         local_route::wait(&self.netns, &self.netlink, &addrs)

@@ -2,8 +2,9 @@
 
 use netns_ebpf_common::Mac;
 
+use super::device::{in_the_way, is_veth};
 use super::names::{
-    device_group, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname, is_gateway_mac,
+    endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, gateway_peer_ifname, gateway_peer_mac, host_ifname,
 };
 use super::{Host, NetworkSpec, PodSpec, WiringError};
 use crate::netlink::{Link, Netlink, Request};
@@ -14,6 +15,7 @@ struct Wanted<'a> {
     name: &'a str,
     mac: Mac,
     mtu_bytes: u32,
+    noarp: bool,
 }
 
 /// Where the search for a group of interfaces nobody has begins; the lower ones are administrators'.
@@ -22,6 +24,10 @@ const FIRST_GROUP: u32 = 0x6e6e_0000;
 impl Host {
     /// Connects a pod again whose cable is there, whatever was done to it, or gone. With `anew`, what is left of the cable is
     /// removed first.
+    ///
+    /// # Errors
+    ///
+    /// [`WiringError::Taken`] when another device has the index or a name of one of the cable's ends: then nothing is changed.
     pub fn mend_pod(
         &self,
         network: &NetworkSpec,
@@ -31,37 +37,79 @@ impl Host {
         mac: Mac,
         anew: bool,
     ) -> Result<(), WiringError> {
-        let index = endpoint_ifindex(pod.slot);
-        let here = Wanted {
-            name: &host_ifname(pod.slot),
-            mac: gateway_mac(&self.instance, network.id),
-            mtu_bytes: network.mtu_bytes,
+        let (index, name) = (endpoint_ifindex(pod.slot), host_ifname(pod.slot));
+        let inside = Netlink::in_netns(netns)?;
+        let links = inside.links()?;
+        let here = self.netlink.link_by_index(index)?;
+        let there = match &here {
+            Some(link) if !self.is_ours(link) => return Err(in_the_way(link, &name)),
+            Some(link) => self.pods_end(link, netns, &links)?,
+            None => None,
         };
-        let found = self.netlink.link_by_index(index)?.filter(|link| self.is_ours(link));
-        if let Some(link) = &found {
-            if anew {
-                self.netlink.delete_link(index, &link.name)?;
-            } else {
-                restore(&self.netlink, link, &here)?;
-                let inside = Netlink::in_netns(netns)?;
-                let links = inside.links()?;
-                let found = links.iter().find(|l| l.name == ifname).or(links.iter().find(|l| l.mac == Some(mac)));
-                match found {
-                    Some(link) => restore(&inside, link, &Wanted { name: ifname, mac, mtu_bytes: network.mtu_bytes })?,
-                    // It was taken elsewhere.
-                    None => drop(self.netlink.delete_link(index, here.name)?),
+        if here.as_ref().is_none_or(|link| link.name != name) {
+            Self::is_free(&self.netlink, &name)?;
+        }
+        // An end without its other one here: that was taken elsewhere, and goes with it.
+        let is_remnant = |l: &&Link| here.is_none() && is_veth(l) && l.mac == Some(mac);
+        let remnants: Vec<&Link> = links.iter().filter(is_remnant).collect();
+        let is_anothers = |l: &&Link| l.name == ifname && there != Some(*l) && !remnants.contains(l);
+        if let Some(other) = links.iter().find(is_anothers) {
+            return Err(in_the_way(other, ifname));
+        }
+        match here.as_ref().zip(there) {
+            Some((here, there)) if !anew => {
+                let mtu_bytes = network.mtu_bytes;
+                let host_mac = gateway_mac(&self.instance, network.id);
+                restore(&self.netlink, here, &Wanted { name: &name, mac: host_mac, mtu_bytes, noarp: true })?;
+                restore(&inside, there, &Wanted { name: ifname, mac, mtu_bytes, noarp: false })?;
+            }
+            _ => {
+                for link in &remnants {
+                    inside.delete_link(link.index, &link.name)?;
+                }
+                if let Some(link) = &here {
+                    self.netlink.delete_link(index, &link.name)?;
                 }
             }
         }
         self.wire_pod_at(network, pod, netns, true)
     }
 
-    /// Makes a network's gateway device what it should be, again.
-    pub fn mend_gateway(&self, spec: &NetworkSpec) -> Result<(), WiringError> {
-        let (index, name) = (gateway_ifindex(spec.id), gateway_ifname(spec.id));
-        let wanted = Wanted { name: &name, mac: gateway_mac(&self.instance, spec.id), mtu_bytes: spec.mtu_bytes };
-        if let Some(link) = self.netlink.link_by_index(index)?.filter(|link| self.is_ours(link)) {
-            restore(&self.netlink, &link, &wanted)?;
+    /// Makes a network's gateway device what it should be, again. With `anew`, what is left of it is removed first.
+    ///
+    /// # Errors
+    ///
+    /// [`WiringError::Taken`] when another device has its index or a name of one of its ends: then nothing is changed.
+    pub fn mend_gateway(&self, spec: &NetworkSpec, anew: bool) -> Result<(), WiringError> {
+        let (index, name, peer_name) =
+            (gateway_ifindex(spec.id), gateway_ifname(spec.id), gateway_peer_ifname(spec.id));
+        let links = self.netlink.links()?;
+        let here = links.iter().find(|link| link.index == index);
+        if let Some(link) = here.filter(|link| !self.is_ours(link)) {
+            return Err(in_the_way(link, &name));
+        }
+        let there = here.and_then(|link| self.gateways_end(link, &links));
+        let remnants: Vec<&Link> =
+            links.iter().filter(|link| here.is_none() && self.is_gateways_end(link, spec.id)).collect();
+        for wanted in [&name, &peer_name] {
+            let is_anothers =
+                |l: &&Link| l.name == *wanted && ![here, there].contains(&Some(*l)) && !remnants.contains(l);
+            if let Some(other) = links.iter().find(is_anothers) {
+                return Err(in_the_way(other, wanted));
+            }
+        }
+        match here.zip(there) {
+            Some((here, there)) if !anew => {
+                let (mac, mtu_bytes) = (gateway_mac(&self.instance, spec.id), spec.mtu_bytes);
+                restore(&self.netlink, here, &Wanted { name: &name, mac, mtu_bytes, noarp: true })?;
+                let mac = gateway_peer_mac(&self.instance, spec.id);
+                restore(&self.netlink, there, &Wanted { name: &peer_name, mac, mtu_bytes, noarp: true })?;
+            }
+            _ => {
+                for link in here.into_iter().chain(remnants) {
+                    self.netlink.delete_link(link.index, &link.name)?;
+                }
+            }
         }
         self.wire_gateway(spec)
     }
@@ -102,18 +150,16 @@ impl Host {
             None => Ok(false),
         }
     }
-
-    /// Whether a veth of one of our indices is ours, by its link-layer address or the group it was made in: somebody may have
-    /// changed one of these, and its name, which is nobody's own.
-    fn is_ours(&self, link: &Link) -> bool {
-        link.kind.as_deref() == Some("veth")
-            && (link.group == device_group(&self.instance)
-                || link.mac.is_some_and(|mac| is_gateway_mac(&self.instance, mac)))
-    }
 }
 
 /// Gives a device its name, address and MTU back. What else it had may be lost by that: it is set up again later.
 fn restore(netlink: &Netlink, link: &Link, wanted: &Wanted<'_>) -> Result<(), WiringError> {
+    if link.master.is_some() {
+        netlink.request(Request::release(link.index))?;
+    }
+    if link.noarp != wanted.noarp {
+        netlink.request(Request::set_noarp(link.index, wanted.noarp))?;
+    }
     if link.name != wanted.name && netlink.request(Request::rename(link.index, wanted.name)).is_err() {
         // Kernels differ in whether a device that is up may change its name.
         netlink.request(Request::set_up(link.index, false))?;

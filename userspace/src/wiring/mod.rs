@@ -5,6 +5,7 @@
 
 mod buckets;
 mod cable;
+mod device;
 mod gateway;
 mod host_socket;
 mod local_route;
@@ -24,9 +25,12 @@ use crate::netns::{Netns, NetnsError, NetnsName};
 use crate::sysctl::{self, PortSet, SysctlError};
 
 pub use cable::{Cable, CableEnd};
+pub use device::{HOST_END, gateway_settings, is_ours, whose};
 pub use gateway::NetworkSpec;
-pub(crate) use names::is_gateway_mac;
-pub use names::{POD_IFNAME, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname, pod_mac};
+pub use names::{
+    POD_IFNAME, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, gateway_peer_ifname, gateway_peer_mac,
+    host_ifname, pod_mac,
+};
 pub use pod::PodSpec;
 pub use publish::{BackendSpec, PublishSpec};
 pub use uplink::{UplinkState, default_uplinks};
@@ -46,14 +50,23 @@ pub enum WiringError {
     /// A program or map.
     #[error(transparent)]
     Datapath(#[from] DatapathError),
-    /// The index or name of a device we were to make is somebody else's.
-    #[error("interface {name:?} (index {index}) is there already and is not ours: choose another slot or remove it")]
+    /// Another device has the index or the name of one that was to be made.
+    #[error(
+        "interface {name:?} (index {index}; {whose}) is in the way of {wanted}: rename it if it has that name, else remove it"
+    )]
     Taken {
-        /// Its name.
+        /// The name of what was to be made.
+        wanted: String,
+        /// The other one's name.
         name: String,
         /// Its index.
         index: u32,
+        /// What is known of it.
+        whose: String,
     },
+    /// A device we made is not there any more.
+    #[error("interface {0:?} is gone, or was taken elsewhere")]
+    Gone(String),
     /// An interface that is to be the end of a cable is something else.
     #[error("an interface of this name is in {namespace:?} already and is no end of this cable; choose another name")]
     NameTaken {

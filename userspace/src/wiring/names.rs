@@ -17,7 +17,7 @@ pub fn gateway_ifname(network: u16) -> String {
 }
 
 /// Name of the other end of the gateway device, which is there for carrier only.
-pub(super) fn gateway_peer_ifname(network: u16) -> String {
+pub fn gateway_peer_ifname(network: u16) -> String {
     format!("nngw{network}p")
 }
 
@@ -45,11 +45,14 @@ pub fn gateway_mac(instance: &str, network: u16) -> Mac {
     mac(0x0a, instance, u32::from(network))
 }
 
+/// What the groups of all instances' devices have in common.
+pub(super) const IS_ANY_INSTANCES: u32 = 0x4e00_0000;
+
 /// The group an instance's devices on the host are made in: who has changed the MAC of one has not made it another's. Numbers an
 /// administrator would choose are lower.
 pub(crate) fn device_group(instance: &str) -> u32 {
     let [_, a, b, c, ..] = mac(0x0a, instance, 0).0;
-    0x4e00_0000 | u32::from_be_bytes([0, a, b, c])
+    IS_ANY_INSTANCES | u32::from_be_bytes([0, a, b, c])
 }
 
 /// Whether a MAC is that of a network of the instance, whichever.
@@ -58,7 +61,8 @@ pub(crate) fn is_gateway_mac(instance: &str, mac: Mac) -> bool {
     mac == gateway_mac(instance, u16::from_be_bytes([high, low]))
 }
 
-pub(super) fn gateway_peer_mac(instance: &str, network: u16) -> Mac {
+/// MAC of the other end of the gateway device.
+pub fn gateway_peer_mac(instance: &str, network: u16) -> Mac {
     mac(0x0e, instance, u32::from(network))
 }
 

@@ -7,9 +7,10 @@ use netns_ebpf_common::counters::Hook;
 use netns_ebpf_common::endpoint::Endpoint;
 use netns_ebpf_common::{Addr4, Addr6};
 
+use super::device::{HOST_END, in_the_way, write_device_settings};
 use super::names::{POD_IFNAME, device_group, endpoint_ifindex, gateway_mac, host_ifname, pod_mac};
 use super::{FirstError, Host, NetworkSpec, WiringError, local_route, write_settings};
-use crate::netlink::{AddressOptions, Netlink, Request, RouteSpec, VethEnd, VethPair};
+use crate::netlink::{AddressOptions, Link, Netlink, Request, RouteSpec, VethEnd, VethPair};
 use crate::netns::{Netns, NetnsName};
 
 /// The index of a namespace's loopback interface: the kernel makes it first (`LOOPBACK_IFINDEX`).
@@ -51,20 +52,21 @@ impl Host {
         }
         let inside = &Netlink::in_netns(netns)?;
         // Before the slot is touched: a device that is not ours must not lead to the removal of anything.
-        let there = self.is_wired(network, inside, pod)?;
+        let there = self.wired(pod, netns, inside)?;
         let mut endpoint = self.endpoint_of(network, pod);
-        if there {
+        if there.is_some() {
             endpoint.flags = self.datapath.endpoint(pod.slot)?.map_or(0, |e| e.flags);
         }
         self.datapath.put_endpoint(pod.slot, &endpoint)?;
         endpoint.flags |= if up { Endpoint::UP } else { 0 };
+        let is_there = there.is_some();
         let done = self.connect(network, pod, netns, inside, there);
         let done = match done {
             Ok(()) => self.datapath.put_endpoint(pod.slot, &endpoint).map_err(Into::into),
             Err(e) => Err(e),
         };
         if done.is_err()
-            && !there
+            && !is_there
             && let Err(e) = self.unwire_pod(pod.slot, pod.owner)
         {
             tracing::warn!("while undoing: {e}");
@@ -115,14 +117,11 @@ impl Host {
         }
     }
 
-    /// Whether the pod's veth is there, both ends of it.
-    fn is_wired(&self, network: &NetworkSpec, inside: &Netlink, pod: &PodSpec) -> Result<bool, WiringError> {
-        let index = endpoint_ifindex(pod.slot);
-        let Some(link) = self.netlink.link_by_index(index)? else { return Ok(false) };
-        let here = link.name == host_ifname(pod.slot) && link.mac == Some(gateway_mac(&self.instance, network.id));
-        let peer = inside.link_by_name(POD_IFNAME)?;
-        let there = peer.is_some_and(|p| p.mac == Some(pod_mac(&self.instance, pod.slot)));
-        if here && there { Ok(true) } else { Err(WiringError::Taken { name: link.name, index }) }
+    /// The pod's end of its veth, if that is there, both ends of it.
+    fn wired(&self, pod: &PodSpec, netns: &Netns, inside: &Netlink) -> Result<Option<Link>, WiringError> {
+        let Some(here) = self.netlink.link_by_index(endpoint_ifindex(pod.slot))? else { return Ok(None) };
+        let there = if self.is_ours(&here) { self.pods_end(&here, netns, &inside.links()?)?.cloned() } else { None };
+        there.map_or_else(|| Err(in_the_way(&here, &host_ifname(pod.slot))), |link| Ok(Some(link)))
     }
 
     fn connect(
@@ -131,40 +130,47 @@ impl Host {
         pod: &PodSpec,
         netns: &Netns,
         inside: &Netlink,
-        there: bool,
+        there: Option<Link>,
     ) -> Result<(), WiringError> {
         let (index, name) = (endpoint_ifindex(pod.slot), host_ifname(pod.slot));
-        if !there {
-            let here = VethEnd {
-                name: name.clone(),
-                index: Some(index),
-                mac: gateway_mac(&self.instance, network.id),
-                noarp: true,
-                group: device_group(&self.instance),
-            };
-            let peer = VethEnd {
-                name: POD_IFNAME.to_owned(),
-                index: None,
-                mac: pod_mac(&self.instance, pod.slot),
-                noarp: false,
-                group: 0,
-            };
-            let pair = VethPair { here: &here, peer: &peer, peer_netns: Some(netns), mtu_bytes: network.mtu_bytes };
-            self.netlink.create_veth(&pair)?;
-        }
-        let settings = [
-            // Nothing reaches the host's own stack by this device: it needs no address of its own. Should the program go, whatever the
-            // pod sends ends here, and is not forwarded with any source it likes.
-            (format!("ipv6/conf/{name}/disable_ipv6"), "1"),
-            (format!("ipv4/conf/{name}/forwarding"), "0"),
-            (format!("ipv4/conf/{name}/rp_filter"), "1"),
-        ];
+        let is_new = there.is_none();
+        let eth = match there {
+            Some(link) => link,
+            None => self.lay(network, pod, netns, inside)?,
+        };
         self.netns.run(|| {
-            write_settings(&settings)?;
+            write_device_settings(&name, &HOST_END)?;
             self.datapath.attach(Hook::FromPod, &name, index).map_err(WiringError::from)
         })??;
         self.netlink.set_up(index, true)?;
-        self.set_up_inside(network, pod, netns, inside)
+        self.set_up_inside(network, pod, netns, inside, &eth, is_new)
+    }
+
+    /// Makes the cable; the pod's end of it.
+    fn lay(&self, network: &NetworkSpec, pod: &PodSpec, netns: &Netns, inside: &Netlink) -> Result<Link, WiringError> {
+        let here = VethEnd {
+            name: host_ifname(pod.slot),
+            index: Some(endpoint_ifindex(pod.slot)),
+            mac: gateway_mac(&self.instance, network.id),
+            noarp: true,
+            group: device_group(&self.instance),
+        };
+        let peer = VethEnd {
+            name: POD_IFNAME.to_owned(),
+            index: None,
+            mac: pod_mac(&self.instance, pod.slot),
+            noarp: false,
+            group: 0,
+        };
+        let pair = VethPair { here: &here, peer: &peer, peer_netns: Some(netns), mtu_bytes: network.mtu_bytes };
+        if let Err(e) = self.netlink.create_veth(&pair) {
+            if e.is_exists() {
+                Self::is_free(&self.netlink, &here.name)?;
+                Self::is_free(inside, &peer.name)?;
+            }
+            return Err(e.into());
+        }
+        inside.link_by_name(POD_IFNAME)?.ok_or_else(|| WiringError::Gone(POD_IFNAME.to_owned()))
     }
 
     fn set_up_inside(
@@ -173,6 +179,8 @@ impl Host {
         pod: &PodSpec,
         netns: &Netns,
         inside: &Netlink,
+        eth: &Link,
+        is_new: bool,
     ) -> Result<(), WiringError> {
         let settings = [
             // An IPv4-only pod has no IPv6 of its own making either: nobody would answer it.
@@ -186,14 +194,19 @@ impl Host {
             (format!("ipv6/conf/{POD_IFNAME}/addr_gen_mode"), "0"),
         ];
         netns.run(|| write_settings(&settings))??;
-        let Some(eth) = inside.link_by_name(POD_IFNAME)? else {
-            return Err(WiringError::Taken { name: POD_IFNAME.to_owned(), index: 0 });
-        };
         let options = AddressOptions { nodad: true, noprefixroute: false };
         let mut changes = vec![Request::set_up(LOOPBACK, true), Request::set_up(eth.index, true)];
         for (net, gateway) in nets(network, pod) {
             changes.push(Request::add_address(eth.index, net, options).or_exists());
-            changes.push(Request::add_route(&RouteSpec::default_via(gateway, eth.index)).or_exists());
+            let default = RouteSpec::default_via(gateway, eth.index);
+            if is_new {
+                changes.push(Request::add_route(&default).or_exists());
+            } else {
+                // The kernel makes it with the address, and not again when somebody has taken it away.
+                changes.push(Request::lead_by(&RouteSpec::of_address(net, eth.index)).or_exists());
+                // Another one may be in its place.
+                changes.push(Request::put_route(&default).or_exists());
+            }
         }
         inside.request_all(changes)?;
         local_route::wait(netns, inside, pod.addr6.map(IpAddr::V6).as_slice())

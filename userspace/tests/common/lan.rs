@@ -23,8 +23,15 @@ impl Isolated {
             self.tool("sysctl", &format!("-qw {sysctl}"));
             self.ip(&format!("netns exec lan sysctl -qw {sysctl}"));
         }
-        self.ip("link add up0 type veth peer name lan0 netns lan");
         self.ip("-n lan link set lo up");
+        self.ip(&format!("-n lan addr add {}/32 dev lo", FAR[0]));
+        self.ip(&format!("-n lan addr add {}/128 dev lo nodad", FAR[1]));
+        self.plug_in();
+    }
+
+    /// Makes the cable into the `lan` that is there, with `up0` here.
+    pub fn plug_in(&self) {
+        self.ip("link add up0 type veth peer name lan0 netns lan");
         self.ip("-n lan link set lan0 up");
         self.ip("link set up0 up");
         for (uplink, length) in UPLINK.iter().zip([24, 64]) {
@@ -35,8 +42,6 @@ impl Isolated {
         {
             self.ip(&format!("-n lan addr add {address}/{length} dev lan0{}", nodad(address)));
         }
-        self.ip(&format!("-n lan addr add {}/32 dev lo", FAR[0]));
-        self.ip(&format!("-n lan addr add {}/128 dev lo nodad", FAR[1]));
         self.ip(&format!("-4 route add default via {} dev up0", SERVER[0]));
         self.ip(&format!("-6 route add default via {} dev up0", SERVER[1]));
         // The kernel takes the mark off in its own time, even where it detects no duplicates.

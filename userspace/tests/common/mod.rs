@@ -17,6 +17,7 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part of these tools")]
 
 pub mod command;
+pub mod drift;
 pub mod frame;
 pub mod kernel_log;
 pub mod lan;

@@ -1,19 +1,18 @@
 //! Wanted, present, difference: what of the rows is not there, in words and for programs, and what mends it. Pure.
 
 mod present;
+mod trouble;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::netns::NetnsId;
 use crate::store::{Row, RowId, State};
-use crate::sysctl::PortSet;
 
-pub use present::{Device, Inside, Present};
+pub use present::{Device, Inside, Led, Present, Way};
+pub use trouble::{Repair, Trouble};
 
 /// Something that is not as the rows say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,154 +23,6 @@ pub struct Difference {
     pub object: String,
     /// What is wrong.
     pub trouble: Trouble,
-}
-
-/// What can be wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
-    /// Programs and maps are gone.
-    NotLoaded,
-    /// The pod's namespace is gone.
-    NamespaceGone,
-    /// Another namespace has the pod's name.
-    NamespaceReplaced(NetnsId),
-    /// An interface is gone: the host's of that name, or a pod's.
-    DeviceGone(String),
-    /// It has another name.
-    Renamed {
-        /// The name it should have.
-        wanted: String,
-        /// The one it has.
-        found: String,
-    },
-    /// It is down.
-    Down(String),
-    /// It has another link-layer address, and is told by its index or name.
-    Mac(String),
-    /// It has another MTU.
-    Mtu {
-        /// Its name.
-        name: String,
-        /// The MTU it has, in bytes.
-        found: u32,
-        /// The one it should have.
-        wanted: u32,
-    },
-    /// It lacks addresses.
-    AddressesGone(BTreeSet<IpNet>),
-    /// It has addresses nobody gave it.
-    AddressesAdded(BTreeSet<IpNet>),
-    /// It lacks default routes.
-    RoutesGone(BTreeSet<IpAddr>),
-    /// It does not forward a family.
-    NotForwarding(&'static str),
-    /// A program is not attached to it.
-    Detached(&'static str),
-    /// Socket hooks are not attached.
-    SocketHooks(BTreeSet<&'static str>),
-    /// Ports are not reserved.
-    NotReserved(PortSet),
-    /// An uplink is away.
-    UplinkGone(String),
-    /// An uplink was made anew.
-    UplinkAnew(String),
-}
-
-/// How a difference is mended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Repair {
-    /// Everything is made again.
-    All,
-    /// The namespace is made again, and its interfaces.
-    Pod,
-    /// What is left of the row's devices is removed, then made again.
-    Anew,
-    /// The row is made again: what is there stays.
-    Again,
-    /// The next look at the host does it.
-    Refresh,
-}
-
-impl Trouble {
-    /// A word for programs.
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::NotLoaded => "not-loaded",
-            Self::NamespaceGone => "namespace-gone",
-            Self::NamespaceReplaced(_) => "namespace-replaced",
-            Self::DeviceGone(_) => "device-gone",
-            Self::Renamed { .. } => "device-renamed",
-            Self::Down(_) => "device-down",
-            Self::Mac(_) => "mac",
-            Self::Mtu { .. } => "mtu",
-            Self::AddressesGone(_) => "addresses-gone",
-            Self::AddressesAdded(_) => "addresses-added",
-            Self::RoutesGone(_) => "routes-gone",
-            Self::NotForwarding(_) => "not-forwarding",
-            Self::Detached(_) => "program-detached",
-            Self::SocketHooks(_) => "socket-hooks-detached",
-            Self::NotReserved(_) => "ports-not-reserved",
-            Self::UplinkGone(_) => "uplink-gone",
-            Self::UplinkAnew(_) => "uplink-anew",
-        }
-    }
-
-    /// What mends it, or why nothing does.
-    ///
-    /// # Errors
-    ///
-    /// The reason.
-    pub const fn repair(&self) -> Result<Repair, &'static str> {
-        match self {
-            Self::NotLoaded => Ok(Repair::All),
-            Self::NamespaceGone => Ok(Repair::Pod),
-            Self::NamespaceReplaced(_) => {
-                Err("the other one is somebody else's: give it another name, and the pod's is made anew")
-            }
-            Self::UplinkGone(_) => Err("it is used again as soon as there is an interface of that name"),
-            Self::DeviceGone(_) => Ok(Repair::Anew),
-            Self::Renamed { .. }
-            | Self::Down(_)
-            | Self::Mac(_)
-            | Self::Mtu { .. }
-            | Self::AddressesGone(_)
-            | Self::AddressesAdded(_)
-            | Self::RoutesGone(_)
-            | Self::Detached(_)
-            | Self::SocketHooks(_)
-            | Self::NotForwarding(_) => Ok(Repair::Again),
-            Self::NotReserved(_) | Self::UplinkAnew(_) => Ok(Repair::Refresh),
-        }
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fn list<T: fmt::Display>(items: &BTreeSet<T>) -> String {
-            items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        }
-        match self {
-            Self::NotLoaded => f.write_str("its programs and maps are gone"),
-            Self::NamespaceGone => f.write_str("its namespace is gone"),
-            Self::NamespaceReplaced(_) => f.write_str("another namespace has its name"),
-            Self::DeviceGone(name) => write!(f, "{name} is gone"),
-            Self::Renamed { wanted, found } => write!(f, "{wanted} is called {found}"),
-            Self::Down(name) => write!(f, "{name} is down"),
-            Self::Mac(name) => write!(f, "{name} has another link-layer address"),
-            Self::Mtu { name, found, wanted } => write!(f, "{name} has MTU {found}, not {wanted}"),
-            Self::AddressesGone(nets) => write!(f, "it lacks {}", list(nets)),
-            Self::AddressesAdded(nets) => write!(f, "it has {}, which nobody gave it", list(nets)),
-            Self::RoutesGone(gateways) => write!(f, "it lacks its default route via {}", list(gateways)),
-            Self::NotForwarding(family) => {
-                write!(f, "its gateway device does not forward {family}: the host's forwarding was switched off")
-            }
-            Self::Detached(hook) => write!(f, "program {hook} is not attached"),
-            Self::SocketHooks(hooks) => write!(f, "socket hooks are not attached: {}", list(hooks)),
-            Self::NotReserved(ports) => write!(f, "ports {ports} are not reserved any more"),
-            Self::UplinkGone(name) => write!(f, "uplink {name} is away"),
-            Self::UplinkAnew(name) => write!(f, "uplink {name} was made anew"),
-        }
-    }
 }
 
 impl fmt::Display for Difference {
@@ -227,12 +78,12 @@ pub fn differences(instance: &str, all: &State, present: &Present) -> Vec<Differ
             Row::Network(r) => {
                 let index = u16::try_from(r.id).map_or(0, crate::wiring::gateway_ifindex);
                 device_troubles(index, &wanted, present, &mut troubles);
-                let forwarding = present.not_forwarding.iter().filter(|(id, _)| *id == r.id);
-                troubles.extend(forwarding.map(|(_, family)| Trouble::NotForwarding(family)));
+                gateway_troubles(index, &wanted, present, &mut troubles);
             }
             Row::Pod(r) => match (wanted.namespaces.get(&r.id), present.namespaces.get(&r.id)) {
                 (Some(_), None) => troubles.push(Trouble::NamespaceGone),
                 (Some(a), Some(b)) if a != b => troubles.push(Trouble::NamespaceReplaced(*b)),
+                (Some(_), _) if present.nameless.contains(&r.id) => troubles.push(Trouble::NameGone),
                 _ => {}
             },
             Row::Attachment(r) => {
@@ -244,12 +95,16 @@ pub fn differences(instance: &str, all: &State, present: &Present) -> Vec<Differ
             }
             Row::Publish(_) => {}
         }
-        if let Some(all_of_it) = troubles.iter().find(|t| matches!(t, Trouble::DeviceGone(_))).cloned() {
-            troubles = vec![all_of_it];
+        let is_all_of_it = |t: &&Trouble| matches!(t, Trouble::DeviceGone(_));
+        let is_in_the_way = |t: &Trouble| matches!(t, Trouble::InTheWay { .. });
+        if let Some(all_of_it) = troubles.iter().find(is_all_of_it).cloned() {
+            // It cannot be made as long as something has its place.
+            let first = troubles.iter().find(|t| is_in_the_way(t)).cloned();
+            troubles = vec![first.unwrap_or(all_of_it)];
         }
         let object = words(&row, all);
         found.extend(troubles.into_iter().map(|trouble| Difference { row: row.id(), object: object.clone(), trouble }));
-        if matches!(found.first(), Some(Difference { trouble: Trouble::NotLoaded, .. })) {
+        if matches!(found.first(), Some(Difference { trouble: Trouble::NotLoaded | Trouble::PinsGone(_), .. })) {
             // Without its maps there is nothing to compare with.
             found.truncate(1);
             return found;
@@ -274,6 +129,10 @@ fn instance_troubles(wanted: &Present, present: &Present, troubles: &mut Vec<Tro
         troubles.push(Trouble::NotLoaded);
         return;
     }
+    if !present.pins_gone.is_empty() {
+        troubles.push(Trouble::PinsGone(present.pins_gone.clone()));
+        return;
+    }
     if !present.socket_hooks_off.is_empty() {
         troubles.push(Trouble::SocketHooks(present.socket_hooks_off.clone()));
     }
@@ -282,6 +141,12 @@ fn instance_troubles(wanted: &Present, present: &Present, troubles: &mut Vec<Tro
         troubles.push(Trouble::NotReserved(ports));
     }
     for (name, index) in &wanted.uplinks {
+        // By its index, whatever has its name by now.
+        let found = present.devices.get(index).map(|device| device.name.clone());
+        if let Some(found) = found.filter(|found| found != name) {
+            troubles.push(Trouble::UplinkRenamed { name: name.clone(), found });
+            continue;
+        }
         match present.uplinks.get(name) {
             None => troubles.push(Trouble::UplinkGone(name.clone())),
             Some(found) if found != index => troubles.push(Trouble::UplinkAnew(name.clone())),
@@ -298,7 +163,12 @@ fn instance_troubles(wanted: &Present, present: &Present, troubles: &mut Vec<Tro
 /// A device of the host that should be as wanted.
 fn device_troubles(index: u32, wanted: &Present, present: &Present, troubles: &mut Vec<Trouble>) {
     let Some(should) = wanted.devices.get(&index) else { return };
-    compare(should, present.devices.get(&index), troubles);
+    let is = present.devices.get(&index).filter(|device| device.ours);
+    let has_its_place = |(at, device): &(&u32, &Device)| match **at == index {
+        true => !device.ours,
+        false => device.name == should.name,
+    };
+    compare(should, is, present.devices.iter().find(has_its_place).map(|(at, d)| (Some(*at), d)), troubles);
     if let (Some(should), Some(is)) = (wanted.addresses.get(&index), present.addresses.get(&index)) {
         addresses_gone(should, is, troubles);
         let added: BTreeSet<_> = is.difference(should).copied().collect();
@@ -312,40 +182,90 @@ fn device_troubles(index: u32, wanted: &Present, present: &Present, troubles: &m
     troubles.extend(detached.map(|(hook, _)| Trouble::Detached(hook)));
 }
 
+/// The other end of a network's gateway device, and whether the host's routes lead to it.
+fn gateway_troubles(index: u32, wanted: &Present, present: &Present, troubles: &mut Vec<Trouble>) {
+    let Some(is) = present.devices.get(&index).filter(|device| device.ours) else { return };
+    if let Some(should) = wanted.peers.get(&index) {
+        let end = present.peers.get(&index);
+        let has_its_name = |(_, d): &(&u32, &Device)| d.name == should.name && end.is_none_or(|end| end != *d);
+        let other = present.devices.iter().find(has_its_name).map(|(at, d)| (Some(*at), d));
+        compare(should, end, other, troubles);
+    }
+    if !is.up {
+        // Its routes went with that.
+        return;
+    }
+    let (mut gone, mut elsewhere) = (BTreeSet::new(), BTreeMap::new());
+    for (address, should) in wanted.led.iter().filter(|(_, led)| led.index == index) {
+        match present.led.get(address) {
+            Some(led) if led.index == index => {}
+            Some(led) if led.destination.prefix_len() > should.destination.prefix_len() => {
+                let by = present.devices.get(&led.index).map_or_else(String::new, |d| d.name.clone());
+                elsewhere.entry(by).or_insert_with(BTreeSet::new).insert(led.destination);
+            }
+            _ => drop(gone.insert(should.destination)),
+        }
+    }
+    if !gone.is_empty() {
+        troubles.push(Trouble::HostRoutesGone(gone));
+    }
+    troubles.extend(elsewhere.into_iter().map(|(by, destinations)| Trouble::LedElsewhere { destinations, by }));
+}
+
 fn inside_troubles(attachment: u64, wanted: &Present, present: &Present, troubles: &mut Vec<Trouble>) {
     let Some(should) = wanted.inside.get(&attachment) else { return };
     let Some(device) = &should.device else { return };
-    let is = present.inside.get(&attachment);
-    compare(device, is.and_then(|i| i.device.as_ref()), troubles);
-    if let Some(is) = is {
-        // Others it may have: the data path lets nothing of theirs out.
-        addresses_gone(&should.addresses, &is.addresses, troubles);
-        let routes: BTreeSet<_> = should.gateways.difference(&is.gateways).copied().collect();
-        if !routes.is_empty() {
-            troubles.push(Trouble::RoutesGone(routes));
-        }
+    let Some(is) = present.inside.get(&attachment) else {
+        troubles.push(Trouble::DeviceGone(device.name.clone()));
+        return;
+    };
+    compare(device, is.device.as_ref(), is.other.as_ref().map(|other| (None, other)), troubles);
+    // Others it may have: the data path lets nothing of theirs out.
+    addresses_gone(&should.addresses, &is.addresses, troubles);
+    let routes: BTreeSet<_> = should.routes.difference(&is.routes).copied().collect();
+    if !routes.is_empty() {
+        troubles.push(Trouble::RoutesGone(routes));
     }
 }
 
-fn compare(should: &Device, is: Option<&Device>, troubles: &mut Vec<Trouble>) {
+/// Compares a device with what it should be; `other` has its place, by name or at its index.
+fn compare(should: &Device, is: Option<&Device>, other: Option<(Option<u32>, &Device)>, troubles: &mut Vec<Trouble>) {
     let name = should.name.clone();
+    let in_the_way = other.map(|(index, other)| {
+        let index = index.map_or_else(String::new, |index| format!("index {index}; "));
+        Trouble::InTheWay { wanted: name.clone(), other: format!("{} ({index}{})", other.name, other.whose) }
+    });
     let Some(is) = is else {
+        troubles.extend(in_the_way);
         troubles.push(Trouble::DeviceGone(name));
         return;
     };
     if is.name != should.name {
-        if is.mac != should.mac {
-            // Neither: somebody else's has the index.
-            troubles.push(Trouble::DeviceGone(name));
-            return;
-        }
-        troubles.push(Trouble::Renamed { wanted: name.clone(), found: is.name.clone() });
+        let renamed = Trouble::Renamed { wanted: name.clone(), found: is.name.clone() };
+        troubles.push(in_the_way.unwrap_or(renamed));
     }
     if is.mac != should.mac {
         troubles.push(Trouble::Mac(name.clone()));
     }
     if is.mtu_bytes != should.mtu_bytes {
         troubles.push(Trouble::Mtu { name: name.clone(), found: is.mtu_bytes, wanted: should.mtu_bytes });
+    }
+    if is.noarp != should.noarp {
+        troubles.push(Trouble::Neighbours(name.clone()));
+    }
+    if is.master != should.master {
+        troubles.push(Trouble::Port(name.clone()));
+    }
+    for (key, wanted) in &should.settings {
+        match (*key, is.settings.get(key)) {
+            (_, None) => {}
+            (_, Some(found)) if found == wanted => {}
+            ("ipv4/forwarding", Some(0)) => troubles.push(Trouble::NotForwarding("IPv4")),
+            ("ipv6/forwarding", Some(0)) => troubles.push(Trouble::NotForwarding("IPv6")),
+            (key, Some(found)) => {
+                troubles.push(Trouble::Setting { name: name.clone(), key, found: *found, wanted: *wanted });
+            }
+        }
     }
     if !is.up {
         troubles.push(Trouble::Down(name));

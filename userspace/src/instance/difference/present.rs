@@ -7,34 +7,68 @@ use ipnet::IpNet;
 use netns_ebpf_common::Mac;
 use netns_ebpf_common::counters::Hook;
 
+use crate::netlink::Family;
 use crate::netns::NetnsId;
 use crate::store::{AttachmentRow, NetworkRow, Phase, State};
 use crate::sysctl::PortSet;
 use crate::topology::{gateway, same_family};
-use crate::wiring::{gateway_ifindex, gateway_ifname, gateway_mac, host_ifname};
+use crate::wiring::{
+    HOST_END, gateway_ifindex, gateway_ifname, gateway_mac, gateway_peer_ifname, gateway_peer_mac, gateway_settings,
+    host_ifname,
+};
 
 /// An interface as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     /// Name.
     pub name: String,
+    /// Whether it is the one we made, whatever was done to it since.
+    pub ours: bool,
+    /// Where it is not: what is known of it, in words.
+    pub whose: String,
     /// Link-layer address.
     pub mac: Option<Mac>,
     /// Largest IP packet.
     pub mtu_bytes: u32,
     /// Administratively up.
     pub up: bool,
+    /// Does not resolve neighbours.
+    pub noarp: bool,
+    /// Index of the device it is a port of.
+    pub master: Option<u32>,
+    /// Its settings, by family and name: `ipv4/forwarding`. Those of a family that is off are absent.
+    pub settings: BTreeMap<&'static str, i32>,
+}
+
+/// A route to a destination by an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Way {
+    /// Where it leads.
+    pub destination: IpNet,
+    /// By way of whom; `None`: it is on the link.
+    pub gateway: Option<IpAddr>,
 }
 
 /// A pod's side of an attachment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inside {
-    /// The interface, found by its name or else by its link-layer address.
+    /// The interface, which is the host's end's other one.
     pub device: Option<Device>,
+    /// Another one that has its name.
+    pub other: Option<Device>,
     /// Its addresses, but for link-local ones.
     pub addresses: BTreeSet<IpNet>,
-    /// Gateways of its default routes.
-    pub gateways: BTreeSet<IpAddr>,
+    /// Routes by it.
+    pub routes: BTreeSet<Way>,
+}
+
+/// Where the host's routes lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Led {
+    /// The destination of the route.
+    pub destination: IpNet,
+    /// Index of its interface.
+    pub index: u32,
 }
 
 /// What is there of an instance. What does not matter to it is left out.
@@ -42,14 +76,20 @@ pub struct Inside {
 pub struct Present {
     /// Whether programs and maps are there.
     pub loaded: bool,
+    /// Pins of programs and maps that are not there.
+    pub pins_gone: BTreeSet<String>,
     /// Interfaces of the host, by index.
     pub devices: BTreeMap<u32, Device>,
     /// Addresses of gateway devices, but for link-local ones, by index.
     pub addresses: BTreeMap<u32, BTreeSet<IpNet>>,
-    /// Families that gateway devices do not forward, by network.
-    pub not_forwarding: BTreeSet<(u32, &'static str)>,
-    /// Namespaces of pods, by pod; none where there is none of that name.
+    /// The other ends of gateway devices, by those's index.
+    pub peers: BTreeMap<u32, Device>,
+    /// Where the host's routes lead to addresses of networks that it reaches.
+    pub led: BTreeMap<IpAddr, Led>,
+    /// Namespaces of pods, by pod; none where there is none.
     pub namespaces: BTreeMap<u64, NetnsId>,
+    /// Pods whose namespaces are there, but not under their name.
+    pub nameless: BTreeSet<u64>,
     /// The pods' sides, by attachment.
     pub inside: BTreeMap<u64, Inside>,
     /// Programs that are attached, by hook and index.
@@ -73,23 +113,34 @@ impl Present {
         for network in all.networks.iter().filter(|r| ready(r.phase)) {
             let Ok(id) = u16::try_from(network.id) else { continue };
             let index = gateway_ifindex(id);
-            let mac = Some(gateway_mac(instance, id));
-            let device = Device { name: gateway_ifname(id), mac, mtu_bytes: network.mtu_bytes, up: true };
-            wanted.devices.insert(index, device);
+            let ipv6 = network.network.subnets.iter().any(|s| matches!(s, IpNet::V6(_)));
+            let device = Device::wanted(gateway_ifname(id), gateway_mac(instance, id), network.mtu_bytes);
+            let settings = gateway_settings(ipv6).into_iter().collect();
+            wanted.devices.insert(index, Device { noarp: true, settings, ..device });
+            let peer = Device::wanted(gateway_peer_ifname(id), gateway_peer_mac(instance, id), network.mtu_bytes);
+            wanted.peers.insert(index, Device { noarp: true, ..peer });
             wanted.addresses.insert(index, gateway_addresses(network));
             wanted.attached.insert((Hook::FromHost.as_str(), index));
+            for subnet in network.network.subnets.iter().filter(|_| network.host_access) {
+                let led = Led { destination: subnet.trunc(), index };
+                wanted.led.extend(beside(gateway(*subnet)).filter(|a| subnet.contains(a)).map(|a| (a, led)));
+            }
         }
         for row in all.attachments.iter().filter(|r| ready(r.phase)) {
             let Some(network) = all.network(row.network) else { continue };
             let Ok(id) = u16::try_from(network.id) else { continue };
-            let mac = Some(gateway_mac(instance, id));
-            let device = Device { name: host_ifname(row.slot), mac, mtu_bytes: network.mtu_bytes, up: true };
-            wanted.devices.insert(row.ifindex, device);
+            let device = Device::wanted(host_ifname(row.slot), gateway_mac(instance, id), network.mtu_bytes);
+            let settings = HOST_END.into_iter().collect();
+            wanted.devices.insert(row.ifindex, Device { noarp: true, settings, ..device });
             wanted.attached.insert((Hook::FromPod.as_str(), row.ifindex));
-            let device =
-                Device { name: row.ifname.clone(), mac: Some(row.mac), mtu_bytes: network.mtu_bytes, up: true };
-            let (addresses, gateways) = nets(row, network);
-            wanted.inside.insert(row.id, Inside { device: Some(device), addresses, gateways });
+            let device = Some(Device::wanted(row.ifname.clone(), row.mac, network.mtu_bytes));
+            let (addresses, routes) = nets(row, network);
+            for (address, subnet) in row.addresses().filter_map(|a| Some((a, network.subnet_of(a)?))) {
+                if network.host_access && ready(network.phase) {
+                    wanted.led.insert(address, Led { destination: subnet.trunc(), index: gateway_ifindex(id) });
+                }
+            }
+            wanted.inside.insert(row.id, Inside { device, addresses, routes, ..Inside::default() });
         }
         let pods = all.pods.iter().filter(|r| ready(r.phase));
         wanted.namespaces = pods.filter_map(|p| Some((p.id, p.netns?))).collect();
@@ -102,15 +153,40 @@ fn gateway_addresses(row: &NetworkRow) -> BTreeSet<IpNet> {
     subnets.filter_map(|s| IpNet::new(gateway(*s), s.prefix_len()).ok()).collect()
 }
 
-/// An attachment's addresses with their prefix lengths, and the gateways of their families.
-fn nets(row: &AttachmentRow, network: &NetworkRow) -> (BTreeSet<IpNet>, BTreeSet<IpAddr>) {
+/// An attachment's addresses with their prefix lengths, and its routes.
+fn nets(row: &AttachmentRow, network: &NetworkRow) -> (BTreeSet<IpNet>, BTreeSet<Way>) {
     let mut nets = (BTreeSet::new(), BTreeSet::new());
     for address in row.addresses() {
-        let subnet = network.network.subnets.iter().find(|s| same_family(**s, address));
-        if let Some((net, subnet)) = subnet.and_then(|s| Some((IpNet::new(address, s.prefix_len()).ok()?, *s))) {
+        let subnet = network.subnet_of(address);
+        if let Some((net, subnet)) = subnet.and_then(|s| Some((IpNet::new(address, s.prefix_len()).ok()?, s))) {
             nets.0.insert(net);
-            nets.1.insert(gateway(subnet));
+            let gateway = gateway(subnet);
+            nets.1.insert(Way { destination: subnet.trunc(), gateway: None });
+            nets.1.insert(Way { destination: Family::of(gateway).default_net(), gateway: Some(gateway) });
         }
     }
     nets
+}
+
+/// The address behind another one.
+fn beside(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let next = match address {
+        IpAddr::V4(a) => u32::from(a).checked_add(1).map(|n| IpAddr::V4(n.into())),
+        IpAddr::V6(a) => u128::from(a).checked_add(1).map(|n| IpAddr::V6(n.into())),
+    };
+    next.into_iter()
+}
+
+impl Device {
+    /// One of ours as it should be.
+    fn wanted(name: String, mac: Mac, mtu_bytes: u32) -> Self {
+        let (whose, settings) = (String::new(), BTreeMap::new());
+        Self { name, ours: true, whose, mac: Some(mac), mtu_bytes, up: true, noarp: false, master: None, settings }
+    }
+}
+
+impl NetworkRow {
+    fn subnet_of(&self, address: IpAddr) -> Option<IpNet> {
+        self.network.subnets.iter().find(|s| same_family(**s, address)).copied()
+    }
 }

@@ -29,22 +29,30 @@ impl KernelPlatform {
         self.host.datapath().set_host_config(&wanted).map_err(fail)
     }
 
-    /// Brings what the programs know of an uplink up to date; its index, the former one while it is away.
-    fn refresh_uplink(&self, uplink: &UplinkRow) -> Result<u32, PlatformError> {
+    /// Brings what the programs know of an uplink up to date; its name and index, the former ones while it is away.
+    ///
+    /// It is told by its index: whoever has it called otherwise has not taken it away.
+    fn refresh_uplink(&self, uplink: &UplinkRow) -> Result<UplinkRow, PlatformError> {
         let UplinkRow { name, ifindex } = uplink;
         let of = || Object::Uplink(name.clone());
+        let renamed = self.host.netlink().link_by_index(*ifindex).tried(Op::Read, of())?.filter(|l| l.name != *name);
+        if let Some(link) = renamed {
+            tracing::info!("uplink {name:?} is called {:?} now", link.name);
+            let state = self.host.wire_uplink(&link.name).tried(Op::Make, of())?;
+            return Ok(UplinkRow { name: state.ifname, ifindex: state.ifindex });
+        }
         let present = self.host.netlink().link_by_name(name);
         if present.tried(Op::Read, of())?.is_none() {
             tracing::warn!("uplink {name:?} is gone: no pod reaches the LAN by it until it is back");
             self.host.unwire_uplink(*ifindex).tried(Op::Remove, of())?;
-            return Ok(*ifindex);
+            return Ok(uplink.clone());
         }
         let state = self.host.wire_uplink(name);
         let state = state.tried(Op::Make, of())?;
         if state.ifindex != *ifindex {
             self.host.unwire_uplink(*ifindex).tried(Op::Remove, of())?;
         }
-        Ok(state.ifindex)
+        Ok(UplinkRow { name: state.ifname, ifindex: state.ifindex })
     }
 
     pub(super) fn refresh_host(&self, instance: &InstanceRow) -> Result<Vec<UplinkRow>, PlatformError> {
@@ -55,7 +63,7 @@ impl KernelPlatform {
         let went = went.tried(Op::Read, Object::Host)?;
         let mut uplinks = instance.uplinks.clone();
         for uplink in &mut uplinks {
-            uplink.ifindex = self.refresh_uplink(uplink)?;
+            *uplink = self.refresh_uplink(uplink)?;
         }
         // A program that runs now may still make a flow of what was before.
         if went || self.host.datapath().uplinks().map_err(stale)? != before {

@@ -2,6 +2,7 @@
 
 mod follow;
 mod host;
+mod mend;
 mod observe;
 mod sweep;
 
@@ -207,43 +208,10 @@ impl KernelPlatform {
         }
     }
 
-    fn mend_with(&self, repair: Repair, row: &Row, all: &State, note: Note<'_>) -> Result<(), PlatformError> {
-        let fail = |source: Cause| PlatformError::new(Op::Mend, Object::of(row, all), source);
-        let anew = matches!(repair, Repair::Anew | Repair::Pod);
-        match (repair, row) {
-            (Repair::All, _) => {
-                let Some(instance) = &all.instance else { return Ok(()) };
-                self.unload()?;
-                self.load(instance)?;
-                for row in all.rows().filter(|r| r.phase().is_live() && !matches!(r, Row::Instance(_))) {
-                    self.remake(&row, all, false).map_err(fail)?;
-                }
-                Ok(())
-            }
-            (Repair::Pod, Row::Pod(pod)) => {
-                let of_pod: Vec<_> = all.attachments_of(pod.id).cloned().collect();
-                for row in &of_pod {
-                    // One whose namespace lives on without its name, by a process in it, holds the pod's addresses.
-                    self.host.delete_cable(row.slot).map_err(|e| fail(e.into()))?;
-                }
-                let mut made = all.clone();
-                let changed = std::cell::RefCell::new(None);
-                self.make_pod(pod, &mut |row| {
-                    *changed.borrow_mut() = Some(row.clone());
-                    note(row)
-                })?;
-                made.apply(&changed.take().map(crate::store::Change::Put).into_iter().collect::<Vec<_>>());
-                of_pod.iter().try_for_each(|row| self.wire(row, &made, Wire::Again { anew: true })).map_err(fail)
-            }
-            (_, Row::Instance(_)) => self.host.wire_host_sockets().map_err(|e| fail(e.into())),
-            (_, row) => self.remake(row, all, anew).map_err(fail),
-        }
-    }
-
     fn remake(&self, row: &Row, all: &State, anew: bool) -> Result<(), Cause> {
         match row {
             Row::Instance(_) | Row::Pod(_) => Ok(()),
-            Row::Network(r) => Ok(self.host.mend_gateway(&network_spec(r))?),
+            Row::Network(r) => Ok(self.host.mend_gateway(&network_spec(r), anew)?),
             Row::Attachment(r) => self.wire(r, all, Wire::Again { anew }),
             Row::Publish(r) => Ok(self.host.wire_publish(&publish_spec(r, all))?),
         }

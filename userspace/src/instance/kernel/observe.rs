@@ -1,18 +1,20 @@
 //! What is there of an instance, asked of the kernel.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netns_ebpf_common::counters::Hook;
 
-use super::super::difference::{Device, Inside, Present};
+use super::super::difference::{Device, Inside, Led, Present, Way};
 use super::super::platform::{Cause, Object, Op, PlatformError, Tried};
 use super::super::specs::id16;
+use super::mend::Nameless;
 use super::{KernelPlatform, is_pods, open_pod};
 use crate::datapath::{Datapath, cgroup_root};
 use crate::netlink::{Link, Netlink};
 use crate::netns::{Netns, NetnsError, NetnsId};
 use crate::store::{AttachmentRow, PodRow, State};
+use crate::wiring::{gateway_ifindex, whose};
 
 impl KernelPlatform {
     pub(super) fn look(&self, all: &State) -> Result<Present, PlatformError> {
@@ -25,8 +27,13 @@ impl KernelPlatform {
         if all.instance.is_none() || !present.loaded {
             return Ok(present);
         }
+        present.pins_gone = self.host.datapath().pins_gone().tried(Op::Read, Object::Datapath)?;
+        if !present.pins_gone.is_empty() {
+            return Ok(present);
+        }
         let links = self.host.netlink().links().tried(Op::Read, Object::Host)?;
-        present.devices = links.iter().map(|link| (link.index, device(link))).collect();
+        let ours = |link: &Link| device(link, self.host.is_ours(link));
+        present.devices = links.iter().map(|link| (link.index, ours(link))).collect();
         let uplinks = all.instance.iter().flat_map(|row| &row.uplinks);
         let index = |name: &str| links.iter().find(|l| l.name == name).map(|l| l.index);
         present.uplinks = uplinks.filter_map(|u| Some((u.name.clone(), index(&u.name)?))).collect();
@@ -36,13 +43,20 @@ impl KernelPlatform {
                 present.addresses.entry(address.index).or_default().insert(address.net);
             }
         }
-        for network in &all.networks {
-            let families = self.host.not_forwarding(id16(network.id)).tried(Op::Read, Object::Host)?;
-            present.not_forwarding.extend(families.into_iter().map(|family| (network.id, family)));
+        for index in all.networks.iter().map(|n| gateway_ifindex(id16(n.id))) {
+            let here = links.iter().find(|link| link.index == index && self.host.is_ours(link));
+            let end = here.and_then(|here| self.host.gateways_end(here, &links));
+            present.peers.extend(end.map(|end| (index, ours(end))));
+        }
+        for address in Present::wanted(self.dirs.name(), all).led.into_keys() {
+            let route = self.host.netlink().route_to(address).tried(Op::Read, Object::Host)?;
+            let led = route.and_then(|r| Some(Led { destination: r.destination, index: r.oif? }));
+            present.led.extend(led.map(|led| (address, led)));
         }
         self.look_at_programs(&links, &mut present)?;
+        let nameless = Nameless::default();
         for pod in &all.pods {
-            self.look_into(pod, all, &mut present)?;
+            self.look_into(pod, all, (&links, &nameless), &mut present)?;
         }
         Ok(present)
     }
@@ -55,22 +69,40 @@ impl KernelPlatform {
             let found = found.tried(Op::Read, Object::Datapath)?.tried(Op::Read, Object::Datapath)?;
             present.attached.extend(found.into_iter().map(|index| (hook.as_str(), index)));
         }
-        if datapath.has_socket_hooks() {
-            let root = cgroup_root().tried(Op::Read, Object::Datapath)?;
+        if datapath.wants_socket_hooks().tried(Op::Read, Object::Datapath)?
+            // Without its mount nobody can tell, and they go on.
+            && let Ok(root) = cgroup_root()
+        {
             present.socket_hooks_off = datapath.socket_hooks_off(&root).tried(Op::Read, Object::Datapath)?;
         }
         Ok(())
     }
 
     /// A pod's namespace and what is in it. One that is not the pod's is only told apart, never entered.
-    fn look_into(&self, pod: &PodRow, all: &State, present: &mut Present) -> Result<(), PlatformError> {
+    fn look_into(
+        &self,
+        pod: &PodRow,
+        all: &State,
+        (links, nameless): (&[Link], &Nameless),
+        present: &mut Present,
+    ) -> Result<(), PlatformError> {
         let failed = |source: Cause| PlatformError::new(Op::Read, Object::of(&pod.clone().into(), all), source);
         let netns = match open_pod(&PodRow { netns: None, cookie: None, ..pod.clone() }) {
-            Ok(netns) => netns,
-            Err(e) if e.is_absent() => return Ok(()),
+            Ok(netns) => Some(netns),
+            Err(e) if e.is_absent() => None,
             // A file that stands for none, as an unmounted name is.
-            Err(NetnsError::NotNetns { .. }) => return Ok(()),
+            Err(NetnsError::NotNetns { .. }) => None,
             Err(e) => return Err(failed(e.into())),
+        };
+        let netns = match netns {
+            Some(netns) => netns,
+            None => match nameless.find(pod).map_err(|e| failed(e.into()))? {
+                Some(netns) => {
+                    present.nameless.insert(pod.id);
+                    netns
+                }
+                None => return Ok(()),
+            },
         };
         // The kernel has given the number of one that is gone to another.
         let number_again = pod.netns == Some(netns.id()) && !is_pods(pod, &netns);
@@ -80,34 +112,53 @@ impl KernelPlatform {
             return Ok(());
         }
         let rows: Vec<&AttachmentRow> = all.attachments_of(pod.id).collect();
-        let inside = look_inside(&netns, &rows).map_err(failed)?;
+        let inside = self.look_inside(&netns, &rows, links).map_err(failed)?;
         present.inside.extend(inside);
         Ok(())
     }
-}
 
-fn look_inside(netns: &Netns, rows: &[&AttachmentRow]) -> Result<BTreeMap<u64, Inside>, Cause> {
-    let netlink = Netlink::in_netns(netns)?;
-    let (links, addresses, routes) = (netlink.links()?, netlink.addresses(None)?, netlink.routes()?);
-    let mut found = BTreeMap::new();
-    for row in rows {
-        let by_name = links.iter().find(|l| l.name == row.ifname);
-        let link = by_name.or_else(|| links.iter().find(|l| l.mac == Some(row.mac)));
-        let of = |index: u32| link.is_some_and(|l| l.index == index);
-        let addresses = addresses.iter().filter(|a| of(a.index) && !is_link_local(a.addr()));
-        let defaults = routes.iter().filter(|r| r.is_default() && r.oif.is_some_and(of));
-        let inside = Inside {
-            device: link.map(device),
-            addresses: addresses.map(|a| a.net).collect(),
-            gateways: defaults.filter_map(|r| r.gateway).collect::<BTreeSet<_>>(),
-        };
-        found.insert(row.id, inside);
+    fn look_inside(
+        &self,
+        netns: &Netns,
+        rows: &[&AttachmentRow],
+        host: &[Link],
+    ) -> Result<BTreeMap<u64, Inside>, Cause> {
+        let netlink = Netlink::in_netns(netns)?;
+        let (links, addresses, routes) = (netlink.links()?, netlink.addresses(None)?, netlink.routes()?);
+        let mut found = BTreeMap::new();
+        for row in rows {
+            let here = host.iter().find(|link| link.index == row.ifindex && self.host.is_ours(link));
+            let link = here.map(|here| self.host.pods_end(here, netns, &links)).transpose()?.flatten();
+            let of = |index: u32| link.is_some_and(|l| l.index == index);
+            // What is left of a cable whose other end was taken elsewhere is ours, and in nobody's way.
+            let is_other =
+                |l: &&Link| l.name == row.ifname && !of(l.index) && (here.is_some() || l.mac != Some(row.mac));
+            let addresses = addresses.iter().filter(|a| of(a.index) && !is_link_local(a.addr()));
+            let ways = routes.iter().filter(|r| r.oif.is_some_and(of));
+            let inside = Inside {
+                device: link.map(|link| device(link, true)),
+                other: links.iter().find(is_other).map(|link| device(link, false)),
+                addresses: addresses.map(|a| a.net).collect(),
+                routes: ways.map(|r| Way { destination: r.destination, gateway: r.gateway }).collect(),
+            };
+            found.insert(row.id, inside);
+        }
+        Ok(found)
     }
-    Ok(found)
 }
 
-fn device(link: &Link) -> Device {
-    Device { name: link.name.clone(), mac: link.mac, mtu_bytes: link.mtu_bytes, up: link.up }
+fn device(link: &Link, ours: bool) -> Device {
+    Device {
+        name: link.name.clone(),
+        ours,
+        whose: if ours { String::new() } else { whose(link.kind.as_deref(), link.group) },
+        mac: link.mac,
+        mtu_bytes: link.mtu_bytes,
+        up: link.up,
+        noarp: link.noarp,
+        master: link.master,
+        settings: link.settings.clone(),
+    }
 }
 
 const fn is_link_local(address: IpAddr) -> bool {

@@ -7,7 +7,7 @@ use super::KernelPlatform;
 use crate::netlink::Netlink;
 use crate::netns::{Netns, NetnsId, NetnsName, delete_named_if, list_named};
 use crate::sysctl::PortSet;
-use crate::wiring::{POD_IFNAME, gateway_ifindex, gateway_ifname, gateway_mac, host_ifname, is_gateway_mac, pod_mac};
+use crate::wiring::{gateway_ifindex, pod_mac};
 
 /// Devices of an instance in its host namespace.
 #[derive(Debug, Default)]
@@ -42,18 +42,13 @@ impl KernelPlatform {
     }
 
     fn devices(&self) -> Result<Devices, PlatformError> {
-        let instance = self.dirs.name();
         let links = self.host.netlink().links().tried(Op::Read, Object::Host)?;
         let mut devices = Devices::default();
         for link in links {
             let slot = link.index.wrapping_sub(abi::IFINDEX_ENDPOINT);
             let network = u16::try_from(link.index.wrapping_sub(abi::IFINDEX_GATEWAY)).unwrap_or(0);
-            let is_pods = slot < abi::MAX_ENDPOINTS
-                && link.name == host_ifname(slot)
-                && link.mac.is_some_and(|mac| is_gateway_mac(instance, mac));
-            let is_gateway = link.index == gateway_ifindex(network)
-                && link.name == gateway_ifname(network)
-                && link.mac == Some(gateway_mac(instance, network));
+            let is_pods = slot < abi::MAX_ENDPOINTS && self.host.is_ours(&link);
+            let is_gateway = network > 0 && link.index == gateway_ifindex(network) && self.host.is_ours(&link);
             if is_pods {
                 devices.slots.push(slot);
             }
@@ -71,9 +66,10 @@ impl KernelPlatform {
             // Somebody's half-made or already deleted one: none of ours, which were complete.
             let Ok(netns) = Netns::open_named(&name) else { continue };
             let inside = Netlink::in_netns(&netns).tried(Op::Read, Object::Host)?;
-            let eth = inside.link_by_name(POD_IFNAME).tried(Op::Read, Object::Host)?;
+            let links = inside.links().tried(Op::Read, Object::Host)?;
+            // A device we made has this address, whatever it is called.
             let is_ours = |mac| slots.iter().any(|slot| mac == pod_mac(self.dirs.name(), *slot));
-            if eth.and_then(|l| l.mac).is_some_and(is_ours) {
+            if links.iter().any(|l| l.kind.as_deref() == Some("veth") && l.mac.is_some_and(is_ours)) {
                 found.push((name, netns.id()));
             }
         }

@@ -12,7 +12,7 @@ use crate::store::{
     AttachmentRow, BackendRow, NetworkRow, Origin, Phase, PodRow, PublishRow, Source, State, Withdrawal,
 };
 use crate::topology::{self, Backend, HostFacts, InputError, Network, Pod, Problem, SharedPublish, Topology};
-use crate::wiring::{POD_IFNAME, endpoint_ifindex, pod_mac};
+use crate::wiring::{POD_IFNAME, endpoint_ifindex, gateway_ifname, gateway_peer_ifname, host_ifname, pod_mac};
 
 /// Numbers and addresses that are still free.
 pub(super) struct Grants<'a> {
@@ -21,6 +21,7 @@ pub(super) struct Grants<'a> {
     slots: HashSet<u32>,
     indexes: HashSet<u32>,
     ifindexes: HashSet<u32>,
+    ifnames: HashSet<&'a str>,
     addresses: HashSet<(u32, IpAddr)>,
     facts: &'a HostFacts,
     instance: &'a str,
@@ -36,13 +37,14 @@ impl<'a> Grants<'a> {
             slots: state.attachments.iter().map(|a| a.slot).collect(),
             indexes: state.publishes.iter().map(|q| q.index).collect(),
             ifindexes: facts.interfaces.iter().map(|i| i.index).collect(),
+            ifnames: facts.interfaces.iter().map(|i| i.name.as_str()).collect(),
             addresses: addresses.flat_map(|row| row.addresses().map(|a| (row.network, a))).collect(),
             facts,
             instance,
         }
     }
 
-    /// The lowest number that is free and, where it stands for an interface index, taken by no interface.
+    /// The lowest number that is free and, where it stands for an interface's index and name, taken by no interface.
     fn lowest(used: &mut HashSet<u32>, taken: impl Fn(u32) -> bool, from: u32, limit: u32) -> Result<u32, Problem> {
         let free = (from..limit).find(|n| !used.contains(n) && !taken(*n)).ok_or(Problem::TooMany(limit - from))?;
         used.insert(free);
@@ -50,7 +52,12 @@ impl<'a> Grants<'a> {
     }
 
     pub(super) fn network(&mut self, network: &Network, host_mtu: u32) -> Result<NetworkRow, Problem> {
-        let taken = |id| self.ifindexes.contains(&(abi::IFINDEX_GATEWAY + id));
+        let taken = |id| {
+            let names =
+                u16::try_from(id).map_or_else(|_| Vec::new(), |id| vec![gateway_ifname(id), gateway_peer_ifname(id)]);
+            self.ifindexes.contains(&(abi::IFINDEX_GATEWAY + id))
+                || names.iter().any(|name| self.ifnames.contains(name.as_str()))
+        };
         let id = Self::lowest(&mut self.ids, taken, 1, abi::MAX_NETWORKS)?;
         let overlaps = |other: &NetworkRow| {
             let pairs = network.subnets.iter().flat_map(|a| other.network.subnets.iter().map(move |b| (a, b)));
@@ -91,7 +98,9 @@ impl<'a> Grants<'a> {
                 continue;
             }
             let field = |f: &str| format!("pod[{i}].{f}");
-            let taken = |slot| self.ifindexes.contains(&(abi::IFINDEX_ENDPOINT + slot));
+            let taken = |slot| {
+                self.ifindexes.contains(&endpoint_ifindex(slot)) || self.ifnames.contains(host_ifname(slot).as_str())
+            };
             let slot = Self::lowest(&mut self.slots, taken, 0, abi::MAX_ENDPOINTS)
                 .map_err(|p| error(InputError::new(field("name"), &pod.name, p)))?;
             let row = PodRow {
