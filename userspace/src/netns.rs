@@ -11,6 +11,7 @@ mod mounts;
 mod name;
 mod named;
 mod procs;
+mod wait;
 mod watch;
 
 use std::fs::File;
@@ -20,6 +21,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -33,6 +35,7 @@ pub use mounts::require_lasting_names;
 pub use name::{NameError, NetnsName};
 pub use named::{RUN_DIR, delete_named, delete_named_if, ensure_run_dir, identify, list_named, remove_run_dir};
 pub use procs::{names_of, pids_by_namespace, pids_in};
+pub use wait::set_patience;
 pub use watch::{NameEvent, NameWatch};
 
 /// What can go wrong with a namespace.
@@ -63,6 +66,14 @@ pub enum NetnsError {
          that, or for another network namespace by `nsenter --net={RUN_DIR}/NAME`, which leaves the mounts alone"
     )]
     NamesCutOff,
+    /// Another process has the lock of the names.
+    #[error("the names in {RUN_DIR} are locked by {holder}; gave up after {} s", waited.as_secs())]
+    Busy {
+        /// Who has it, in words.
+        holder: String,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// A process that should exist does not.
     #[error("no process {0}")]
     NoProcess(i32),

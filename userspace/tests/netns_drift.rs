@@ -281,3 +281,56 @@ fn an_uplink() {
         all_flows(here);
     });
 }
+
+/// Cut from the host's switch for all devices of a family, which the kernel takes to be one for each.
+#[test]
+fn ipv6_forwarding_toggled() {
+    isolated(|here| {
+        here.pods();
+        for mender in [Mender::Repair, Mender::Up] {
+            harmed(here, "all/forwarding toggled", "not-forwarding", mender, || {
+                for value in ["1", "0"] {
+                    fs::write("/proc/sys/net/ipv6/conf/all/forwarding", value).expect("switch forwarding");
+                }
+                // Which is the kernel's way with routes it was told of as a host.
+                here.ip(&format!("-6 route replace default via {} dev up0", SERVER[1]));
+            });
+        }
+    });
+}
+
+/// An uplink without a link layer has a program of its own.
+#[test]
+fn the_program_of_an_uplink_without_a_link_layer() {
+    isolated(|here| {
+        here.ip("tuntap add dev up0 mode tun");
+        here.ip("link set up0 up");
+        here.ip(&format!("addr add {}/24 dev up0", UPLINK[0]));
+        here.ip("route add default dev up0");
+        here.up(common::pods::TOPOLOGY).ok();
+        for mender in [&["repair"][..], &["up", "-f", "/run/topology.toml"]] {
+            assert_eq!(differences(here, 0, "before"), Vec::<Value>::new());
+            detach(here, "from_uplink_l3", "up0");
+            let found = differences(here, 3, "detached");
+            assert!(found.iter().all(|d| d["kind"] == "program-detached"), "{found:#?}");
+            here.netns(mender).ok();
+        }
+        assert_eq!(differences(here, 0, "after"), Vec::<Value>::new());
+    });
+}
+
+/// An address that was replaced is one that is gone and one that is the pod's own affair.
+#[test]
+fn an_address_that_was_changed() {
+    isolated(|here| {
+        here.pods();
+        harmed(here, "address changed", "addresses-gone", Mender::Repair, || {
+            here.ip("-n red addr del 10.244.0.10/24 dev eth0");
+            here.ip("-n red addr add 10.244.0.99/24 dev eth0");
+        });
+        harmed(here, "length of the prefix changed", "addresses-gone", Mender::Up, || {
+            here.ip("-n red addr del fd00:244::10/64 dev eth0");
+            here.ip("-n red addr add fd00:244::10/128 dev eth0 nodad");
+        });
+    });
+}

@@ -133,6 +133,7 @@ impl CliError {
             Self::Probe(ProbeError::Privilege { .. } | ProbeError::Feature { .. }) => "unsupported",
             Self::Belongs { .. } => "belongs",
             Self::Netns(NetnsError::Another(_)) => "another",
+            Self::Netns(NetnsError::Busy { .. }) => "busy",
             Self::Netns(e) if e.is_exists() => "exists",
             Self::Netns(e) if e.is_absent() => "absent",
             Self::NoNamespace(_) | Self::PodWithoutNamespace { .. } => "absent",

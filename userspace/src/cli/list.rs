@@ -9,7 +9,7 @@ use super::table::{list, table};
 use super::{CliError, Global, nsid};
 use crate::instance::{Dirs, PodView, STATE_ROOT, is_hidden, open_pod};
 use crate::netlink::Nsid;
-use crate::netns::list_named;
+use crate::netns::{Netns, list_named};
 use crate::probe;
 use crate::store::Store;
 
@@ -30,6 +30,8 @@ struct Entry {
     nsid: Option<Nsid>,
     /// The instance it is a pod of.
     instance: Option<String>,
+    /// Whether that has its devices in the network namespace the command runs in.
+    here: Option<bool>,
     /// The pod.
     #[serde(flatten)]
     pod: Option<PodFields>,
@@ -57,6 +59,8 @@ pub(super) fn run(global: &Global, _: &ListArgs) -> Result<u8, CliError> {
     let names: Vec<String> = list_named()?.iter().map(|n| n.as_str().to_owned()).collect();
     let mut entries = Vec::new();
     let wanted = global.instance.as_deref();
+    let current = Netns::current()?.id();
+    let current = format!("{}:{}", current.dev, current.ino);
     let hidden = is_hidden(Path::new(STATE_ROOT));
     if hidden {
         if wanted.is_some() {
@@ -77,12 +81,26 @@ pub(super) fn run(global: &Global, _: &ListArgs) -> Result<u8, CliError> {
                 continue;
             }
         };
+        let host = state.instance.as_ref().map(|row| (row.host_netns.clone(), row.host_id.clone()));
+        let (host_netns, host_id) = host.unwrap_or_default();
+        let is_here = host_id.is_empty() || host_id == current;
+        if !is_here && host_netns.is_none() {
+            tracing::warn!("instance {instance:?} is in network namespace {host_id}, not in this one ({current})");
+        }
         for PodView { name, network, addresses, slot, publish, .. } in state.pod_views() {
             // Another namespace of that name is not the pod's.
             let present = state.pod(&name).is_some_and(|pod| open_pod(pod).is_ok());
             let pod = Some(PodFields { network, addresses, slot, publish });
             let nsid = nsid::of_name(&name);
-            entries.push(Entry { name, present, kind: Kind::Pod, nsid, instance: Some(instance.clone()), pod });
+            entries.push(Entry {
+                name,
+                present,
+                kind: Kind::Pod,
+                nsid,
+                instance: Some(instance.clone()),
+                here: Some(is_here),
+                pod,
+            });
         }
     }
     if wanted.is_none() {
@@ -90,7 +108,7 @@ pub(super) fn run(global: &Global, _: &ListArgs) -> Result<u8, CliError> {
         let kind = if hidden { Kind::Unknown } else { Kind::Bare };
         let entry = |name: String| {
             let nsid = nsid::of_name(&name);
-            Entry { name, present: true, kind, nsid, instance: None, pod: None }
+            Entry { name, present: true, kind, nsid, instance: None, here: None, pod: None }
         };
         entries.extend(bare.into_iter().map(entry));
     }
@@ -100,7 +118,10 @@ pub(super) fn run(global: &Global, _: &ListArgs) -> Result<u8, CliError> {
             .map(|e| match &e.pod {
                 Some(p) => [
                     e.name.clone(),
-                    e.instance.clone().unwrap_or_default(),
+                    match e.here {
+                        Some(false) => format!("{} (elsewhere)", e.instance.as_deref().unwrap_or_default()),
+                        _ => e.instance.clone().unwrap_or_default(),
+                    },
                     p.network.clone(),
                     list(&p.addresses),
                     list(&p.publish),

@@ -34,6 +34,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::instance::{Dirs, choose};
+use crate::netns::set_patience;
 
 pub use error::CliError;
 pub use open::open;
@@ -70,7 +71,8 @@ pub struct Global {
     /// The instance [default: the only one that is up, else "default"]
     #[arg(long, global = true, env = "NETNS_INSTANCE", value_name = "NAME")]
     pub instance: Option<String>,
-    /// Give up after so many seconds if another verb is changing the instance [default: wait until it is done]
+    /// Give up after so many seconds if another verb is changing the instance, or another process has the lock of the names
+    /// [default: wait until it is done]
     #[arg(long, global = true, value_name = "SECONDS")]
     pub wait: Option<u32>,
     /// Output format
@@ -142,6 +144,9 @@ impl Cli {
     /// Why it failed; [`CliError::exit_status`] is the status then.
     pub fn run(self) -> Result<u8, CliError> {
         let global = &self.global;
+        if let Some(patience) = global.patience() {
+            set_patience(patience);
+        }
         match self.verb {
             Verb::Run(args) => run::run(global, &args),
             Verb::Agent(args) => agent::run(global, &args),
@@ -170,8 +175,12 @@ impl Cli {
 impl Global {
     /// Where the instance is that a verb is about.
     fn dirs(&self, verb: &'static str) -> Result<Dirs, CliError> {
-        let patience = self.wait.map(|seconds| Duration::from_secs(seconds.into()));
-        Ok(choose(self.instance.as_deref())?.for_verb(verb, patience))
+        Ok(choose(self.instance.as_deref())?.for_verb(verb, self.patience()))
+    }
+
+    /// How long a verb waits for others.
+    fn patience(&self) -> Option<Duration> {
+        self.wait.map(|seconds| Duration::from_secs(seconds.into()))
     }
 
     /// Prints a result: as JSON, or as the text `text` makes of it.

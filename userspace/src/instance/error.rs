@@ -19,8 +19,8 @@ pub enum InstanceError {
     /// Several instances are up and none was chosen.
     #[error("several instances are up ({}); choose one with --instance", .0.join(", "))]
     Several(Vec<String>),
-    /// The file no longer has pods that are in use.
-    #[error("processes run in pods the file does not have: {}; --prune deletes them all the same", .0.join(", "))]
+    /// Pods that are in use would go: the file no longer has them, or they are left of an instance whose state was lost.
+    #[error("processes run in pods that would be deleted: {}; --prune deletes them all the same", .0.join(", "))]
     Occupied(Vec<String>),
     /// Which namespaces there are, or who is in them, cannot be read.
     #[error(transparent)]

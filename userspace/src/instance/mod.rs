@@ -19,6 +19,7 @@ mod specs;
 mod status;
 mod verbs;
 mod view;
+mod wreck;
 
 use crate::store::{State, Store};
 

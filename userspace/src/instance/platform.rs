@@ -6,7 +6,7 @@ use std::io;
 use super::difference::{Difference, Present};
 use crate::datapath::DatapathError;
 use crate::netlink::NetlinkError;
-use crate::netns::NetnsError;
+use crate::netns::{NetnsError, NetnsId, NetnsName};
 use crate::probe::ProbeError;
 use crate::store::{Row, RowId, State, StoreError};
 use crate::sysctl::{PortSet, SysctlError};
@@ -24,6 +24,15 @@ pub struct HostPorts {
     pub local: PortSet,
     /// Those it gives to nobody who does not ask for them by number.
     pub reserved: PortSet,
+}
+
+/// What is left of an instance whose rows are lost.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wreck {
+    /// Names and identities of its pods' namespaces.
+    pub pods: Vec<(NetnsName, NetnsId)>,
+    /// Indexes and names of its devices on the host.
+    pub links: Vec<(u32, String)>,
 }
 
 /// The kernel side of an instance, seen from its host namespace.
@@ -74,6 +83,9 @@ pub trait Platform: PortProbe {
     ///
     /// What is not recognised as the row's own by its identity is left alone, whatever its name.
     fn remove(&mut self, rows: &[Row], all: &State, whole: bool) -> Result<Vec<String>, PlatformError>;
+
+    /// What can be recognised as the instance's own without its rows.
+    fn wreck(&self) -> Result<Wreck, PlatformError>;
 
     /// Removes what can be recognised as the instance's own without its rows. `None`: there is nothing.
     fn sweep(&mut self) -> Result<Option<Vec<String>>, PlatformError>;
@@ -248,6 +260,7 @@ impl PlatformError {
                 _ => "failed",
             },
             Cause::Netns(NetnsError::Another(_)) => "another",
+            Cause::Netns(NetnsError::Busy { .. }) => "busy",
             Cause::Netns(e) | Cause::Wiring(WiringError::Netns(e)) if e.is_absent() => "absent",
             Cause::Wiring(WiringError::Taken { .. }) => "exists",
             _ => "failed",

@@ -3,6 +3,7 @@
 use super::difference::{Difference, differences};
 use super::plan::{NextId, Plan, Surroundings};
 use super::platform::{Platform, PlatformError};
+use super::wreck::leave_out;
 use super::{Applied, Dirs, Instance, InstanceError};
 use crate::netns::{NetnsId, names_of, pids_in};
 use crate::store::{
@@ -99,6 +100,18 @@ impl<P: Platform> Instance<P> {
     /// Refuses an instance that is not where this process is. One is taken down all the same whose host, by its name, is gone or
     /// another by now.
     pub(super) fn check_host(&mut self, row: &InstanceRow, down: bool) -> Result<(), InstanceError> {
+        let Err(refused) = self.is_here(row) else { return Ok(()) };
+        let is_other = row.host_netns != self.host_netns;
+        let is_gone = row.host_netns.is_some() || self.platform.host_id().is_none() || nobody_has(&row.host_id);
+        if down && !is_other && is_gone {
+            self.platform.leave_host();
+            return Ok(());
+        }
+        Err(refused)
+    }
+
+    /// Refuses to tell of an instance that is not where this process is: what is here is not its.
+    pub(super) fn is_here(&self, row: &InstanceRow) -> Result<(), InstanceError> {
         let elsewhere = |there, here| {
             let instance = self.dirs.name().to_owned();
             Err(InstanceError::Elsewhere { instance, there, here })
@@ -107,22 +120,10 @@ impl<P: Platform> Instance<P> {
         if row.host_netns != self.host_netns {
             return elsewhere(words(&row.host_netns), words(&self.host_netns));
         }
-        let id = self.platform.host_id();
-        let is_there = id.as_ref().is_some_and(|id| row.host_id.is_empty() || *id == row.host_id);
-        match (is_there, down, &row.host_netns, id) {
-            (true, ..) => Ok(()),
-            (false, true, Some(_), _) | (false, true, _, None) => {
-                self.platform.leave_host();
-                Ok(())
-            }
-            (false, true, None, _) if nobody_has(&row.host_id) => {
-                self.platform.leave_host();
-                Ok(())
-            }
-            (false, _, name, None) => Err(InstanceError::HostGone(words(name))),
-            (false, _, _, Some(id)) => {
-                elsewhere(format!("network namespace {}", row.host_id), format!("network namespace {id}"))
-            }
+        match self.platform.host_id() {
+            None => Err(InstanceError::HostGone(words(&row.host_netns))),
+            Some(id) if row.host_id.is_empty() || id == row.host_id => Ok(()),
+            Some(id) => elsewhere(format!("network namespace {}", row.host_id), format!("network namespace {id}")),
         }
     }
 }
@@ -144,7 +145,11 @@ pub(super) fn look_around<P: Platform>(
     state: &State,
     routes: bool,
 ) -> Result<(HostFacts, Vec<(String, State)>), InstanceError> {
-    let facts = platform.facts(state, routes)?;
+    let mut facts = platform.facts(state, routes)?;
+    if state.instance.is_none() {
+        // What an instance of this name has left goes before it comes up again.
+        leave_out(&mut facts, &platform.wreck()?);
+    }
     let others = neighbours(platform, dirs, host_netns)?;
     Ok((facts, others.into_iter().map(|(dirs, state)| (dirs.name().to_owned(), state)).collect()))
 }

@@ -258,6 +258,7 @@ impl Instance<KernelPlatform> {
         let not_up = || InstanceError::NotUp(self.dirs().name().to_owned());
         let state = self.state()?.ok_or_else(not_up)?;
         let row = state.instance.clone().ok_or_else(not_up)?;
+        self.is_here(&row)?;
         let datapath = self.platform().host().datapath();
         let read = |e: DatapathError| read_error(e);
         let known = datapath.uplinks().map_err(read)?;

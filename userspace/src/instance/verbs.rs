@@ -72,6 +72,12 @@ impl<P: Platform> Instance<P> {
             }
             Ok(plan)
         });
+        let planned = planned.and_then(|plan| {
+            if session.state.instance.is_none() {
+                session.clear_away(prune)?;
+            }
+            Ok(plan)
+        });
         match planned {
             Ok(plan) => {
                 // What is there is made what it should be before it is made something else.
@@ -168,6 +174,9 @@ impl<P: Platform> Instance<P> {
     pub fn differences(&self) -> Result<Vec<Difference>, InstanceError> {
         let not_up = || InstanceError::NotUp(self.dirs.name().to_owned());
         let state = self.state()?.ok_or_else(not_up)?;
+        if let Some(row) = &state.instance {
+            self.is_here(row)?;
+        }
         Ok(differences(self.dirs.name(), &state, &self.platform.observe(&state)?))
     }
 

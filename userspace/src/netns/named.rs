@@ -7,12 +7,12 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, open};
+use nix::fcntl::{Flock, OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 
-use super::{Netns, NetnsError, NetnsId, NetnsName};
+use super::{Netns, NetnsError, NetnsId, NetnsName, wait};
 
 /// Where the names are.
 pub const RUN_DIR: &str = "/run/netns";
@@ -121,7 +121,7 @@ fn lock_run_dir() -> Result<(Flock<File>, bool), NetnsError> {
 
 /// Waits for the lock of an open directory; `None` when the directory was removed meanwhile ([`remove_run_dir`]).
 fn lock(handle: File, dir: &Path) -> Result<Option<Flock<File>>, NetnsError> {
-    let lock = Flock::lock(handle, FlockArg::LockExclusive).map_err(|(_, e)| NetnsError::io("lock", dir, e))?;
+    let lock = wait::for_lock(handle, dir)?;
     let links = lock.metadata().map_err(|e| NetnsError::io("stat", dir, e))?.nlink();
     Ok((links != 0).then_some(lock))
 }
@@ -162,6 +162,10 @@ pub fn delete_named(name: &NetnsName) -> Result<(), NetnsError> {
 /// For those that have looked before: somebody else may have given the name to another namespace since.
 pub fn delete_named_if(name: &NetnsName, is_it: impl FnOnce(Option<&Netns>) -> bool) -> Result<bool, NetnsError> {
     let dir = Path::new(RUN_DIR);
+    if !name.path().exists() {
+        // One that somebody gives it from now on is not the one that was meant.
+        return Ok(false);
+    }
     let handle = match File::open(dir) {
         Ok(handle) => handle,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),

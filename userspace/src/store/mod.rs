@@ -6,6 +6,7 @@
 //! The trait is the seam for another back end; the one here is a SQLite file under `/run`, which a reboot empties
 //! together with the kernel state it describes.
 
+mod copy;
 mod kinds;
 mod row;
 mod sqlite;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
+use super::copy::Copy;
 use super::{Change, Phase, Row, RowId, State, Store, StoreError};
 
 /// What the file's `user_version` must be. Fields that are added to a kind have a default and do not raise it.
@@ -34,7 +35,9 @@ const BUSY: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct SqliteStore {
     path: PathBuf,
+    // Closed before what it is a connection to goes.
     db: Connection,
+    _copy: Option<Copy>,
 }
 
 impl SqliteStore {
@@ -96,8 +99,14 @@ impl SqliteStore {
             return usual;
         }
         let shared = open(OpenFlags::SQLITE_OPEN_READ_ONLY, path);
-        if !shared.as_ref().is_err_and(is_unshareable) || has_log(path) {
+        if !shared.as_ref().is_err_and(is_unshareable) {
             return shared;
+        }
+        if has_log(path) {
+            let io = |source| StoreError::Io { path: path.to_owned(), source };
+            let copy = Copy::of(path, &beside(path, "-wal")).map_err(io)?;
+            let store = open(OpenFlags::SQLITE_OPEN_READ_WRITE, &copy.file())?;
+            return Ok(Self { _copy: Some(copy), ..store });
         }
         // Without a log of changes the file itself is all there is.
         let uri = format!("file:{}?immutable=1", escaped(path));
@@ -109,7 +118,7 @@ impl SqliteStore {
         db.busy_timeout(BUSY).map_err(sql)?;
         match db.pragma_query_value(None, "user_version", |r| r.get(0)).map_err(sql)? {
             0 => Err(StoreError::Damaged { path: path.to_owned(), reason: "it is empty".to_owned() }),
-            SCHEMA => Ok(Self { path: path.to_owned(), db }),
+            SCHEMA => Ok(Self { path: path.to_owned(), db, _copy: None }),
             found => Err(StoreError::Version { path: path.to_owned(), found, known: SCHEMA }),
         }
     }
@@ -176,9 +185,14 @@ fn is_unshareable(error: &StoreError) -> bool {
 
 /// Whether there are changes that are not in the file itself yet.
 fn has_log(path: &Path) -> bool {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    fs::metadata(log).is_ok_and(|m| m.len() > 0)
+    fs::metadata(beside(path, "-wal")).is_ok_and(|m| m.len() > 0)
+}
+
+/// One of the files SQLite keeps beside its own.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// A path as part of a URI.

@@ -196,6 +196,13 @@ impl Host {
         netns.run(|| write_settings(&settings))??;
         let options = AddressOptions { nodad: true, noprefixroute: false };
         let mut changes = vec![Request::set_up(LOOPBACK, true), Request::set_up(eth.index, true)];
+        if !is_new {
+            // An interface has an IPv6 address once, whatever the length of its prefix.
+            let is_changed =
+                |found: &IpNet| nets(network, pod).iter().any(|(n, _)| n.addr() == found.addr() && n != found);
+            let found = inside.addresses(Some(eth.index))?.into_iter().map(|a| a.net).filter(is_changed);
+            changes.extend(found.map(|net| Request::delete_address(eth.index, net).or_absent()));
+        }
         for (net, gateway) in nets(network, pod) {
             changes.push(Request::add_address(eth.index, net, options).or_exists());
             let default = RouteSpec::default_via(gateway, eth.index);

@@ -18,7 +18,7 @@ use self::host::is_bpffs;
 use super::Dirs;
 use super::difference::{Difference, Present, Repair};
 use super::dirs::{BPFFS, STATE_ROOT, note_run_dir};
-use super::platform::{Cause, HostPorts, Note, Object, Op, Platform, PlatformError, Tried};
+use super::platform::{Cause, HostPorts, Note, Object, Op, Platform, PlatformError, Tried, Wreck};
 use super::specs::{id16, network_spec, publish_spec, publish_specs};
 use crate::datapath::{Datapath, Sizes};
 use crate::netns::{Netns, NetnsError, NetnsName, delete_named_if};
@@ -329,6 +329,10 @@ impl Platform for KernelPlatform {
             missing.extend(done.map_err(failed)?);
         }
         Ok(missing)
+    }
+
+    fn wreck(&self) -> Result<Wreck, PlatformError> {
+        self.recognised()
     }
 
     fn sweep(&mut self) -> Result<Option<Vec<String>>, PlatformError> {

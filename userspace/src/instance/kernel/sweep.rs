@@ -2,33 +2,42 @@
 
 use netns_ebpf_common::abi;
 
-use super::super::platform::{Object, Op, PlatformError, Tried};
+use super::super::platform::{Object, Op, PlatformError, Tried, Wreck};
 use super::KernelPlatform;
 use crate::netlink::Netlink;
 use crate::netns::{Netns, NetnsId, NetnsName, delete_named_if, list_named};
 use crate::sysctl::PortSet;
 use crate::wiring::{gateway_ifindex, pod_mac};
 
-/// Devices of an instance in its host namespace.
-#[derive(Debug, Default)]
-struct Devices {
-    /// Slots whose host end is there.
-    slots: Vec<u32>,
-    /// Index and name of each.
-    links: Vec<(u32, String)>,
-}
-
 impl KernelPlatform {
-    /// Removes devices by index, name and MAC, namespaces by the MAC of their interface, pins by their directory, reserved ports by
-    /// the settings map; returns the pods. `None`: there was nothing of all that.
+    /// Devices by index and by link-layer address or group, namespaces by the address of an interface.
+    pub(super) fn recognised(&self) -> Result<Wreck, PlatformError> {
+        if self.host_is_gone {
+            return Ok(Wreck::default());
+        }
+        let (mut links, mut slots) = (Vec::new(), Vec::new());
+        for link in self.host.netlink().links().tried(Op::Read, Object::Host)? {
+            let slot = link.index.wrapping_sub(abi::IFINDEX_ENDPOINT);
+            let network = u16::try_from(link.index.wrapping_sub(abi::IFINDEX_GATEWAY)).unwrap_or(0);
+            let is_pods = slot < abi::MAX_ENDPOINTS;
+            if !(is_pods || network > 0 && link.index == gateway_ifindex(network)) || !self.host.is_ours(&link) {
+                continue;
+            }
+            slots.extend(is_pods.then_some(slot));
+            links.push((link.index, link.name));
+        }
+        let pods = if slots.is_empty() { Vec::new() } else { self.pods_behind(&slots)? };
+        Ok(Wreck { pods, links })
+    }
+
+    /// Removes that, pins by their directory, and reserved ports by the settings map; returns the pods. `None`: there was nothing of all that.
     pub(super) fn sweep_recognised(&self) -> Result<Option<Vec<String>>, PlatformError> {
-        let devices = if self.host_is_gone { Devices::default() } else { self.devices()? };
-        if devices.links.is_empty() && !self.dirs.pins().exists() {
+        let Wreck { pods, links } = self.recognised()?;
+        if links.is_empty() && !self.dirs.pins().exists() {
             return Ok(None);
         }
-        let pods = self.pods_behind(&devices.slots)?;
         let ports = self.recorded_ports();
-        for (index, name) in devices.links {
+        for (index, name) in links {
             self.host.netlink().delete_link(index, &name).tried(Op::Remove, Object::Host)?;
         }
         for (name, id) in &pods {
@@ -39,24 +48,6 @@ impl KernelPlatform {
             self.release_ports(&ports)?;
         }
         Ok(Some(pods.into_iter().map(|(name, _)| name.to_string()).collect()))
-    }
-
-    fn devices(&self) -> Result<Devices, PlatformError> {
-        let links = self.host.netlink().links().tried(Op::Read, Object::Host)?;
-        let mut devices = Devices::default();
-        for link in links {
-            let slot = link.index.wrapping_sub(abi::IFINDEX_ENDPOINT);
-            let network = u16::try_from(link.index.wrapping_sub(abi::IFINDEX_GATEWAY)).unwrap_or(0);
-            let is_pods = slot < abi::MAX_ENDPOINTS && self.host.is_ours(&link);
-            let is_gateway = network > 0 && link.index == gateway_ifindex(network) && self.host.is_ours(&link);
-            if is_pods {
-                devices.slots.push(slot);
-            }
-            if is_pods || is_gateway {
-                devices.links.push((link.index, link.name));
-            }
-        }
-        Ok(devices)
     }
 
     /// The named namespaces whose interface is the other end of one of these slots.

@@ -7,7 +7,7 @@ use std::panic;
 use std::rc::Rc;
 
 use crate::instance::difference::{Difference, Present};
-use crate::instance::platform::{Cause, HostPorts, Note, Object, Op, Platform, PlatformError};
+use crate::instance::platform::{Cause, HostPorts, Note, Object, Op, Platform, PlatformError, Wreck};
 use crate::netns::NetnsId;
 use crate::store::{AttachmentRow, InstanceRow, PodRow, PublishRow, Row, State, Withdrawal};
 use crate::sysctl::PortSet;
@@ -273,6 +273,10 @@ impl Platform for Model {
             }
         }
         Ok(Vec::new())
+    }
+
+    fn wreck(&self) -> Result<Wreck, PlatformError> {
+        Ok(Wreck::default())
     }
 
     fn sweep(&mut self) -> Result<Option<Vec<String>>, PlatformError> {
