@@ -25,7 +25,7 @@ pub(super) fn run(global: &Global, args: &AgentArgs) -> Result<u8, CliError> {
     if let Some(path) = &args.config {
         require_lasting_names()?;
         let document = read_topology(path)?;
-        let applied = instance.up(&document).map_err(in_file(path))?;
+        let applied = instance.up_sparing(&document).map_err(in_file(path))?;
         global.print(&applied, up::text)?;
     } else if instance.state()?.is_none() {
         return Err(InstanceError::NotUp(instance.dirs().name().to_owned()).into());

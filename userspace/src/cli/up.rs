@@ -8,7 +8,7 @@ use super::open::{in_file, open, read_topology};
 use super::repair::DIFFERENT;
 use super::table::list;
 use super::{CliError, Global};
-use crate::instance::{Applied, PublishView};
+use crate::instance::{Applied, PublishView, Setting};
 use crate::netns::require_lasting_names;
 use crate::topology::{Document, InputError, Problem};
 
@@ -64,6 +64,12 @@ pub(super) fn text(applied: &Applied) -> String {
         line('=', "timers", &nat.to_string(), String::new());
         line('=', "flows", &nat.limits(), String::new());
     }
+    for Setting { object, key, from, to } in &applied.settings_changed {
+        out.push_str(&format!("= {object} {key}: {from} to {to}\n"));
+    }
+    let mut line = |sign: char, what: &str, name: &str, more: String| {
+        out.push_str(&format!("{sign} {what:<8} {name}{more}\n"));
+    };
     for difference in &applied.mended {
         line('~', "mended", &difference.object, format!(": {}", difference.message));
     }

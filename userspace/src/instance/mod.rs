@@ -28,7 +28,7 @@ pub use dirs::{
 };
 pub use error::InstanceError;
 pub use kernel::{KernelPlatform, open_pod};
-pub use plan::{Plan, PodRequest};
+pub use plan::{Plan, PodRequest, Setting};
 pub use platform::{Cause, HostPorts, Note, Object, Op, Platform, PlatformError, Tried};
 pub use status::{
     DropStatus, ExhaustedStatus, FlowTotals, HookStatus, NetworkStatus, PodCounters, PodFlows, PodRefusals, PodStatus,
