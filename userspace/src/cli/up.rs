@@ -25,10 +25,15 @@ pub struct UpArgs {
 }
 
 pub(super) fn run(global: &Global, args: &UpArgs) -> Result<u8, CliError> {
+    let dirs = global.dirs("up")?;
+    // Before the file is read: also one that is refused was to be up.
+    dirs.want();
     let document = wanted(args)?;
-    let mut instance = open(global.dirs("up")?)?;
+    let mut instance = open(dirs.clone())?;
     let applied = if args.prune { instance.up(&document) } else { instance.up_sparing(&document) };
-    global.print(&applied.map_err(in_file(&args.file))?, text)?;
+    let applied = applied.map_err(in_file(&args.file))?;
+    dirs.unwant();
+    global.print(&applied, text)?;
     Ok(0)
 }
 

@@ -19,6 +19,7 @@ mod specs;
 mod status;
 mod verbs;
 mod view;
+mod wanted;
 
 use crate::store::{State, Store};
 
@@ -36,6 +37,7 @@ pub use status::{
 };
 pub use verbs::{PublishChange, PublishRef};
 pub use view::{Applied, AttachmentView, BackendView, NetworkView, PodView, PublishView, Repaired};
+pub use wanted::wanted;
 
 /// An instance: one set of pins and state, and the kernel side it drives.
 ///
