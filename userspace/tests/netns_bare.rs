@@ -5,6 +5,7 @@ mod common;
 use std::fs;
 use std::time::Duration;
 
+use common::pods::TOPOLOGY;
 use common::{Finished, Isolated, command, isolated};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -58,6 +59,50 @@ fn delete_all_spares_what_instances_need() {
         here.ip("netns add d");
         assert_eq!(netns("del --all").status, 1);
         assert_eq!(names(here), ["blue", "d", "red"]);
+    });
+}
+
+#[test]
+fn where_an_instance_was_to_be_up_no_pod_becomes_a_bare_namespace() {
+    isolated(|here| {
+        here.lan();
+        netns("add before").ok();
+        let bad = TOPOLOGY.replace("up0", "up9");
+        let refused = |how: &str| {
+            netns("add red").fails(1, &["\"default\"", "was to be up"]);
+            let error: Value = serde_json::from_str(&netns("add red -o json").stderr).expect("one document");
+            assert_eq!(error["error"]["kind"], "not-up", "{how}");
+            assert!(error["error"]["hint"].as_str().is_some_and(|h| h.contains("--bare")), "{how}: {error}");
+            assert!(!names(here).contains(&"red".to_owned()), "{how}");
+        };
+        // Refused by its file, by what the host has, before and behind an agent.
+        here.up("[host]\nuplnk = 1\n").fails(2, &["uplnk"]);
+        refused("a typo");
+        netns("down").ok();
+        netns("add after").ok();
+        here.up(&bad).fails(2, &["up9"]);
+        refused("no such uplink");
+        netns("add --bare asked").ok();
+        netns("down").ok();
+        netns("agent --config /run/topology.toml").fails(2, &["up9"]);
+        refused("an agent");
+        // Of another instance as well, unless one is named, which has to be up.
+        netns("down").ok();
+        netns("--instance other up -f /run/topology.toml").fails(2, &["up9"]);
+        netns("add red").fails(1, &["\"other\"", "was to be up"]);
+        netns("--instance other down").ok();
+        // Failed half-way: the first pod's device is somebody else's.
+        here.ip("link add nn0 type veth peer name nn0x");
+        assert_eq!(here.up(TOPOLOGY).status, 1);
+        refused("a failure");
+        here.ip("link del nn0");
+        // Up at last: pods are pods; and taken down again, names are names.
+        here.up(TOPOLOGY).ok();
+        netns("add yellow").ok();
+        assert_eq!(netns("list -o json").json().as_array().map(Vec::len), Some(8));
+        netns("down").ok();
+        netns("add red").ok();
+        assert!(!fs::exists("/run/netns-ebpf").expect("look"), "a note is left");
     });
 }
 

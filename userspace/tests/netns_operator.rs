@@ -56,14 +56,19 @@ fn a_verb_that_waits_says_for_whom() {
 fn an_empty_file_removes_nothing_unless_that_is_asked_for() {
     isolated(|here| {
         here.pods();
-        for text in ["", "# nothing but a comment\n"] {
-            here.up(text).fails(2, &["declares nothing", "--prune"]);
+        // Cut off behind its first table it is no other, nor is it for an agent that begins with it.
+        for text in ["", "# nothing but a comment\n", "[host]\nuplink = \"up0\"\n"] {
+            here.up(text).fails(2, &["declares no", "--prune"]);
+            let file = here.file("agent.toml", text);
+            here.netns(["agent", "--config", &file.display().to_string()]).fails(2, &["declares no", "--prune"]);
             assert_eq!(pods(here), ["red", "blue", "green"]);
         }
-        let file = here.file("empty.toml", "");
-        here.netns(["down"]).ok();
-        here.up(&TOPOLOGY.replace("uplink = \"up0\"", "uplink = \"none\"")).ok();
-        here.netns(["up", "--prune", "-f", &file.display().to_string()]).fails(2, &["host.uplink"]);
+        for uplink in ["up0", "none", "auto"] {
+            let file = here.file("empty.toml", "");
+            here.up(&TOPOLOGY.replace("uplink = \"up0\"", &format!("uplink = \"{uplink}\""))).ok();
+            here.netns(["up", "--prune", "-f", &file.display().to_string()]).ok();
+            assert_eq!(pods(here), [""; 0], "{uplink}");
+        }
     });
 }
 

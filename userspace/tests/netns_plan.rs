@@ -82,7 +82,7 @@ fn a_plan_is_what_up_then_does() {
 
         for (file, status, why) in [
             (TOPOLOGY.replace("10.244.0.20", "10.9.0.20"), 2, "10.9.0.20"),
-            (TOPOLOGY.replace("masquerade = true", "masquerade = false"), 2, "masquerade"),
+            ("[host]\nuplink = \"up0\"\n".to_owned(), 2, "declares no network"),
             (String::new(), 2, "--prune"),
         ] {
             here.file("bad.toml", &file);

@@ -230,6 +230,12 @@ fn uplinks_are_judged_before_anything_changes() {
         here.file("topology.toml", "");
         before.assert_unchanged("after refused files");
         here.up(&topology(r#"["up0", "up1"]"#, "")).ok();
-        here.up(&topology(r#""up0""#, "")).fails(2, &["host.uplink", "up0 up1"]);
+        for (uplink, words) in
+            [(r#"["up0", "up9"]"#, ["host.uplink[1]", "up9"]), (r#"["up1", "lo"]"#, ["host.uplink[1]", "lo"])]
+        {
+            let before = here.snapshot();
+            here.up(&topology(uplink, "")).fails(2, &words);
+            before.assert_unchanged("after a refused change");
+        }
     });
 }

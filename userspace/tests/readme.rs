@@ -13,7 +13,7 @@ use clap::CommandFactory;
 use common::{Background, Finished, Isolated, command, isolated, wait_until};
 use ipnet::IpNet;
 use netns::cli::Cli;
-use netns::topology::{self, HostFacts, Interface, Taken};
+use netns::topology::{self, Effect, HostFacts, Interface, KEYS, Taken};
 use netns_ebpf_common::verdict::DropReason;
 use nix::sys::signal::Signal;
 
@@ -59,7 +59,7 @@ fn every_command_runs_and_prints_what_is_shown() {
 fn the_topology_file_is_one() {
     let document = topology::parse(&topology_text()).expect("the file of README.md");
     let addresses = common::lan::UPLINK.map(|a| IpNet::from(a.parse::<std::net::IpAddr>().expect("an address")));
-    let uplink = Interface { index: 2, name: "up0".to_owned(), mtu: 1500, addresses: addresses.to_vec() };
+    let uplink = Interface { index: 2, name: "up0".to_owned(), mtu: 1500, addresses: addresses.to_vec(), unfit: None };
     let facts =
         HostFacts { default_uplinks: vec![uplink.name.clone()], interfaces: vec![uplink], ..HostFacts::default() };
     topology::validate(&document.topology, &facts, &(), &Taken::default()).expect("the file of README.md");
@@ -86,6 +86,23 @@ fn the_table_of_keys_is_complete() {
         known.extend(keys.map(|key| format!("{table}.{key}")));
     }
     assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), known);
+}
+
+#[test]
+fn what_changes_end_is_what_is_said() {
+    let text = section("## The topology file");
+    let text = text.split("### What changes while pods run").nth(1).expect("the section");
+    let cells = |line: &str| line.trim_matches('|').split(" | ").map(|c| c.trim().to_owned()).collect::<Vec<_>>();
+    let shown: Vec<_> = text.lines().filter(|l| l.starts_with("| `")).map(cells).collect();
+    let ends = |(key, effect): &(&str, Effect)| match effect {
+        Effect::Live { ends: "" } | Effect::Another => None,
+        Effect::Live { ends } => Some(vec![format!("`{key}`"), (*ends).to_owned()]),
+    };
+    assert_eq!(shown, KEYS.iter().filter_map(ends).collect::<Vec<_>>());
+    let names = text.split("Names are no values").nth(1).expect("the sentence");
+    for (key, _) in KEYS.iter().filter(|(_, effect)| *effect == Effect::Another) {
+        assert!(names.contains(&format!("`{key}`")), "{key}");
+    }
 }
 
 #[test]

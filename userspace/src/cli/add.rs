@@ -1,6 +1,7 @@
 //! `netns add`.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use clap::Args;
 use serde::Serialize;
@@ -10,7 +11,7 @@ use super::open::open;
 use super::owner::Owners;
 use super::publish::publishes;
 use super::{CliError, Global, up};
-use crate::instance::{Applied, PodRequest};
+use crate::instance::{Applied, PodRequest, STATE_ROOT, wanted};
 use crate::netns::{Netns, require_lasting_names};
 use crate::probe;
 use crate::topology::{InputError, Problem};
@@ -49,6 +50,9 @@ pub(super) fn run(global: &Global, args: &AddArgs) -> Result<u8, CliError> {
     let dirs = global.dirs("add")?;
     let plain = args.network.is_none() && args.addresses.is_empty() && args.publishes.is_empty();
     if !dirs.exists() && global.instance.is_none() && plain {
+        if let Some(instance) = wanted(Path::new(STATE_ROOT)).into_iter().next() {
+            return Err(CliError::Wanted(instance));
+        }
         return bare(global, &args.name, "no instance is up; `netns up -f FILE` starts one");
     }
     let request = PodRequest {

@@ -21,11 +21,16 @@ pub struct AgentArgs {
 
 pub(super) fn run(global: &Global, args: &AgentArgs) -> Result<u8, CliError> {
     let mut signals = Signals::new().map_err(CliError::Signals)?;
-    let mut instance = open(global.dirs("agent")?)?;
+    let dirs = global.dirs("agent")?;
+    if args.config.is_some() {
+        dirs.want();
+    }
+    let mut instance = open(dirs.clone())?;
     if let Some(path) = &args.config {
         require_lasting_names()?;
         let document = read_topology(path)?;
-        let applied = instance.up(&document).map_err(in_file(path))?;
+        let applied = instance.up_sparing(&document).map_err(in_file(path))?;
+        dirs.unwant();
         global.print(&applied, up::text)?;
     } else if instance.state()?.is_none() {
         return Err(InstanceError::NotUp(instance.dirs().name().to_owned()).into());

@@ -15,6 +15,7 @@ pub struct DownArgs {
 
 pub(super) fn run(global: &Global, args: &DownArgs) -> Result<u8, CliError> {
     let dirs = global.dirs("down")?;
+    dirs.unwant();
     let mut instance = open_wreck(dirs)?;
     let applied = if args.force { instance.down_force()? } else { instance.down()? };
     global.print(&applied, |a| {

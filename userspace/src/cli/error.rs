@@ -69,6 +69,9 @@ pub enum CliError {
         /// What to do.
         hint: &'static str,
     },
+    /// There should be an instance to add a pod to.
+    #[error("instance {0:?} was to be up and is not: its last `netns up` failed or was cut off")]
+    Wanted(String),
     /// Signals cannot be watched.
     #[error("cannot wait for signals: {0}")]
     Signals(#[source] io::Error),
@@ -132,6 +135,7 @@ impl CliError {
             Self::Sandbox(SandboxError::Instance(e)) => e.kind(),
             Self::Probe(ProbeError::Privilege { .. } | ProbeError::Feature { .. }) => "unsupported",
             Self::Belongs { .. } => "belongs",
+            Self::Wanted(_) => "not-up",
             Self::Netns(NetnsError::Another(_)) => "another",
             Self::Netns(NetnsError::Busy { .. }) => "busy",
             Self::Netns(e) if e.is_exists() => "exists",
@@ -147,6 +151,9 @@ impl CliError {
             Self::Instance(e) => e.hint(),
             Self::Sandbox(SandboxError::Instance(e)) => e.hint(),
             Self::PodWithoutNamespace { .. } => Some("`netns repair` makes it anew"),
+            Self::Wanted(_) => Some(
+                "bring it up; or `netns down` if it is not wanted, or `netns add --bare` for a namespace without a network",
+            ),
             _ => None,
         }
     }

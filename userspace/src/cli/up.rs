@@ -8,7 +8,7 @@ use super::open::{in_file, open, read_topology};
 use super::repair::DIFFERENT;
 use super::table::list;
 use super::{CliError, Global};
-use crate::instance::{Applied, PublishView};
+use crate::instance::{Applied, PublishView, Setting};
 use crate::netns::require_lasting_names;
 use crate::topology::{Document, InputError, Problem};
 
@@ -25,10 +25,15 @@ pub struct UpArgs {
 }
 
 pub(super) fn run(global: &Global, args: &UpArgs) -> Result<u8, CliError> {
+    let dirs = global.dirs("up")?;
+    // Before the file is read: also one that is refused was to be up.
+    dirs.want();
     let document = wanted(args)?;
-    let mut instance = open(global.dirs("up")?)?;
+    let mut instance = open(dirs.clone())?;
     let applied = if args.prune { instance.up(&document) } else { instance.up_sparing(&document) };
-    global.print(&applied.map_err(in_file(&args.file))?, text)?;
+    let applied = applied.map_err(in_file(&args.file))?;
+    dirs.unwant();
+    global.print(&applied, text)?;
     Ok(0)
 }
 
@@ -64,6 +69,12 @@ pub(super) fn text(applied: &Applied) -> String {
         line('=', "timers", &nat.to_string(), String::new());
         line('=', "flows", &nat.limits(), String::new());
     }
+    for Setting { object, key, from, to } in &applied.settings_changed {
+        out.push_str(&format!("= {object} {key}: {from} to {to}\n"));
+    }
+    let mut line = |sign: char, what: &str, name: &str, more: String| {
+        out.push_str(&format!("{sign} {what:<8} {name}{more}\n"));
+    };
     for difference in &applied.mended {
         line('~', "mended", &difference.object, format!(": {}", difference.message));
     }

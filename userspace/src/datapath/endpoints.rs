@@ -1,5 +1,7 @@
 //! Endpoints and networks.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use aya::Pod;
 use aya::maps::{HashMap, MapData};
 use ipnet::IpNet;
@@ -33,7 +35,11 @@ impl Datapath {
                 });
             }
             Some(b) if (b.network, b.addr4, b.addr6) != (endpoint.network, endpoint.addr4, endpoint.addr6) => {
-                self.remove_addresses(slot, b)?;
+                // What it keeps stays in sight.
+                self.remove_addresses(
+                    slot,
+                    &left(b, endpoint.network, [endpoint.addr4.into(), endpoint.addr6.into()]),
+                )?;
             }
             Some(_) => {}
             None => self.clear_per_cpu::<EndpointCounters>(map::ENDPOINT_STATS, slot)?,
@@ -52,6 +58,19 @@ impl Datapath {
             }
         }
         Ok(())
+    }
+
+    /// Makes the addresses of this owner's slot unknown that are not among `kept` (IPv4's and IPv6's) in `network`.
+    pub fn leave_addresses(
+        &self,
+        slot: u32,
+        owner: u64,
+        network: u16,
+        kept: [Option<IpAddr>; 2],
+    ) -> Result<(), DatapathError> {
+        let Some(found) = self.endpoint(slot)?.filter(|e| e.owner == owner) else { return Ok(()) };
+        let kept = kept.map(|a| a.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+        self.remove_addresses(slot, &left(&found, network.into(), kept))
     }
 
     /// Where a pod's addresses are known: in its network, and in the host's zone if the host has routes to them, so that
@@ -112,6 +131,16 @@ impl Datapath {
             remove_address(&mut addresses6, map::ENDPOINT_ADDR6, EndpointKey { network, addr: endpoint.addr6 }, slot)?;
         }
         Ok(())
+    }
+}
+
+/// What of an endpoint's addresses is none of `kept` in `network`; the others are unspecified.
+fn left(before: &Endpoint, network: u32, kept: [IpAddr; 2]) -> Endpoint {
+    let goes = |address: IpAddr| before.network != network || !kept.contains(&address);
+    Endpoint {
+        addr4: if goes(before.addr4.into()) { before.addr4 } else { Addr4::UNSPECIFIED },
+        addr6: if goes(before.addr6.into()) { before.addr6 } else { Addr6::UNSPECIFIED },
+        ..*before
     }
 }
 

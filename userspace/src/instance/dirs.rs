@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::InstanceError;
 use super::lock::{LOCK, Lock};
+use super::wanted::is_note;
 use crate::netns::{NetnsError, RUN_DIR, ensure_run_dir, remove_run_dir};
 use crate::store::{SqliteStore, StoreError};
 use crate::topology::{InputError, Problem, check_name};
@@ -184,10 +185,10 @@ pub fn note_run_dir(root: &Path) -> Result<(), NetnsError> {
 }
 
 /// Removes the state directory `root` if nothing but the note of [`note_run_dir`] and the lock of all instances is left in it, and
-/// what is noted.
+/// what is noted. It stays as long as instances are wanted in it.
 pub fn leave(root: &Path) {
     let (note, lock) = (root.join(RUN_DIR_NOTE), root.join(LOCK));
-    let is_other = |entry: fs::DirEntry| entry.path() != note && entry.path() != lock;
+    let is_other = |entry: fs::DirEntry| entry.path() != note && entry.path() != lock && !is_note(&entry);
     if fs::read_dir(root).is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(is_other))) {
         return;
     }

@@ -19,6 +19,7 @@ mod specs;
 mod status;
 mod verbs;
 mod view;
+mod wanted;
 mod wreck;
 
 use crate::store::{State, Store};
@@ -29,7 +30,7 @@ pub use dirs::{
 };
 pub use error::InstanceError;
 pub use kernel::{KernelPlatform, open_pod};
-pub use plan::{Plan, PodRequest};
+pub use plan::{Plan, PodRequest, Setting};
 pub use platform::{Cause, HostPorts, Note, Object, Op, Platform, PlatformError, Tried};
 pub use status::{
     DropStatus, ExhaustedStatus, FlowTotals, HookStatus, NetworkStatus, PodCounters, PodFlows, PodRefusals, PodStatus,
@@ -37,6 +38,7 @@ pub use status::{
 };
 pub use verbs::{PublishChange, PublishRef};
 pub use view::{Applied, AttachmentView, BackendView, NetworkView, PodView, PublishView, Repaired};
+pub use wanted::wanted;
 
 /// An instance: one set of pins and state, and the kernel side it drives.
 ///

@@ -7,8 +7,8 @@ use super::platform::Platform;
 use super::session::look_around;
 use super::{Applied, DifferenceView, Instance, InstanceError, differences};
 use crate::netns::pids_by_namespace;
-use crate::store::{Change, Phase, PublishRow, Row, State, Store, Withdrawal};
-use crate::topology::Document;
+use crate::store::{Change, InstanceRow, Phase, PublishRow, Row, State, Store, Withdrawal};
+use crate::topology::{Document, InputError, Problem};
 
 impl<P: Platform> Instance<P> {
     /// What [`Instance::up`] would do, in the words it would say it in. Takes no lock and changes nothing; ids and what the
@@ -33,7 +33,7 @@ impl<P: Platform> Instance<P> {
         let cut_off: Vec<Change> =
             state.rows().filter(|r| !r.phase().is_live()).map(|r| Change::Delete(r.id())).collect();
         state.apply(&cut_off);
-        let routes = plan::adds_subnets(&state, &document.topology);
+        let routes = plan::needs_routes(&state, &document.topology);
         let host_netns = self.host_netns.as_deref();
         let (facts, others) = look_around(&self.platform, &self.dirs, host_netns, &state, routes)?;
         let host = Surroundings {
@@ -50,7 +50,7 @@ impl<P: Platform> Instance<P> {
             Ok(last)
         })?;
         if !prune {
-            plan.spare_processes(&state)?;
+            plan.spare(&state, document)?;
         }
         let mut applied = Applied { instance: self.dirs.name().to_owned(), ..Applied::default() };
         if state.instance.is_some() {
@@ -68,8 +68,17 @@ impl<P: Platform> Instance<P> {
 }
 
 impl Plan {
+    /// Refuses what a file may do that was cut off, or was not meant for this instance: to take away all there is, or pods in which
+    /// processes run.
+    pub(super) fn spare(&self, state: &State, document: &Document) -> Result<(), InstanceError> {
+        if document.topology.is_empty() && self.removes_something() {
+            return Err(InputError::new("the file", "", Problem::DeclaresNothing).into());
+        }
+        self.spare_processes(state)
+    }
+
     /// Refuses to delete pods in which processes run.
-    pub(super) fn spare_processes(&self, state: &State) -> Result<(), InstanceError> {
+    fn spare_processes(&self, state: &State) -> Result<(), InstanceError> {
         if self.remove_pods.is_empty() {
             return Ok(());
         }
@@ -98,7 +107,8 @@ impl Plan {
 
     /// Says what is new, once the plan is carried out on `state`.
     pub(super) fn tell_added(&self, state: &State, applied: &mut Applied) {
-        applied.nat_changed = self.retimed.as_ref().map(|row| row.nat);
+        // As it was: the state may be the one to come already.
+        applied.settings_changed.clone_from(&self.settings);
         applied.networks_added = self.networks.iter().map(|n| n.network.name.clone()).collect();
         let is_new = |name: &str| self.pods.iter().any(|p| p.name == name);
         applied.pods_added = state.pod_views().into_iter().filter(|v| is_new(&v.name)).collect();
@@ -113,7 +123,17 @@ impl Plan {
             let waits = matches!(&row, Row::Attachment(a) if state.shares_address(a));
             changes.push(Change::Put(row.at(if waits { Phase::Updating } else { Phase::Ready })));
         }
-        changes.extend(self.retimed.iter().cloned().map(Change::put));
+        let mut settled = Vec::new();
+        if let (Some(new), Some(now)) = (&self.instance_changed, &state.instance) {
+            applied.nat_changed = (new.nat != now.nat).then_some(new.nat);
+            // What else is known of it may have moved on since the plan was made.
+            let reserved_ports = now.reserved_ports.clone();
+            let uplinks = if new.host.uplink == now.host.uplink { &now.uplinks } else { &new.uplinks }.clone();
+            settled.push(Row::from(InstanceRow { reserved_ports, uplinks, ..new.clone() }));
+        }
+        settled.extend(self.networks_changed.iter().cloned().map(Row::from));
+        changes.extend(settled.into_iter().map(|row| Change::Put(row.at(Phase::Updating))));
+        changes.extend(self.attachments_changed.iter().cloned().map(Change::put));
         for row in &state.publishes {
             let backends = self.backends_left(state, row);
             if self.removes_publish(state, row) {

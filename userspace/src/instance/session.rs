@@ -1,6 +1,6 @@
 //! One mutating verb at work: the lock, the store, one way forward and one way back.
 
-use super::difference::{Difference, differences};
+use super::difference::{Difference, Trouble, differences};
 use super::plan::{NextId, Plan, Surroundings};
 use super::platform::{Platform, PlatformError};
 use super::wreck::leave_out;
@@ -349,6 +349,13 @@ impl<P: Platform> Session<'_, P> {
                     not.push((difference.clone(), difference.to_string()));
                     continue;
                 }
+                if let Trouble::UplinkFound(name) = &difference.trouble
+                    && let Some(other) = self.sharer_of_ports(name)?
+                {
+                    let why = format!("{difference}: instance {other:?} translates to it with ports of the same range");
+                    not.push((difference, why));
+                    continue;
+                }
                 match self.mend_one(&difference) {
                     Ok(()) => {
                         goes_on |= difference.trouble.hides_others();
@@ -372,6 +379,18 @@ impl<P: Platform> Session<'_, P> {
         });
         state.apply(&noted);
         done
+    }
+
+    /// Another instance that has this uplink and hands out ports of the same range.
+    fn sharer_of_ports(&self, uplink: &str) -> Result<Option<String>, InstanceError> {
+        let Some(row) = &self.state.instance else { return Ok(None) };
+        let neighbours = self.neighbours()?.into_iter();
+        let mut sharers = neighbours.filter(|(_, state)| {
+            let shares =
+                |other: &InstanceRow| other.has_uplink(uplink) && other.host.snat_ports.overlaps(row.host.snat_ports);
+            state.instance.as_ref().is_some_and(shares)
+        });
+        Ok(sharers.next().map(|(dirs, _)| dirs.name().to_owned()))
     }
 
     /// Marks everything as going.
@@ -398,15 +417,15 @@ impl<P: Platform> Session<'_, P> {
             return Ok(vec![e]);
         }
         let mut left = Vec::new();
-        // Publishes leave pods that go before these go; addresses are free for others after.
-        self.update(|row| matches!(row, Row::Publish(_)), &mut left)?;
+        // What stays leaves what goes before that goes; addresses are free for others after.
+        self.update(&mut left)?;
         self.remove(whole, &mut left)?;
-        self.update(|_| true, &mut left)?;
+        self.update(&mut left)?;
         Ok(left)
     }
 
     /// The one way forward for what is live: the kernel is brought to what rows say that have changed.
-    fn update(&mut self, which: impl Fn(&Row) -> bool, left: &mut Vec<PlatformError>) -> Result<(), InstanceError> {
+    fn update(&mut self, left: &mut Vec<PlatformError>) -> Result<(), InstanceError> {
         let is_live = |b: &BackendRow| self.state.attachment(b.attachment).is_some_and(|a| a.phase.is_live());
         let ready = |row: &Row| match row {
             Row::Publish(q) => q.backends.iter().all(is_live),
@@ -414,9 +433,11 @@ impl<P: Platform> Session<'_, P> {
             Row::Attachment(a) => !self.state.shares_address(a),
             _ => true,
         };
-        let rows: Vec<Row> =
-            self.state.rows().filter(|r| r.phase() == Phase::Updating && which(r) && ready(r)).collect();
-        for rows in rows.chunk_by(|a, b| matches!((a, b), (Row::Publish(_), Row::Publish(_)))) {
+        let rows: Vec<Row> = self.state.rows().filter(|r| r.phase() == Phase::Updating && ready(r)).collect();
+        let alike = |a: &Row, b: &Row| {
+            matches!((a, b), (Row::Publish(_), Row::Publish(_)) | (Row::Attachment(_), Row::Attachment(_)))
+        };
+        for rows in rows.chunk_by(alike) {
             match self.platform.update(rows, &self.state) {
                 Ok(()) => {
                     self.write(&rows.iter().map(|r| Change::Put(r.clone().at(Phase::Ready))).collect::<Vec<_>>())?;

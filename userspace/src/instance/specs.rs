@@ -39,6 +39,15 @@ pub(super) fn network_spec(row: &NetworkRow) -> NetworkSpec {
     }
 }
 
+/// The network as an interface in a pod knows it: with the prefixes that one was given.
+pub(super) fn network_spec_of(row: &AttachmentRow, network: &NetworkRow) -> NetworkSpec {
+    let spec = network_spec(network);
+    let [four, six] = row.prefix_bits;
+    let known4 = spec.gateway4.map(|n| Ipv4Net::new(n.addr(), four.unwrap_or(n.prefix_len())).unwrap_or(n));
+    let known6 = spec.gateway6.map(|n| Ipv6Net::new(n.addr(), six.unwrap_or(n.prefix_len())).unwrap_or(n));
+    NetworkSpec { gateway4: known4, gateway6: known6, ..spec }
+}
+
 pub(super) fn publish_specs(rows: &[PublishRow], all: &State) -> Vec<PublishSpec> {
     rows.iter().map(|row| publish_spec(row, all)).collect()
 }

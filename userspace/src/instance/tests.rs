@@ -1,4 +1,5 @@
 mod change;
+mod live;
 mod model;
 mod publishes;
 mod reserve;
@@ -195,30 +196,6 @@ fn a_changed_file_adds_and_removes() {
     assert_ne!(w.first("green").addr4, Some("10.244.0.2".parse().unwrap()), "a freed address is not given out at once");
     w.verb(|i| i.down()).unwrap();
     w.assert_nothing_left();
-}
-
-#[test]
-fn what_cannot_change_live_is_refused_by_name() {
-    let w = World::new();
-    w.up(FILE).unwrap();
-    let before = (w.kernel.seen(), w.state());
-    let rows = [
-        ("[[network]]\nname = \"pods\"", "[host]\nmtu = 9000\n[[network]]\nname = \"pods\"", "host.mtu"),
-        ("[[network]]\nname = \"pods\"", "[host]\nuplink = \"none\"\n[[network]]\nname = \"pods\"", "host.uplink"),
-        ("\"10.244.0.0/24\", ", "\"10.245.0.0/24\", ", "network[0].subnets"),
-        ("name = \"pods\"", "name = \"pods\"\nmasquerade = false", "network[0].masquerade"),
-        ("name = \"pods\"", "name = \"pods\"\nno_masquerade = [\"10.0.0.0/8\"]", "network[0].no_masquerade"),
-        ("name = \"pods\"", "name = \"pods\"\nsnat_address = [\"192.0.2.1\"]", "network[0].snat_address"),
-        ("name = \"pods\"", "name = \"pods\"\nmapping = \"endpoint-independent\"", "network[0].mapping"),
-        ("10.244.0.10", "10.244.0.11", "pod[0].address[0]"),
-        ("network = \"pods\"", "network = \"twin\"", "pod[0].network"),
-    ];
-    for (from, to, field) in rows {
-        let (found, problem) = input(w.up(&FILE.replacen(from, to, 1)).unwrap_err());
-        assert_eq!(found, field);
-        assert!(matches!(problem, Problem::ChangedLive { .. }), "{problem}");
-    }
-    assert_eq!((w.kernel.seen(), w.state()), before);
 }
 
 #[test]
@@ -450,10 +427,6 @@ fn instances_on_one_host_share_no_ports() {
 #[test]
 fn a_live_instance_bears_the_absence_of_its_uplink() {
     let w = World::new();
-    w.kernel.no_uplink.set(true);
-    assert_eq!(input(w.up(FILE).unwrap_err()), ("host.uplink".into(), Problem::UplinkAuto));
-    w.assert_nothing_left();
-    w.kernel.no_uplink.set(false);
     w.up(FILE).unwrap();
     w.kernel.no_uplink.set(true);
     assert!(!w.up(FILE).unwrap().changed);

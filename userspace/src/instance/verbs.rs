@@ -6,8 +6,8 @@ use super::plan::{self, Plan, PodRequest};
 use super::platform::Platform;
 use super::session::Session;
 use super::{Applied, Instance, InstanceError, Repaired};
-use crate::store::{AttachmentRow, BackendRow, PublishRow, State, StoreError};
-use crate::topology::{Affinity, Allow, Backend, Document, InputError, Problem, Publish, SharedPublish};
+use crate::store::{AttachmentRow, BackendRow, InstanceRow, PublishRow, State, StoreError};
+use crate::topology::{Affinity, Allow, Backend, Document, InputError, Problem, Publish, SharedPublish, Uplink};
 
 /// Names a live publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,11 +64,11 @@ impl<P: Platform> Instance<P> {
         let Some(mut session) = self.begin(true)? else {
             return Err(InstanceError::NotUp(self.dirs.name().to_owned()));
         };
-        let routes = plan::adds_subnets(&session.state, &document.topology);
+        let routes = plan::needs_routes(&session.state, &document.topology);
         let planned = session.plan(routes, |state, host, next_id| {
             let plan = plan::up(state, host_netns.as_deref(), document, host, next_id)?;
             if !prune {
-                plan.spare_processes(state)?;
+                plan.spare(state, document)?;
             }
             Ok(plan)
         });
@@ -85,6 +85,10 @@ impl<P: Platform> Instance<P> {
                     if session.state.instance.is_some() { session.mend(None)? } else { Default::default() };
                 for why in &not_mended {
                     tracing::warn!("not mended: {why}");
+                }
+                let is_new = |row: &InstanceRow| row.host.uplink == Uplink::Auto && row.uplinks.is_empty();
+                if plan.instance.as_ref().is_some_and(is_new) {
+                    tracing::warn!("the host has no default route: pods reach no LAN until there is one");
                 }
                 let mut applied = session.carry_out(&plan)?;
                 applied.changed |= !mended.is_empty();

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 use super::difference::DifferenceView;
+use super::plan::Setting;
 use crate::store::{AttachmentRow, Origin, Phase, PublishRow, State};
 use crate::topology::{Affinity, Allow, Backend, Behaviour, Nat};
 
@@ -18,6 +19,9 @@ pub struct Applied {
     /// `[nat]`, when it was changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nat_changed: Option<Nat>,
+    /// What of the host, networks and pods is another than before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub settings_changed: Vec<Setting>,
     /// Names of networks that were made.
     pub networks_added: Vec<String>,
     /// Names of networks that were removed.

@@ -166,6 +166,18 @@ impl Request {
         let what = format!("{what} route to {} by interface {}", route.destination, route.oif);
         Self::new(what, NLM_F_CREATE | flags, RouteNetlinkMessage::NewRoute(route.message()))
     }
+
+    /// Adds a route to the main table in place of the one that has its destination and metric.
+    pub fn replace_route(route: &RouteSpec) -> Self {
+        let what = format!("replace the route to {} by interface {}", route.destination, route.oif);
+        Self::new(what, NLM_F_CREATE | NLM_F_REPLACE, RouteNetlinkMessage::NewRoute(route.message()))
+    }
+
+    /// Removes a route that [`Self::add_route`] added.
+    pub fn delete_route(route: &RouteSpec) -> Self {
+        let what = format!("delete the route to {} by interface {}", route.destination, route.oif);
+        Self::new(what, 0, RouteNetlinkMessage::DelRoute(route.message()))
+    }
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
@@ -252,6 +264,12 @@ impl Netlink {
             }
             _ => Ok(default_routes(&self.main_routes(family, Some(oif))?, family).first().map(|r| (*r).clone())),
         }
+    }
+
+    /// The default route of the main table the kernel would take; `None` also where something else leads nearly everywhere.
+    pub fn best_default(&self, family: Family) -> Result<Option<Route>, NetlinkError> {
+        let found = self.look_up(family.somewhere(), None)?;
+        Ok(found.filter(|r| r.is_default() && r.table == MAIN_TABLE && r.kind == RouteKind::Unicast))
     }
 
     /// The route the kernel would send a packet to `destination` by, all of its next hops included (kernel 4.13); `None` if

@@ -51,6 +51,9 @@ pub struct NetworkRow {
     pub mtu_bytes: u32,
     /// Whether the host's routes lead to it; see `netns_ebpf_common::network::Network::HOST_ACCESS`.
     pub host_access: bool,
+    /// Addresses pods left for the LAN with until the last change, and do not any more: what has one ends.
+    #[serde(default)]
+    pub snat_left: Vec<IpAddr>,
     /// The IPv4 address handed out last.
     pub last4: Option<Ipv4Addr>,
     /// The IPv6 address handed out last.
@@ -141,6 +144,10 @@ pub struct AttachmentRow {
     /// IPv6 address.
     #[serde(default)]
     pub addr6: Option<Ipv6Addr>,
+    /// Length of the prefix it has in the pod, of IPv4 and IPv6, in bits; `None`: that of the network's subnet. A network may grow
+    /// without its pods' notice, as the gateway is their way to all of it.
+    #[serde(default)]
+    pub prefix_bits: [Option<u8>; 2],
     /// Who asked for it.
     pub origin: Origin,
     /// Phase; the store keeps it beside the rest.
@@ -152,6 +159,11 @@ impl AttachmentRow {
     /// Its addresses.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
         self.addr4.map(IpAddr::V4).into_iter().chain(self.addr6.map(IpAddr::V6))
+    }
+
+    /// Length of the prefix an address has in the pod, where that is not the subnet's.
+    pub const fn own_prefix_bits(&self, address: IpAddr) -> Option<u8> {
+        self.prefix_bits[address.is_ipv6() as usize]
     }
 }
 

@@ -21,6 +21,7 @@ fn network() -> NetworkRow {
         },
         mtu_bytes: 1500,
         host_access: true,
+        snat_left: vec![],
         last4: Some("10.0.0.9".parse().unwrap()),
         last6: None,
         origin: Origin::File,
@@ -30,6 +31,7 @@ fn network() -> NetworkRow {
 
 fn attachment() -> AttachmentRow {
     AttachmentRow {
+        prefix_bits: [None; 2],
         id: 2,
         pod: 1,
         network: 1,

@@ -36,6 +36,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Its addresses with their prefix lengths.
     pub addresses: Vec<IpNet>,
+    /// Why it can be no uplink; `None`: it can.
+    pub unfit: Option<&'static str>,
 }
 
 /// A route of the host's main table.

@@ -41,6 +41,7 @@
 //! means nothing is reachable from the LAN, an empty `allow` lets nobody in.
 
 mod backends;
+mod change;
 mod facts;
 mod model;
 mod name;
@@ -56,6 +57,7 @@ mod written;
 pub use netns_ebpf_common::network::MAX_SNAT_ADDRS;
 
 pub use backends::{Affinity, Allow, Backend, Declared, PodPublish, SharedPublish};
+pub use change::{Effect, KEYS};
 pub use facts::{HostFacts, HostRoute, Interface, PortProbe};
 pub use model::{Behaviour, Host, Network, Pod, Topology, Uplink};
 pub use name::{MAX_NAME_BYTES, check_ifname, check_name};

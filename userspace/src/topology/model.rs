@@ -28,6 +28,13 @@ pub struct Topology {
     pub publishes: Vec<SharedPublish>,
 }
 
+impl Topology {
+    /// Whether there is nothing in it that could be made: no network, and no pod.
+    pub const fn is_empty(&self) -> bool {
+        self.networks.is_empty() && self.pods.is_empty()
+    }
+}
+
 /// `[host]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -215,8 +215,6 @@ pub enum Problem {
         "no such interface; `ip link` names them, \"auto\" takes those of default routes, \"none\" goes without a LAN"
     )]
     UplinkMissing,
-    #[error("the host has no default route to find the uplink by; name the interface, or say \"none\"")]
-    UplinkAuto,
     #[error("an interface name is 1 to 15 bytes without `/`, `:`, `%` or white space")]
     Ifname,
     #[error("write \"auto\", \"none\", a name, or a list of names such as [\"eth0\", \"eth1\"]")]
@@ -225,6 +223,8 @@ pub enum Problem {
     SnatPortsTaken(String, String),
     #[error("an interface of this instance; the uplink leads to the LAN")]
     UplinkOurs,
+    #[error("cannot be an uplink: {0}")]
+    UplinkUnfit(&'static str),
     #[error("not an address packets can leave for the LAN with ({0}); choose another address of the host")]
     SnatAddressKind(&'static str),
     #[error("the host has no address {0}; add it to an interface of the host first (`ip addr add`)")]
@@ -257,11 +257,15 @@ pub enum Problem {
     TimeoutRange,
     #[error("out of range; 1 to {max} flows of a family", max = netns_ebpf_common::abi::MAX_FLOWS)]
     Flows,
-    #[error("cannot be changed while the instance is up (now {now}); `netns down` first")]
-    ChangedLive { now: String },
+    #[error(
+        "pod {pod:?} has {address}, which would be {what}; give it another address first, or choose a subnet that has it"
+    )]
+    SubnetLeavesOut { pod: String, address: String, what: &'static str },
+    #[error("overlaps subnets of network {0:?}, which is up; the host can have routes to one of them")]
+    SubnetGrowsInto(String),
     #[error("pods {0} of this network were added by hand; delete them first")]
     NetworkInUse(String),
-    #[error("declares nothing; --prune removes what came from files all the same")]
+    #[error("declares no network and no pod; --prune removes what came from files all the same")]
     DeclaresNothing,
     #[error("{0}")]
     Usage(String),

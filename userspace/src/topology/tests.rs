@@ -30,7 +30,13 @@ fn facts() -> HostFacts {
     let net = |s: &str| s.parse().unwrap();
     HostFacts {
         interfaces: vec![
-            Interface { index: 1, name: "lo".into(), mtu: 65_536, addresses: vec![net("127.0.0.1/8"), net("::1/128")] },
+            Interface {
+                index: 1,
+                name: "lo".into(),
+                mtu: 65_536,
+                addresses: vec![net("127.0.0.1/8"), net("::1/128")],
+                unfit: None,
+            },
             Interface {
                 index: 7,
                 name: "eth7".into(),
@@ -40,6 +46,7 @@ fn facts() -> HostFacts {
                     .into_iter()
                     .chain((1..=9).map(|i| net(&format!("10.77.0.{i}/32"))))
                     .collect(),
+                unfit: None,
             },
         ],
         routes: vec![
@@ -266,7 +273,10 @@ fn uplinks_are_found_or_refused() {
         ("host.uplink[2]", &Problem::NameTwice("host.uplink[0]".into()))
     );
     facts.default_uplinks.clear();
-    assert_eq!(resolve_uplinks(&Uplink::Auto, &facts).unwrap_err().problem, Problem::UplinkAuto);
+    assert_eq!(resolve_uplinks(&Uplink::Auto, &facts), Ok(vec![]), "it may come later");
+    facts.interfaces[1].unfit = Some("its frames are neither");
+    let unfit = resolve_uplinks(&named(&["eth7"]), &facts).unwrap_err().problem.clone();
+    assert_eq!(unfit, Problem::UplinkUnfit("its frames are neither"));
     facts.ours = vec![7];
     assert_eq!(resolve_uplinks(&named(&["eth7"]), &facts).unwrap_err().problem, Problem::UplinkOurs);
 }
@@ -316,10 +326,13 @@ fn what_the_instance_holds_counts() {
 
 #[test]
 fn a_live_network_is_not_held_against_routes_again() {
-    let taken = Taken { networks: vec!["pods".into()], ..Taken::default() };
+    let live = |text: &str| Taken { networks: parse(text).unwrap().topology.networks, ..Taken::default() };
     let text = GOOD.replace("10.244.0.0/24", "192.0.2.0/24").replace("10.244.0.10", "192.0.2.10");
     check(&text).unwrap_err();
-    check_with(&text, &facts(), &taken).unwrap();
+    check_with(&text, &facts(), &live(&text)).unwrap();
+    // What it is to grow to is.
+    let error = check_with(&text, &facts(), &live(GOOD)).unwrap_err();
+    assert!(matches!(error.problem, Problem::RouteOverlap { .. }), "{error}");
 }
 
 #[test]
@@ -411,7 +424,9 @@ fn a_pool_has_addresses_of_the_host_and_of_the_networks_families() {
     assert_eq!(error.problem, Problem::SnatAddressFamily { family: "IPv6" });
     // A live network's address may be away for a moment.
     let text = GOOD.replacen("name = \"pods\"", "name = \"pods\"\nsnat_address = [\"192.0.2.9\"]", 1);
-    let taken = Taken { networks: vec!["pods".into()], ..Taken::default() };
-    check_with(&text, &facts(), &taken).unwrap();
+    let live = |text: &str| Taken { networks: parse(text).unwrap().topology.networks, ..Taken::default() };
+    check_with(&text, &facts(), &live(&text)).unwrap();
+    let new = check_with(&text, &facts(), &live(GOOD)).unwrap_err();
+    assert_eq!(new.problem, Problem::SnatAddressMissing("192.0.2.9".into()), "one it is to get");
     assert_eq!(check(&text).unwrap_err().problem, Problem::SnatAddressMissing("192.0.2.9".into()));
 }

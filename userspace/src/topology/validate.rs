@@ -15,8 +15,8 @@ use super::{
 /// What the instance holds beside the topology that is checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Taken {
-    /// Names of networks that are live already: their subnets are not held against the host's routes again.
-    pub networks: Vec<String>,
+    /// Networks that are live already: what they have of the topology's is not held against the host again.
+    pub networks: Vec<Network>,
     /// Pods that stay and are not part of the topology.
     pub pods: Vec<TakenPod>,
     /// Publishes that stay and are not part of the topology, with the name of their pod.
@@ -55,16 +55,15 @@ pub fn validate(
     publishes(topology, facts, ports, taken)
 }
 
-/// The interfaces to the LAN; empty for a host without one.
+/// The interfaces to the LAN; empty for a host without one, or without a default route to find them by.
 ///
 /// # Errors
 ///
-/// One does not exist, none can be found, one is named twice, or is one of this instance's own.
+/// One does not exist, is named twice, is one of this instance's own, or of a kind the data path cannot use.
 pub fn resolve_uplinks<'a>(uplink: &Uplink, facts: &'a HostFacts) -> Result<Vec<&'a Interface>, InputError> {
     let whole = |problem| InputError::new("host.uplink", uplink, problem);
     let names = match uplink {
         Uplink::None => return Ok(Vec::new()),
-        Uplink::Auto if facts.default_uplinks.is_empty() => return Err(whole(Problem::UplinkAuto)),
         Uplink::Auto => &facts.default_uplinks,
         Uplink::Named(names) => names,
     };
@@ -83,6 +82,9 @@ pub fn resolve_uplinks<'a>(uplink: &Uplink, facts: &'a HostFacts) -> Result<Vec<
         if facts.ours.contains(&interface.index) || name == "lo" {
             return Err(error(Problem::UplinkOurs));
         }
+        if let Some(why) = interface.unfit {
+            return Err(error(Problem::UplinkUnfit(why)));
+        }
         found.push(interface);
     }
     Ok(found)
@@ -93,12 +95,12 @@ fn networks(topology: &Topology, facts: &HostFacts, taken: &Taken) -> Result<(),
     for (i, network) in topology.networks.iter().enumerate() {
         let field = format!("network[{i}]");
         unique_name(&field, &network.name, &mut seen)?;
-        let live = taken.networks.contains(&network.name);
+        let live = taken.networks.iter().find(|live| live.name == network.name);
         subnets(&field, network, facts, live)?;
         snat_addresses(&field, network, facts, live)?;
         behaviour(&field, network)?;
     }
-    let all = topology.networks.iter().map(|n| n.name.as_str()).chain(taken.networks.iter().map(String::as_str));
+    let all = topology.networks.iter().map(|n| n.name.as_str()).chain(taken.networks.iter().map(|n| n.name.as_str()));
     let limit = abi::MAX_NETWORKS - 1;
     if all.collect::<HashSet<_>>().len() > limit as usize {
         return Err(InputError::new("network", "", Problem::TooMany(limit)));
@@ -112,7 +114,7 @@ fn networks(topology: &Topology, facts: &HostFacts, taken: &Taken) -> Result<(),
     Ok(())
 }
 
-fn subnets(field: &str, network: &Network, facts: &HostFacts, live: bool) -> Result<(), InputError> {
+fn subnets(field: &str, network: &Network, facts: &HostFacts, live: Option<&Network>) -> Result<(), InputError> {
     if network.subnets.is_empty() {
         return Err(InputError::new(format!("{field}.subnets"), "", Problem::NoSubnet));
     }
@@ -128,7 +130,7 @@ fn subnets(field: &str, network: &Network, facts: &HostFacts, live: bool) -> Res
                 return Err(error(Problem::SubnetFamilyTwice { family, first: earlier.to_string() }));
             }
         }
-        if live {
+        if live.is_some_and(|live| live.subnets.contains(subnet)) {
             continue;
         }
         let foreign = |r: &&super::HostRoute| !r.ours && r.destination.prefix_len() > 0;
@@ -144,7 +146,7 @@ fn subnets(field: &str, network: &Network, facts: &HostFacts, live: bool) -> Res
     Ok(())
 }
 
-fn snat_addresses(field: &str, network: &Network, facts: &HostFacts, live: bool) -> Result<(), InputError> {
+fn snat_addresses(field: &str, network: &Network, facts: &HostFacts, live: Option<&Network>) -> Result<(), InputError> {
     for (k, address) in network.snat_address.iter().enumerate() {
         let error = |problem| InputError::new(format!("{field}.snat_address[{k}]"), address, problem);
         if !network.masquerade {
@@ -165,6 +167,7 @@ fn snat_addresses(field: &str, network: &Network, facts: &HostFacts, live: bool)
             return Err(error(Problem::SnatAddressFamily { family }));
         }
         // A live network does without for a moment: its flows to the LAN are refused until the address is back.
+        let live = live.is_some_and(|live| live.snat_address.contains(address));
         if !live && facts.holder(*address).is_none() {
             return Err(error(Problem::SnatAddressMissing(address.to_string())));
         }

@@ -5,6 +5,7 @@
 
 mod buckets;
 mod cable;
+mod change;
 mod device;
 mod gateway;
 mod host_socket;
@@ -33,7 +34,7 @@ pub use names::{
 };
 pub use pod::PodSpec;
 pub use publish::{BackendSpec, PublishSpec};
-pub use uplink::{UplinkState, default_uplinks};
+pub use uplink::{UplinkState, default_uplinks, unfit};
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]

@@ -221,7 +221,7 @@ impl Host {
 }
 
 /// A pod's addresses with their subnet's prefix length, each with its gateway.
-fn nets(network: &NetworkSpec, pod: &PodSpec) -> Vec<(IpNet, IpAddr)> {
+pub(super) fn nets(network: &NetworkSpec, pod: &PodSpec) -> Vec<(IpNet, IpAddr)> {
     let mut nets = Vec::new();
     if let (Some(addr), Some(gateway)) = (pod.addr4, network.gateway4)
         && let Ok(net) = Ipv4Net::new(addr, gateway.prefix_len())

@@ -48,6 +48,14 @@ pub fn default_uplinks(links: &[Link], routes: &[Route]) -> Vec<String> {
     names
 }
 
+/// Why an interface can be no uplink.
+pub fn unfit(link: &Link) -> Option<&'static str> {
+    if link.loopback {
+        return Some("it is the loopback interface");
+    }
+    (!link.ethernet && !link.bare_ip).then_some("its frames are neither Ethernet nor bare IP")
+}
+
 impl Host {
     /// What an interface would be as an uplink. Changes nothing.
     pub fn uplink_state(&self, ifname: &str) -> Result<UplinkState, WiringError> {
@@ -161,13 +169,10 @@ impl Host {
     fn uplink_link(&self, ifname: &str) -> Result<Link, WiringError> {
         let link = self.netlink.link_by_name(ifname)?;
         let link = link.ok_or_else(|| WiringError::NoUplink(ifname.to_owned()))?;
-        if link.loopback {
-            return Err(WiringError::BadUplink(link.name, "it is the loopback interface"));
+        match unfit(&link) {
+            Some(why) => Err(WiringError::BadUplink(link.name, why)),
+            None => Ok(link),
         }
-        if !link.ethernet && !link.bare_ip {
-            return Err(WiringError::BadUplink(link.name, "its frames are neither Ethernet nor bare IP"));
-        }
-        Ok(link)
     }
 }
 

@@ -37,7 +37,7 @@ impl Snapshot {
             ("attached programs", lines(&run("bpftool", ["net", "show"]).ok())),
             ("mounts", mounts()),
             ("bpffs", tree(Path::new(BPFFS))),
-            ("/run", tree(Path::new("/run"))),
+            ("/run", without_notes(tree(Path::new("/run")))),
             ("sysctls", sysctls()),
         ];
         Self { sections }
@@ -87,6 +87,18 @@ fn tree(root: &Path) -> BTreeSet<String> {
                 pending.push(path);
             }
         }
+    }
+    found
+}
+
+/// Without the notes of instances that were to be up, which a failed or refused `up` leaves, and their directory if nothing else is
+/// in it.
+fn without_notes(mut found: BTreeSet<String>) -> BTreeSet<String> {
+    const ROOT: &str = "/run/netns-ebpf";
+    let before = found.len();
+    found.retain(|path| !path.starts_with(&format!("{ROOT}/.wanted-")));
+    if found.len() < before && !found.iter().any(|path| path.starts_with(&format!("{ROOT}/"))) {
+        found.remove(ROOT);
     }
     found
 }

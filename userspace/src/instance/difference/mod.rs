@@ -140,6 +140,7 @@ fn instance_troubles(wanted: &Present, present: &Present, troubles: &mut Vec<Tro
     if !ports.is_empty() {
         troubles.push(Trouble::NotReserved(ports));
     }
+    auto_troubles(wanted, present, troubles);
     for (name, index) in &wanted.uplinks {
         // By its index, whatever has its name by now.
         let found = present.devices.get(index).map(|device| device.name.clone());
@@ -157,6 +158,18 @@ fn instance_troubles(wanted: &Present, present: &Present, troubles: &mut Vec<Tro
                 }
             }
         }
+    }
+}
+
+/// Whether an instance that takes its uplinks by default routes has the one there is.
+fn auto_troubles(wanted: &Present, present: &Present, troubles: &mut Vec<Trouble>) {
+    let (true, Some(found)) = (wanted.default_uplinks.is_some(), &present.default_uplinks) else { return };
+    // By its index too: one that was renamed is none that is new.
+    let is_known = |name: &str, index: &u32| wanted.uplinks.iter().any(|(n, i)| n == name || i == index);
+    let new = found.iter().filter(|(name, index)| !is_known(name, index));
+    troubles.extend(new.map(|(name, _)| Trouble::UplinkFound(name.clone())));
+    if found.is_empty() && wanted.uplinks.is_empty() {
+        troubles.push(Trouble::UplinkAwaited);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::netlink::Family;
 use crate::netns::NetnsId;
 use crate::store::{AttachmentRow, NetworkRow, Phase, State};
 use crate::sysctl::PortSet;
-use crate::topology::{gateway, same_family};
+use crate::topology::{Uplink, gateway, same_family};
 use crate::wiring::{
     HOST_END, gateway_ifindex, gateway_ifname, gateway_mac, gateway_peer_ifname, gateway_peer_mac, gateway_settings,
     host_ifname,
@@ -100,6 +100,8 @@ pub struct Present {
     pub reserved: PortSet,
     /// Uplinks that are there, by name, with their index.
     pub uplinks: BTreeMap<String, u32>,
+    /// Interfaces the kernel's default routes lead to, by name, with their index; `None` where that does not matter.
+    pub default_uplinks: Option<BTreeMap<String, u32>>,
 }
 
 impl Present {
@@ -109,6 +111,7 @@ impl Present {
         let Some(row) = all.instance.as_ref().filter(|r| r.phase.is_live()) else { return Self::default() };
         wanted.reserved = row.reserved_ports.clone();
         wanted.uplinks = row.uplinks.iter().map(|u| (u.name.clone(), u.ifindex)).collect();
+        wanted.default_uplinks = (row.host.uplink == Uplink::Auto).then(BTreeMap::new);
         let ready = |phase| phase == Phase::Ready;
         for network in all.networks.iter().filter(|r| ready(r.phase)) {
             let Ok(id) = u16::try_from(network.id) else { continue };
@@ -157,11 +160,12 @@ fn gateway_addresses(row: &NetworkRow) -> BTreeSet<IpNet> {
 fn nets(row: &AttachmentRow, network: &NetworkRow) -> (BTreeSet<IpNet>, BTreeSet<Way>) {
     let mut nets = (BTreeSet::new(), BTreeSet::new());
     for address in row.addresses() {
+        let bits = |s: IpNet| row.own_prefix_bits(address).unwrap_or(s.prefix_len());
         let subnet = network.subnet_of(address);
-        if let Some((net, subnet)) = subnet.and_then(|s| Some((IpNet::new(address, s.prefix_len()).ok()?, s))) {
+        if let Some((net, subnet)) = subnet.and_then(|s| Some((IpNet::new(address, bits(s)).ok()?, s))) {
             nets.0.insert(net);
             let gateway = gateway(subnet);
-            nets.1.insert(Way { destination: subnet.trunc(), gateway: None });
+            nets.1.insert(Way { destination: net.trunc(), gateway: None });
             nets.1.insert(Way { destination: Family::of(gateway).default_net(), gateway: Some(gateway) });
         }
     }

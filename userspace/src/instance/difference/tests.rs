@@ -26,6 +26,7 @@ fn network(id: u32) -> NetworkRow {
         },
         mtu_bytes: 1500,
         host_access: true,
+        snat_left: vec![],
         last4: None,
         last6: None,
         origin: Origin::File,
@@ -62,6 +63,7 @@ fn state(pods: u64) -> State {
             let slot = (pod * 3 + k) as u32;
             rows.push(
                 AttachmentRow {
+                    prefix_bits: [None; 2],
                     id: 1000 + u64::from(slot),
                     pod: 100 + pod,
                     network,

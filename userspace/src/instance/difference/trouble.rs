@@ -100,6 +100,10 @@ pub enum Trouble {
         /// The one it has.
         found: String,
     },
+    /// An interface has the default route, and is no uplink yet although uplinks are those that have.
+    UplinkFound(String),
+    /// There is no uplink, as there is no default route to find it by.
+    UplinkAwaited,
 }
 
 /// How a difference is mended.
@@ -119,6 +123,8 @@ pub enum Repair {
     Again,
     /// The next look at the host does it.
     Refresh,
+    /// The interface becomes an uplink.
+    Uplink,
 }
 
 impl Trouble {
@@ -163,6 +169,8 @@ impl Trouble {
             Self::UplinkGone(_) => "uplink-gone",
             Self::UplinkAnew(_) => "uplink-anew",
             Self::UplinkRenamed { .. } => "uplink-renamed",
+            Self::UplinkFound(_) => "uplink-found",
+            Self::UplinkAwaited => "uplink-awaited",
         }
     }
 
@@ -185,6 +193,8 @@ impl Trouble {
                 Err("that one is somebody else's: give it another name, or remove it if it has ours's index")
             }
             Self::LedElsewhere { .. } => Err("the route is somebody else's: remove it"),
+            Self::UplinkAwaited => Err("the interface of a default route becomes it as soon as there is one"),
+            Self::UplinkFound(_) => Ok(Repair::Uplink),
             Self::DeviceGone(_) => Ok(Repair::Anew),
             Self::Renamed { .. }
             | Self::Down(_)
@@ -241,6 +251,8 @@ impl fmt::Display for Trouble {
             Self::UplinkGone(name) => write!(f, "uplink {name} is away"),
             Self::UplinkAnew(name) => write!(f, "uplink {name} was made anew"),
             Self::UplinkRenamed { name, found } => write!(f, "uplink {name} is called {found}"),
+            Self::UplinkFound(name) => write!(f, "{name} has the default route and is no uplink yet"),
+            Self::UplinkAwaited => f.write_str("it has no uplink: the host has no default route"),
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::probe::{self, PortProto};
 use crate::store::State;
 use crate::sysctl::{self, PortSet, SysctlError};
 use crate::topology::{HostFacts, HostRoute, Interface, PortProbe, Proto};
-use crate::wiring::{default_uplinks, gateway_ifindex, gateway_ifname, host_ifname};
+use crate::wiring::{default_uplinks, gateway_ifindex, gateway_ifname, host_ifname, unfit};
 
 /// Marks, in the state root, that bpffs was mounted by us and is to be unmounted by the last instance.
 const BPFFS_MARK: &str = "bpffs-mounted";
@@ -91,6 +91,7 @@ impl KernelPlatform {
         let interfaces = links
             .into_iter()
             .map(|l| Interface {
+                unfit: unfit(&l),
                 index: l.index,
                 name: l.name,
                 mtu: l.mtu_bytes,

@@ -49,6 +49,7 @@ impl KernelPlatform {
                 made.apply(&changed.take().map(Change::Put).into_iter().collect::<Vec<_>>());
                 of_pod.iter().try_for_each(|row| self.wire(row, &made, Wire::Again { anew: true })).map_err(fail)
             }
+            (Repair::Uplink, Row::Instance(r)) => self.take_on_uplinks(r, note),
             (_, Row::Instance(_)) => self.host.wire_host_sockets().map_err(|e| fail(e.into())),
             (_, row) => self.remake(row, all, anew).map_err(fail),
         }

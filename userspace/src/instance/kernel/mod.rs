@@ -13,13 +13,13 @@ use std::path::Path;
 
 use netns_ebpf_common::host::HostConfig;
 
-use self::follow::with_nat;
+use self::follow::with_settings;
 use self::host::is_bpffs;
 use super::Dirs;
 use super::difference::{Difference, Present, Repair};
 use super::dirs::{BPFFS, STATE_ROOT, note_run_dir};
 use super::platform::{Cause, HostPorts, Note, Object, Op, Platform, PlatformError, Tried, Wreck};
-use super::specs::{id16, network_spec, publish_spec, publish_specs};
+use super::specs::{id16, network_spec, network_spec_of, publish_spec, publish_specs};
 use crate::datapath::{Datapath, Sizes};
 use crate::netns::{Netns, NetnsError, NetnsName, delete_named_if};
 use crate::probe::{self, Listener};
@@ -90,12 +90,10 @@ impl KernelPlatform {
         let datapath = Datapath::load(self.dirs.pins(), &Sizes::default()).tried(Op::Make, Object::Datapath)?;
         let features = probe::features().tried(Op::Check, Object::Host)?;
         let config = HostConfig {
-            snat_port_min: row.host.snat_ports.start(),
-            snat_port_max: row.host.snat_ports.end(),
             flags: if features.csum_ipv6 { HostConfig::CSUM_IPV6 } else { 0 } | self.host_takes_odd(),
             ..HostConfig::default()
         };
-        let config = with_nat(config, &row.nat);
+        let config = with_settings(config, row);
         datapath.set_host_config(&config).tried(Op::Make, Object::Datapath)?;
         if let Err(e) = self.host.wire_host_sockets() {
             tracing::warn!("processes of this host cannot reach published ports: {e}");
@@ -152,8 +150,9 @@ impl KernelPlatform {
     fn wire(&self, row: &AttachmentRow, all: &State, how: Wire) -> Result<(), Cause> {
         let (netns, spec) = self.attachment(row, all)?;
         let network = all.network(row.network).ok_or(Cause::Refused("its network is gone"))?;
-        let network = network_spec(network);
+        let network = network_spec_of(row, network);
         match how {
+            Wire::Change => self.host.change_pod(&network, &spec, &netns, &row.ifname, row.mac)?,
             Wire::New => self.host.wire_pod_at(&network, &spec, &netns, !all.shares_address(row))?,
             Wire::Again { anew } => self.host.mend_pod(&network, &spec, &netns, &row.ifname, row.mac, anew)?,
         }
@@ -208,6 +207,34 @@ impl KernelPlatform {
         }
     }
 
+    /// Lets go of what other rows of those that change may be about to get.
+    fn leave(&self, row: &Row, all: &State) -> Result<(), Cause> {
+        let Row::Attachment(r) = row else { return Ok(()) };
+        match self.attachment(r, all) {
+            Ok((_, spec)) => Ok(self.host.leave_addresses(id16(r.network), &spec)?),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Brings what is live to what its row says.
+    fn change(&self, row: &Row, all: &State) -> Result<(), Cause> {
+        match row {
+            Row::Instance(r) => Ok(self.change_instance(r).map_err(|e| *e.source)?),
+            Row::Network(r) => Ok(self.host.change_gateway(&network_spec(r), &r.snat_left)?),
+            Row::Attachment(r) => match self.wire(r, all, Wire::Change) {
+                // Nothing is there to be changed; whoever mends it makes it as the row says then.
+                Err(Cause::Netns(e))
+                    if e.is_absent() || matches!(e, NetnsError::Another(_) | NetnsError::NotNetns { .. }) =>
+                {
+                    tracing::warn!("pod {:?} is changed when it is mended: {e}", all.pod_name(r.id));
+                    Ok(())
+                }
+                done => done,
+            },
+            Row::Pod(_) | Row::Publish(_) => self.remake(row, all, false),
+        }
+    }
+
     fn remake(&self, row: &Row, all: &State, anew: bool) -> Result<(), Cause> {
         match row {
             Row::Instance(_) | Row::Pod(_) => Ok(()),
@@ -228,6 +255,7 @@ fn slots(rows: &[Row]) -> Option<Vec<u32>> {
 #[derive(Clone, Copy)]
 enum Wire {
     New,
+    Change,
     Again { anew: bool },
 }
 
@@ -291,8 +319,10 @@ impl Platform for KernelPlatform {
             return done.tried(Op::Change, of_several(first, rows, all));
         }
         for row in rows {
-            self.remake(row, all, false)
-                .map_err(|source| PlatformError::new(Op::Change, Object::of(row, all), source))?;
+            self.leave(row, all).map_err(|source| PlatformError::new(Op::Change, Object::of(row, all), source))?;
+        }
+        for row in rows {
+            self.change(row, all).map_err(|source| PlatformError::new(Op::Change, Object::of(row, all), source))?;
         }
         Ok(())
     }

@@ -11,10 +11,11 @@ use super::super::specs::id16;
 use super::mend::Nameless;
 use super::{KernelPlatform, is_pods, open_pod};
 use crate::datapath::{Datapath, cgroup_root};
-use crate::netlink::{Link, Netlink};
+use crate::netlink::{Family, Link, Netlink};
 use crate::netns::{Netns, NetnsError, NetnsId};
 use crate::store::{AttachmentRow, PodRow, State};
-use crate::wiring::{gateway_ifindex, whose};
+use crate::topology::Uplink;
+use crate::wiring::{gateway_ifindex, unfit, whose};
 
 impl KernelPlatform {
     pub(super) fn look(&self, all: &State) -> Result<Present, PlatformError> {
@@ -37,6 +38,9 @@ impl KernelPlatform {
         let uplinks = all.instance.iter().flat_map(|row| &row.uplinks);
         let index = |name: &str| links.iter().find(|l| l.name == name).map(|l| l.index);
         present.uplinks = uplinks.filter_map(|u| Some((u.name.clone(), index(&u.name)?))).collect();
+        if all.instance.as_ref().is_some_and(|row| row.host.uplink == Uplink::Auto) {
+            present.default_uplinks = Some(self.led_by_default(&links)?);
+        }
         present.reserved = self.read_ports()?.reserved;
         for address in self.host.netlink().addresses(None).tried(Op::Read, Object::Host)? {
             if !is_link_local(address.addr()) {
@@ -59,6 +63,19 @@ impl KernelPlatform {
             self.look_into(pod, all, (&links, &nameless), &mut present)?;
         }
         Ok(present)
+    }
+
+    /// The interfaces the host's best default routes lead to, those that can be uplinks. Asked of the kernel, which knows them without
+    /// a look at all routes.
+    pub(super) fn led_by_default(&self, links: &[Link]) -> Result<BTreeMap<String, u32>, PlatformError> {
+        let mut found = BTreeMap::new();
+        for family in Family::ALL {
+            let route = self.host.netlink().best_default(family).tried(Op::Read, Object::Host)?;
+            let indexes = route.into_iter().flat_map(|r| r.oif.into_iter().chain(r.more_oifs));
+            let links = indexes.filter_map(|index| links.iter().find(|l| l.index == index));
+            found.extend(links.filter(|l| unfit(l).is_none()).map(|l| (l.name.clone(), l.index)));
+        }
+        Ok(found)
     }
 
     fn look_at_programs(&self, links: &[Link], present: &mut Present) -> Result<(), PlatformError> {

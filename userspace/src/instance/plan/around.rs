@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::store::State;
-use crate::topology::{HostFacts, InputError, Interface, PortProbe, Problem, Publish, Topology};
+use crate::store::{InstanceRow, State};
+use crate::topology::{HostFacts, InputError, Interface, PortProbe, Problem, Publish, Topology, Uplink};
 
 /// What is around an instance.
 pub(in crate::instance) struct Surroundings<'a> {
@@ -39,8 +39,11 @@ impl Surroundings<'_> {
                 continue;
             };
             let theirs = other.host.snat_ports.to_string();
+            // Both take what has the default route, whenever that comes.
+            let follows = |row: &InstanceRow| row.host.uplink == Uplink::Auto;
+            let both_follow = wanted.host.uplink == Uplink::Auto && follows(other);
             let pooled = |a: &ipnet::IpNet| state.networks.iter().any(|n| n.network.snat_address.contains(&a.addr()));
-            if uplinks.iter().any(|u| other.has_uplink(&u.name) || u.addresses.iter().any(pooled)) {
+            if both_follow || uplinks.iter().any(|u| other.has_uplink(&u.name) || u.addresses.iter().any(pooled)) {
                 let problem = Problem::SnatPortsTaken(name.clone(), theirs);
                 return Err(InputError::new("host.snat_ports", ports, problem));
             }

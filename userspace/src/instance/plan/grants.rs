@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use netns_ebpf_common::abi;
 
+use super::live::Settings;
 use super::rows::{NextId, Plan};
 use crate::instance::InstanceError;
 use crate::ipam;
@@ -13,6 +14,28 @@ use crate::store::{
 };
 use crate::topology::{self, Backend, HostFacts, InputError, Network, Pod, Problem, SharedPublish, Topology};
 use crate::wiring::{POD_IFNAME, endpoint_ifindex, gateway_ifname, gateway_peer_ifname, host_ifname, pod_mac};
+
+/// The interface the file speaks of when it declares a live pod: none of one that a verb added.
+fn declared<'a>(state: &'a State, pod: &str) -> Option<&'a AttachmentRow> {
+    let row = state.pod(pod).filter(|p| p.origin == Origin::File)?;
+    state.attachments_of(row.id).next()
+}
+
+/// Whether a pod has to be told of it that its network is another: not that there are more addresses behind the gateway.
+fn is_felt_inside(before: &NetworkRow, after: &NetworkRow) -> bool {
+    let is_known = |old: &ipnet::IpNet| {
+        let new = after.network.subnets.iter().find(|new| topology::same_family(**new, old.addr()));
+        new.is_some_and(|new| new.contains(old) && topology::gateway(*new) == topology::gateway(*old))
+    };
+    before.mtu_bytes != after.mtu_bytes || !before.network.subnets.iter().all(is_known)
+}
+
+/// The lengths of the prefixes an interface has in its pod, of IPv4 and IPv6.
+fn prefix_bits(row: &AttachmentRow, network: &NetworkRow) -> [Option<u8>; 2] {
+    let of = |subnet: Option<ipnet::IpNet>, own: Option<u8>| own.or(subnet.map(|s| s.prefix_len()));
+    let [four, six] = row.prefix_bits;
+    [of(network.network.subnet4().map(Into::into), four), of(network.network.subnet6().map(Into::into), six)]
+}
 
 /// Numbers and addresses that are still free.
 pub(super) struct Grants<'a> {
@@ -31,8 +54,10 @@ impl<'a> Grants<'a> {
     pub(super) fn new(instance: &'a str, state: &State, facts: &'a HostFacts, plan: &Plan) -> Self {
         let staying = |a: &&AttachmentRow| !plan.remove_pods.contains(&a.pod);
         let addresses = state.attachments.iter().filter(staying);
+        let networks = state.networks.iter().filter(|n| !plan.remove_networks.contains(&n.id));
+        let networks = networks.map(|n| plan.networks_changed.iter().find(|c| c.id == n.id).unwrap_or(n));
         Self {
-            networks: state.networks.iter().filter(|n| !plan.remove_networks.contains(&n.id)).cloned().collect(),
+            networks: networks.cloned().collect(),
             ids: state.networks.iter().map(|n| n.id).collect(),
             slots: state.attachments.iter().map(|a| a.slot).collect(),
             indexes: state.publishes.iter().map(|q| q.index).collect(),
@@ -51,7 +76,7 @@ impl<'a> Grants<'a> {
         Ok(free)
     }
 
-    pub(super) fn network(&mut self, network: &Network, host_mtu: u32) -> Result<NetworkRow, Problem> {
+    pub(super) fn network(&mut self, network: &Network, mtu_bytes: u32) -> Result<NetworkRow, Problem> {
         let taken = |id| {
             let names =
                 u16::try_from(id).map_or_else(|_| Vec::new(), |id| vec![gateway_ifname(id), gateway_peer_ifname(id)]);
@@ -66,9 +91,10 @@ impl<'a> Grants<'a> {
         let row = NetworkRow {
             id,
             network: network.clone(),
-            mtu_bytes: network.mtu.unwrap_or(host_mtu),
+            mtu_bytes,
             // Of two networks with the same addresses the host can have routes to one: the earlier.
             host_access: !self.networks.iter().any(overlaps),
+            snat_left: Vec::new(),
             last4: None,
             last6: None,
             origin: Origin::File,
@@ -76,6 +102,76 @@ impl<'a> Grants<'a> {
         };
         self.networks.push(row.clone());
         Ok(row)
+    }
+
+    /// Addresses that are asked for come before those that are chosen.
+    fn ask(&mut self, wanted: &Topology) {
+        for pod in &wanted.pods {
+            let network = self.id_of(&pod.network);
+            self.addresses.extend(pod.address.iter().map(|a| (network, *a)));
+        }
+    }
+
+    fn id_of(&self, network: &str) -> u32 {
+        self.networks.iter().find(|n| n.network.name == network).map_or(0, |n| n.id)
+    }
+
+    /// Interfaces that stay and are to be something else: the file says so of theirs, or their network is.
+    pub(super) fn change(&mut self, state: &State, wanted: &Topology, plan: &mut Plan) -> Result<(), InputError> {
+        // Whoever gets another address leaves his own to others.
+        for (pod, row) in wanted.pods.iter().filter_map(|pod| Some((pod, declared(state, &pod.name)?))) {
+            let gives_up = |a: &IpAddr| pod.address.iter().any(|b| b.is_ipv4() == a.is_ipv4() && b != a);
+            let moves = self.id_of(&pod.network) != row.network;
+            for address in row.addresses().filter(|a| moves || gives_up(a)) {
+                self.addresses.remove(&(row.network, address));
+            }
+        }
+        self.ask(wanted);
+        for row in state.attachments.iter().filter(|a| !plan.remove_pods.contains(&a.pod)) {
+            let name = state.pod_name(row.id);
+            let at = wanted.pods.iter().position(|p| p.name == name);
+            let declared =
+                at.filter(|_| declared(state, name).is_some_and(|d| d.id == row.id)).map(|i| &wanted.pods[i]);
+            let of = declared.map_or(row.network, |pod| self.id_of(&pod.network));
+            let Some(network) = self.networks.iter().find(|n| n.id == of).cloned() else { continue };
+            let mut new = AttachmentRow { network: of, ..row.clone() };
+            if of != row.network {
+                (new.addr4, new.addr6) = (None, None);
+            }
+            for address in declared.iter().flat_map(|pod| &pod.address) {
+                match address {
+                    IpAddr::V4(a) => new.addr4 = Some(*a),
+                    IpAddr::V6(a) => new.addr6 = Some(*a),
+                }
+            }
+            self.allot(&mut new)
+                .map_err(|p| InputError::new(format!("pod[{}].address", at.unwrap_or_default()), name, p))?;
+            let before = state.network(row.network);
+            let object = format!("pod {name}");
+            let mut settings = Settings::of(&object, &mut plan.settings);
+            let network_name = before.map_or("", |n| n.network.name.as_str());
+            settings.compare("network", &network_name, &network.network.name.as_str(), |n| (*n).to_owned());
+            let (now, then): (Vec<_>, Vec<_>) = (row.addresses().collect(), new.addresses().collect());
+            settings.compare("address", &now, &then, |list| {
+                list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            });
+            let grown = before.filter(|before| before.network.subnets != network.network.subnets && of == row.network);
+            let felt = before.is_some_and(|before| is_felt_inside(before, &network));
+            let mut told = |bits: [Option<u8>; 2]| new.prefix_bits = bits;
+            match grown {
+                // It goes by what it knows.
+                Some(before) if !felt => told(prefix_bits(row, before)),
+                Some(_) => told([None; 2]),
+                None if of != row.network => told([None; 2]),
+                None => {}
+            }
+            if new != *row || felt {
+                let moves = (new.network, new.addr4, new.addr6) != (row.network, row.addr4, row.addr6);
+                let phase = if moves || felt { Phase::Updating } else { Phase::Ready };
+                plan.attachments_changed.push(AttachmentRow { phase, ..new });
+            }
+        }
+        Ok(())
     }
 
     /// Rows of the pods that are not there yet and of publishes that are not, with their addresses.
@@ -88,11 +184,7 @@ impl<'a> Grants<'a> {
         next_id: NextId<'_>,
         error: &dyn Fn(InputError) -> InstanceError,
     ) -> Result<(), InstanceError> {
-        // Addresses that are asked for come before those that are chosen.
-        for pod in &wanted.pods {
-            let network = self.networks.iter().find(|n| n.network.name == pod.network).map_or(0, |n| n.id);
-            self.addresses.extend(pod.address.iter().map(|a| (network, *a)));
-        }
+        self.ask(wanted);
         for (i, pod) in wanted.pods.iter().enumerate() {
             if state.pod(&pod.name).is_some() {
                 continue;
@@ -118,8 +210,9 @@ impl<'a> Grants<'a> {
         }
         self.publishes(state, wanted, origin, plan, next_id, error)?;
         let moved = self.networks.iter().filter(|n| state.network(n.id).is_some_and(|old| old != *n));
-        plan.touched = moved.cloned().collect();
-        for row in &mut plan.networks {
+        let is_changed = |n: &&NetworkRow| plan.networks_changed.iter().any(|c| c.id == n.id);
+        plan.touched = moved.filter(|n| !is_changed(n)).cloned().collect();
+        for row in plan.networks.iter_mut().chain(&mut plan.networks_changed) {
             if let Some(moved) = self.networks.iter().find(|n| n.id == row.id) {
                 row.clone_from(moved);
             }
@@ -128,9 +221,10 @@ impl<'a> Grants<'a> {
     }
 
     fn attachment(&mut self, pod: &Pod, of: u64, id: u64, slot: u32, origin: Origin) -> Result<AttachmentRow, Problem> {
-        let Some(network) = self.networks.iter_mut().find(|n| n.network.name == pod.network) else {
+        let Some(network) = self.networks.iter().find(|n| n.network.name == pod.network) else {
             return Err(Problem::UnknownNetwork("declare it first".to_owned()));
         };
+        let asked = |v4: bool| pod.address.iter().find(|a| a.is_ipv4() == v4).copied();
         let mut row = AttachmentRow {
             id,
             pod: of,
@@ -139,14 +233,22 @@ impl<'a> Grants<'a> {
             ifname: POD_IFNAME.to_owned(),
             mac: pod_mac(self.instance, slot),
             ifindex: endpoint_ifindex(slot),
-            addr4: None,
-            addr6: None,
+            prefix_bits: [None; 2],
+            addr4: asked(true).and_then(|a| if let IpAddr::V4(a) = a { Some(a) } else { None }),
+            addr6: asked(false).and_then(|a| if let IpAddr::V6(a) = a { Some(a) } else { None }),
             origin,
             phase: Phase::Creating,
         };
+        self.allot(&mut row)?;
+        Ok(row)
+    }
+
+    /// Gives an interface an address of each family of its network, where it has none yet.
+    fn allot(&mut self, row: &mut AttachmentRow) -> Result<(), Problem> {
+        let Some(network) = self.networks.iter_mut().find(|n| n.id == row.network) else { return Ok(()) };
         for subnet in network.network.subnets.clone() {
-            let asked = pod.address.iter().find(|a| topology::same_family(subnet, **a)).copied();
-            let address = match asked {
+            let has = row.addresses().find(|a| topology::same_family(subnet, *a));
+            let address = match has {
                 Some(address) => address,
                 None => {
                     let last = match subnet {
@@ -166,7 +268,7 @@ impl<'a> Grants<'a> {
                 IpAddr::V6(a) => row.addr6 = Some(a),
             }
         }
-        Ok(row)
+        Ok(())
     }
 
     /// Rows of the publishes that are not there yet; those that are stay, whatever they lead to.

@@ -2,6 +2,7 @@
 
 mod around;
 mod grants;
+mod live;
 mod rows;
 
 use std::collections::HashSet;
@@ -9,6 +10,8 @@ use std::net::IpAddr;
 
 pub(super) use around::Surroundings;
 use grants::Grants;
+pub use live::Setting;
+use live::row_of;
 pub(super) use rows::NextId;
 pub use rows::Plan;
 
@@ -34,10 +37,13 @@ pub struct PodRequest {
     pub publishes: Vec<Publish>,
 }
 
-/// Whether [`up`] would add subnets or uplinks, which are judged against the host's routes.
-pub(super) fn adds_subnets(state: &State, wanted: &Topology) -> bool {
-    let is_live = |name: &str| state.networks.iter().any(|n| n.network.name == name);
-    state.instance.is_none() || wanted.networks.iter().any(|n| !is_live(&n.name))
+/// Whether [`up`] would add subnets or look for uplinks, which takes the host's routes.
+pub(super) fn needs_routes(state: &State, wanted: &Topology) -> bool {
+    let is_live = |n: &topology::Network| {
+        state.network_named(&n.name).is_some_and(|row| n.subnets.iter().all(|s| row.network.subnets.contains(s)))
+    };
+    let same_uplinks = state.instance.as_ref().is_some_and(|live| live.host.uplink == wanted.host.uplink);
+    !same_uplinks || !wanted.networks.iter().all(is_live)
 }
 
 /// What `up` has to do to turn `state` into `document`.
@@ -54,51 +60,67 @@ pub(super) fn up(
 ) -> Result<Plan, InstanceError> {
     let (wanted, facts) = (&document.topology, host.facts);
     let located = |e| InstanceError::Input(document.locate(e));
-    unchanged(state, wanted).map_err(located)?;
+    spare_networks(state, wanted).map_err(located)?;
     let (mut taken, mut plan) = divide(state, wanted);
     taken.publishes.extend(host.publishes());
     let kept = taken.live.clone();
+    // An uplink is judged when it is taken on; it may be away for a moment later.
     let uplinks = match &state.instance {
         None => {
-            topology::validate(wanted, facts, host.ports, &taken).map_err(located)?;
-            topology::resolve_uplinks(&wanted.host.uplink, facts).map_err(located)?
+            topology::resolve_uplinks(&wanted.host.uplink, facts).map(|found| found.into_iter().map(row_of).collect())
         }
-        Some(live) => {
-            // The uplink was judged when the instance came up, and is the same; it may be away for a moment now.
-            let mut wanted = wanted.clone();
-            wanted.host.uplink = topology::Uplink::None;
-            topology::validate(&wanted, facts, host.ports, &taken).map_err(located)?;
-            live.uplinks.iter().filter_map(|u| facts.interface(&u.name)).collect()
-        }
+        Some(live) => live::uplinks(live, &wanted.host.uplink, facts),
     };
-    host.check_snat_ports(wanted, &uplinks).map_err(located)?;
-    if state.instance.is_none() {
-        plan.instance = Some(InstanceRow {
-            host_netns: host_netns.map(str::to_owned),
-            host_id: host.host_id.clone(),
-            host: wanted.host.clone(),
-            nat: wanted.nat,
-            uplinks: uplinks.iter().map(|u| UplinkRow { name: u.name.clone(), ifindex: u.index }).collect(),
-            reserved_ports: crate::sysctl::PortSet::default(),
-            phase: Phase::Creating,
-        });
+    let uplinks: Vec<UplinkRow> = uplinks.map_err(located)?;
+    let mut judged = wanted.clone();
+    judged.host.uplink = topology::Uplink::None;
+    topology::validate(&judged, facts, host.ports, &taken).map_err(located)?;
+    let interfaces: Vec<_> = uplinks.iter().filter_map(|u| facts.interface(&u.name)).collect();
+    host.check_snat_ports(wanted, &interfaces).map_err(located)?;
+    let host_mtu = wanted.host.mtu.or(interfaces.iter().map(|u| u.mtu).min());
+    match &state.instance {
+        None => {
+            plan.instance = Some(InstanceRow {
+                host_netns: host_netns.map(str::to_owned),
+                host_id: host.host_id.clone(),
+                host: wanted.host.clone(),
+                nat: wanted.nat,
+                uplinks,
+                reserved_ports: crate::sysctl::PortSet::default(),
+                phase: Phase::Creating,
+            });
+        }
+        Some(live) => live::instance(live, wanted, uplinks, &mut plan),
     }
-    plan.retimed = state
-        .instance
-        .iter()
-        .find(|live| live.nat != wanted.nat)
-        .map(|live| InstanceRow { nat: wanted.nat, ..live.clone() });
+    let mut changed = Vec::new();
+    for (i, network) in wanted.networks.iter().enumerate() {
+        let Some(row) = state.network_named(&network.name) else { continue };
+        // Nobody says another one while all uplinks are away.
+        let is_declared_alike = row.network.mtu == network.mtu
+            && state.instance.as_ref().is_none_or(|live| live.host.mtu == wanted.host.mtu);
+        let last = if is_declared_alike { row.mtu_bytes } else { DEFAULT_MTU_BYTES };
+        let mtu_bytes = network.mtu.or(host_mtu).unwrap_or(last);
+        if let Some(row) = live::network(row, network, mtu_bytes, &mut plan.settings) {
+            changed.push(i);
+            plan.networks_changed.push(row);
+        }
+    }
     let mut grants = Grants::new(host.instance, state, facts, &plan);
-    let host_mtu = wanted.host.mtu.or(uplinks.iter().map(|u| u.mtu).min()).unwrap_or(DEFAULT_MTU_BYTES);
     for (i, network) in wanted.networks.iter().enumerate() {
         if state.network_named(&network.name).is_none() {
             let field = format!("network[{i}]");
+            let mtu_bytes = network.mtu.or(host_mtu).unwrap_or(DEFAULT_MTU_BYTES);
             let row =
-                grants.network(network, host_mtu).map_err(|p| located(InputError::new(field, &network.name, p)))?;
+                grants.network(network, mtu_bytes).map_err(|p| located(InputError::new(field, &network.name, p)))?;
             plan.networks.push(row);
         }
     }
+    grants.change(state, wanted, &mut plan).map_err(located)?;
     grants.pods(state, wanted, Origin::File, &mut plan, next_id, &located)?;
+    for (i, row) in changed.into_iter().zip(&plan.networks_changed) {
+        live::check_subnets(i, row, state, &plan).map_err(located)?;
+    }
+    live::check_addresses(wanted, state, &plan).map_err(located)?;
     plan.switched = switched(state, wanted, &kept, &plan);
     Ok(plan)
 }
@@ -235,7 +257,7 @@ fn as_flag(error: InputError) -> InputError {
 /// What the instance has networks for, without a pod or publish, and everything it holds beside that.
 fn beside(state: &State) -> (Topology, Taken) {
     let mut taken = Taken {
-        networks: state.networks.iter().map(|n| n.network.name.clone()).collect(),
+        networks: state.networks.iter().map(|n| n.network.clone()).collect(),
         namespaces: state.pods.iter().map(|p| p.name.clone()).collect(),
         pods: state.pods.iter().map(|row| taken_pod(state, row)).collect(),
         ..Taken::default()
@@ -262,62 +284,8 @@ fn taken_pod(state: &State, row: &PodRow) -> TakenPod {
     }
 }
 
-/// Refuses what cannot be changed while the instance is up.
-fn unchanged(state: &State, wanted: &Topology) -> Result<(), InputError> {
-    fn same<T: PartialEq>(field: String, new: &T, now: &T, words: impl Fn(&T) -> String) -> Result<(), InputError> {
-        if new == now {
-            return Ok(());
-        }
-        Err(InputError::new(field, words(new), Problem::ChangedLive { now: words(now) }))
-    }
-    let mtu = |m: &Option<u32>| m.map_or_else(|| "the uplink's".to_owned(), |m| m.to_string());
-    if let Some(instance) = &state.instance {
-        let (new, now) = (&wanted.host, &instance.host);
-        same("host.uplink".into(), &new.uplink, &now.uplink, ToString::to_string)?;
-        same("host.snat_ports".into(), &new.snat_ports, &now.snat_ports, ToString::to_string)?;
-        same("host.mtu".into(), &new.mtu, &now.mtu, mtu)?;
-    }
-    for (i, new) in wanted.networks.iter().enumerate() {
-        let Some(row) = state.network_named(&new.name) else { continue };
-        let (now, field) = (&row.network, |f: &str| format!("network[{i}].{f}"));
-        let sorted = |nets: &[ipnet::IpNet]| {
-            let mut nets = nets.to_vec();
-            nets.sort();
-            nets
-        };
-        let words = |nets: &Vec<ipnet::IpNet>| {
-            if nets.is_empty() {
-                "none".to_owned()
-            } else {
-                nets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-            }
-        };
-        same(field("subnets"), &sorted(&new.subnets), &sorted(&now.subnets), words)?;
-        same(field("masquerade"), &new.masquerade, &now.masquerade, ToString::to_string)?;
-        let list = |addresses: &Vec<IpAddr>| {
-            if addresses.is_empty() {
-                "the uplink's".to_owned()
-            } else {
-                addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-            }
-        };
-        same(field("mapping"), &new.mapping, &now.mapping, ToString::to_string)?;
-        same(field("filtering"), &new.filtering, &now.filtering, ToString::to_string)?;
-        same(field("snat_address"), &new.snat_address, &now.snat_address, list)?;
-        same(field("no_masquerade"), &sorted(&new.no_masquerade), &sorted(&now.no_masquerade), words)?;
-        same(field("mtu"), &new.mtu, &now.mtu, mtu)?;
-    }
-    for (i, new) in wanted.pods.iter().enumerate() {
-        let Some(row) = state.pod(&new.name).filter(|p| p.origin == Origin::File) else { continue };
-        let Some(row) = state.attachments_of(row.id).next() else { continue };
-        let network = state.network_name(row.network).to_owned();
-        same(format!("pod[{i}].network"), &new.network, &network, Clone::clone)?;
-        for (k, address) in new.address.iter().enumerate() {
-            let now = row.addresses().find(|a| a.is_ipv4() == address.is_ipv4());
-            let words = |a: &Option<IpAddr>| a.map_or_else(|| "none".to_owned(), |a| a.to_string());
-            same(format!("pod[{i}].address[{k}]"), &Some(*address), &now, words)?;
-        }
-    }
+/// Refuses to remove networks in which there are pods that stay.
+fn spare_networks(state: &State, wanted: &Topology) -> Result<(), InputError> {
     for row in &state.networks {
         if wanted.networks.iter().any(|n| n.name == row.network.name) {
             continue;
@@ -336,7 +304,7 @@ fn unchanged(state: &State, wanted: &Topology) -> Result<(), InputError> {
 fn divide(state: &State, wanted: &Topology) -> (Taken, Plan) {
     let mut plan = Plan::default();
     let mut taken = Taken {
-        networks: state.networks.iter().map(|n| n.network.name.clone()).collect(),
+        networks: state.networks.iter().map(|n| n.network.clone()).collect(),
         namespaces: state.pods.iter().map(|p| p.name.clone()).collect(),
         ..Taken::default()
     };
@@ -356,7 +324,12 @@ fn divide(state: &State, wanted: &Topology) -> (Taken, Plan) {
         match declared {
             None if goes => plan.remove_publishes.push(q.id),
             Some(_) if goes && q.origin == Origin::Verb => plan.remove_publishes.push(q.id),
-            Some(publish) if is_as_declared(state, q, publish) => taken.live.push(q.publish),
+            Some(publish)
+                if is_as_declared(state, q, publish)
+                    && (q.origin == Origin::Verb || keeps_families(state, wanted, q, publish)) =>
+            {
+                taken.live.push(q.publish);
+            }
             Some(publish) if q.origin == Origin::File && keeps_families(state, wanted, q, publish) => {
                 taken.live.push(q.publish);
             }

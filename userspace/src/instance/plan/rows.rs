@@ -1,5 +1,6 @@
 //! What a plan is.
 
+use super::live::Setting;
 use crate::store::{AttachmentRow, BackendRow, InstanceRow, NetworkRow, PodRow, PublishRow, Row, State, StoreError};
 
 /// Rows to remove and rows to make; made rows are [`crate::store::Phase::Creating`].
@@ -7,8 +8,14 @@ use crate::store::{AttachmentRow, BackendRow, InstanceRow, NetworkRow, PodRow, P
 pub struct Plan {
     /// The instance, when it is not up yet.
     pub instance: Option<InstanceRow>,
-    /// The live instance with other timers.
-    pub retimed: Option<InstanceRow>,
+    /// The live instance with other settings, in place of which it goes on.
+    pub instance_changed: Option<InstanceRow>,
+    /// Live networks with other settings.
+    pub networks_changed: Vec<NetworkRow>,
+    /// Live interfaces that get another network, address, prefix or MTU.
+    pub attachments_changed: Vec<AttachmentRow>,
+    /// What of all that changes, in words.
+    pub settings: Vec<Setting>,
     /// Ids of publishes to remove.
     pub remove_publishes: Vec<u64>,
     /// End the TCP connections of those.
@@ -37,6 +44,11 @@ impl Plan {
         *self == Self { touched: self.touched.clone(), reset: self.reset, ..Self::default() }
     }
 
+    /// Whether it takes away pods or networks.
+    pub(in crate::instance) const fn removes_something(&self) -> bool {
+        !(self.remove_pods.is_empty() && self.remove_networks.is_empty())
+    }
+
     /// What is to be made, in that order.
     pub(in crate::instance) fn rows(&self) -> impl Iterator<Item = Row> {
         let instance = self.instance.iter().cloned().map(Row::Instance);
@@ -50,7 +62,24 @@ impl Plan {
     pub(in crate::instance) fn changes_what_is_there(&self) -> bool {
         let removes =
             !(self.remove_publishes.is_empty() && self.remove_pods.is_empty() && self.remove_networks.is_empty());
-        removes || self.retimed.is_some() || !self.switched.is_empty()
+        let changes = self.instance_changed.is_some()
+            || !(self.networks_changed.is_empty() && self.attachments_changed.is_empty() && self.switched.is_empty());
+        removes || changes
+    }
+
+    /// The interfaces there are once the plan is carried out.
+    pub(in crate::instance) fn attachments_after<'a>(
+        &'a self,
+        state: &'a State,
+    ) -> impl Iterator<Item = AttachmentRow> + 'a {
+        let stays = |a: &&AttachmentRow| !self.remove_pods.contains(&a.pod);
+        let changed = |a: &AttachmentRow| self.attachments_changed.iter().find(|c| c.id == a.id).unwrap_or(a).clone();
+        state.attachments.iter().filter(stays).map(changed).chain(self.attachments.iter().cloned())
+    }
+
+    /// Name of the pod of an interface.
+    pub(in crate::instance) fn pod_name<'a>(&'a self, state: &'a State, row: &AttachmentRow) -> &'a str {
+        self.pods.iter().chain(&state.pods).find(|p| p.id == row.pod).map_or("", |p| p.name.as_str())
     }
 
     /// What a publish leads to when the pods are gone that go.

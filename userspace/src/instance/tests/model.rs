@@ -9,7 +9,7 @@ use std::rc::Rc;
 use crate::instance::difference::{Difference, Present};
 use crate::instance::platform::{Cause, HostPorts, Note, Object, Op, Platform, PlatformError, Wreck};
 use crate::netns::NetnsId;
-use crate::store::{AttachmentRow, InstanceRow, PodRow, PublishRow, Row, State, Withdrawal};
+use crate::store::{AttachmentRow, InstanceRow, PodRow, PublishRow, Row, State, UplinkRow, Withdrawal};
 use crate::sysctl::PortSet;
 use crate::topology::{Allow, HostFacts, HostRoute, Interface, PortProbe, Proto};
 use crate::wiring::gateway_ifindex;
@@ -39,6 +39,8 @@ pub(super) struct Kernel {
     pub(super) host_id: Cell<u32>,
     /// Times the host's routes were read.
     pub(super) routes_read: Cell<usize>,
+    /// What live networks were changed to.
+    pub(super) settings: RefCell<BTreeMap<String, String>>,
     /// Times a publish was removed with its connections.
     pub(super) resets: Cell<usize>,
     /// Slots of the backends that take new flows, and who may come in, by index of a publish.
@@ -134,6 +136,7 @@ impl Platform for Model {
                 name: "eth7".into(),
                 mtu: 1400,
                 addresses: vec![net("192.0.2.1/24")],
+                unfit: None,
             }],
             routes: [("0.0.0.0/0", 7), ("172.16.0.0/12", 7)]
                 .into_iter()
@@ -216,6 +219,11 @@ impl Platform for Model {
 
     fn update(&mut self, rows: &[Row], all: &State) -> Result<(), PlatformError> {
         for row in rows {
+            if let Row::Attachment(r) = row {
+                self.0.addresses.borrow_mut().retain(|_, slot| *slot != r.slot);
+            }
+        }
+        for row in rows {
             match row {
                 Row::Publish(r) => {
                     let live = self.0.objects.borrow().contains(&format!("publish {}", r.index));
@@ -230,7 +238,23 @@ impl Platform for Model {
                     self.0.step("give addresses", || Ok(()))?;
                     self.give_addresses(r, all);
                 }
-                row => panic!("nothing of {} changes", row.id()),
+                Row::Network(r) => {
+                    let settings = format!("{:?} {}", r.network, r.mtu_bytes);
+                    self.0.step("change network", || {
+                        self.0.settings.borrow_mut().insert(row.id().to_string(), settings);
+                        Ok(())
+                    })?;
+                }
+                Row::Instance(r) => {
+                    let uplinks = r.uplinks.iter().map(|u| format!("uplink {}", u.name)).collect::<BTreeSet<_>>();
+                    self.0.step("change instance", || {
+                        let mut objects = self.0.objects.borrow_mut();
+                        objects.retain(|o| !o.starts_with("uplink "));
+                        objects.extend(uplinks);
+                        Ok(())
+                    })?;
+                }
+                row @ Row::Pod(_) => panic!("nothing of {} changes", row.id()),
             }
         }
         Ok(())
@@ -295,6 +319,11 @@ impl Platform for Model {
         let there = |what: String| self.0.objects.borrow().contains(&what);
         let mut present = Present::wanted("test", all);
         present.loaded = there("pins".into());
+        if let Some(found) = &mut present.default_uplinks
+            && !self.0.no_uplink.get()
+        {
+            found.insert("eth7".into(), 7);
+        }
         present.reserved = self.0.reserved.borrow().clone();
         let uplinks: Vec<(&str, u32)> = present.uplinks.values().map(|index| ("from_uplink", *index)).collect();
         present.attached.extend(uplinks);
@@ -319,6 +348,12 @@ impl Platform for Model {
 
     fn mend(&mut self, difference: &Difference, all: &State, note: Note<'_>) -> Result<(), PlatformError> {
         let row = all.row(difference.row).expect("a row");
+        if let Row::Instance(r) = &row {
+            let uplinks = vec![UplinkRow { name: "eth7".into(), ifindex: 7 }];
+            note(InstanceRow { uplinks, ..r.clone() }.into()).unwrap();
+            self.0.objects.borrow_mut().insert("uplink eth7".into());
+            return Ok(());
+        }
         let mut rows = vec![row.clone()];
         if let Row::Pod(pod) = &row {
             rows.extend(all.attachments_of(pod.id).cloned().map(Row::from));
