@@ -192,18 +192,20 @@ fn a_failure_half_way_undoes_what_was_done() {
     isolated(|here| {
         here.lan();
         here.file("topology.toml", TOPOLOGY);
-        // The name of the last pod's device is taken, but not its index: found out only when it is made.
-        here.ip("link add nn2 type veth peer name other");
+        // The name of the last pod's device is one another has besides its own: found out only when it is made.
+        here.ip("link add theirs type veth peer name other");
+        here.ip("link property add dev theirs altname nn2");
         let before = here.snapshot();
         let failed = here.up(TOPOLOGY);
         let failed = failed.fails(1, &["nn2"]);
-        assert!(failed.stderr.contains("exists"), "{}", failed.report());
+        assert!(failed.stderr.contains("in the way"), "{}", failed.report());
         before.assert_unchanged("after a failed up");
-        here.ip("link del nn2");
+        here.ip("link del theirs");
         here.up(TOPOLOGY).ok();
         here.flows(&direct(RED, GREEN, RED, 63));
 
-        here.ip("link add nn3 type veth peer name other");
+        here.ip("link add theirs type veth peer name other");
+        here.ip("link property add dev theirs altname nn3");
         let before = here.snapshot();
         here.netns(["add", "late", "--publish", "7300:80"]).fails(1, &["nn3"]);
         before.assert_unchanged("after a failed add");
