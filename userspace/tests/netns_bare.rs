@@ -91,11 +91,13 @@ fn where_an_instance_was_to_be_up_no_pod_becomes_a_bare_namespace() {
         netns("--instance other up -f /run/topology.toml").fails(2, &["up9"]);
         netns("add red").fails(1, &["\"other\"", "was to be up"]);
         netns("--instance other down").ok();
-        // Failed half-way: the first pod's device is somebody else's.
-        here.ip("link add nn0 type veth peer name nn0x");
-        assert_eq!(here.up(TOPOLOGY).status, 1);
+        // Failed half-way, for want of descriptors, also to undo it: the next verb does that, and is no `add` of a pod either.
+        here.file("topology.toml", TOPOLOGY);
+        let line = format!("--nofile=12:12 {} up -f /run/topology.toml", env!("CARGO_BIN_EXE_netns"));
+        let failed = command::run("prlimit", line.split_whitespace());
+        assert_eq!(failed.status, 1, "{}", failed.report());
+        netns("add red").fails(1, &["\"default\""]);
         refused("a failure");
-        here.ip("link del nn0");
         // Up at last: pods are pods; and taken down again, names are names.
         here.up(TOPOLOGY).ok();
         netns("add yellow").ok();
