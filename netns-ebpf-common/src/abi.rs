@@ -1,7 +1,7 @@
 //! Names, numbers and capacities both sides of the kernel line agree on.
 
 /// Raised whenever a map's key or value layout or a program's meaning changes; the pins carry it.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// The zone of the host's own side in flow keys; network ids start at 1.
 pub const ZONE_HOST: u16 = 0;

@@ -168,6 +168,50 @@ pub const fn may_open(own: u64, total: u64, flows: u32, flows_per_pod: u32, repl
     Ok(())
 }
 
+/// Whether an account of `own` flows may have the place of one of another that has `theirs`, if that gives way, as the table is full or
+/// its share is used up: it has less than half of that. So whoever comes to a table that others have filled one after the other
+/// gets as much as each of them in the end.
+#[inline(always)]
+pub const fn may_take_from(own: u64, theirs: u64) -> bool {
+    theirs > 2 * own + 16
+}
+
+/// More flows than anybody has half of.
+pub const NOBODY: u64 = 1 << 61;
+
+/// Where one who was refused may look for a flow that goes for the new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Among its own.
+    pub may_replace: bool,
+    /// Among those of accounts from which who has so many [may take](may_take_from).
+    pub takes_from: u64,
+    /// Among others' first: its own few may be all it lives by.
+    pub is_small: bool,
+}
+
+/// Where an account of `own` flows in a table of `total` may look, which holds `flows`, `flows_per_pod` of an account: where the new one
+/// would be admitted when the other has gone.
+///
+/// Without a branch, as each would have the verifier look twice at all that follows.
+#[inline(always)]
+pub const fn room(own: u64, total: u64, flows: u32, flows_per_pod: u32) -> Room {
+    /// Of numbers below 2^63.
+    #[inline(always)]
+    const fn is_below(a: u64, b: u64) -> u64 {
+        a.wrapping_sub(b) >> 63
+    }
+    // No cap is one nobody reaches.
+    let cap = (flows_per_pod as u64).wrapping_sub(1) & ((1 << 40) - 1);
+    let fits = is_below(total, flows as u64 + 1);
+    let may_take = fits & is_below(own, cap + 1);
+    Room {
+        may_replace: fits & is_below(own, cap + 2) != 0,
+        takes_from: own | NOBODY & may_take.wrapping_sub(1),
+        is_small: is_below(own, flows as u64 / 128) != 0,
+    }
+}
+
 plain!(AccountState { flows, queued, taken, retry_at_ns }: size 32, align 8);
 plain!(PodAccounts { opened, incoming }: size 64, align 8);
 plain!(QueueKey { account, part }: size 8, align 4);
@@ -236,6 +280,47 @@ mod tests {
         assert_eq!(may_open(599, 899, 1000, 0, true), Ok(()));
         assert_eq!(may_open(599, 1000, 1000, 0, true), Err(DropReason::FlowTableFull), "the table was made smaller");
         assert_eq!(may_open(599, 899, 1000, 599, true), Err(DropReason::FlowLimit), "the cap came down");
+    }
+
+    /// Accounts that fill what they can one after the other leave 1/2, 1/4, 1/8 ... of it, and in the end nothing.
+    #[test]
+    fn who_comes_last_gets_a_share_of_those_that_filled_the_table_one_after_the_other() {
+        const FLOWS: u32 = 4096;
+        let mut own = std::vec![0_u64; 20];
+        for i in 0..own.len() {
+            for _ in 0..3 * FLOWS {
+                let total: u64 = own.iter().sum();
+                if may_open(own[i], total, FLOWS, 0, false).is_ok() {
+                    own[i] += 1;
+                } else if room(own[i], total, FLOWS, 0).takes_from < NOBODY
+                    && let Some(from) = (0..own.len()).find(|j| may_take_from(own[i], own[*j]))
+                {
+                    own[from] -= 1;
+                    assert_eq!(may_open(own[i], total - 1, FLOWS, 0, true), Ok(()));
+                    own[i] += 1;
+                }
+            }
+        }
+        assert!(own.iter().sum::<u64>() <= FLOWS.into());
+        let (last, most) = (own[own.len() - 1], *own.iter().max().unwrap());
+        assert!(!may_take_from(last, most) && last > u64::from(FLOWS) / 40, "{own:?}");
+    }
+
+    #[test]
+    fn nobody_goes_for_one_that_is_refused_all_the_same() {
+        let looks = |own, total, flows, cap| {
+            let room = room(own, total, flows, cap);
+            (room.may_replace, room.takes_from < NOBODY)
+        };
+        assert_eq!(looks(500, 1000, 1000, 0), (true, true));
+        assert_eq!(looks(0, 1000, 1000, 0), (true, true));
+        assert_eq!(looks(500, 1001, 1000, 0), (false, false), "the table was made smaller");
+        assert_eq!(looks(500, 900, 1000, 500), (true, false), "at its cap");
+        assert_eq!(looks(501, 900, 1000, 500), (false, false), "the cap came down");
+        assert_eq!(looks(499, 900, 1000, 500), (true, true));
+        assert!(room(0, 0, 1000, 0).is_small && room(6, 0, 1000, 0).is_small && !room(7, 0, 1000, 0).is_small);
+        assert_eq!(room(7, 9, 1000, 0).takes_from, 7);
+        assert!(!may_take_from(room(7, 1001, 1000, 0).takes_from, u64::MAX / 8));
     }
 
     #[test]

@@ -43,9 +43,14 @@ pub struct Uplink {
     pub addr6: Addr6,
     /// MTU of the device.
     pub mtu_bytes: u32,
-    /// Length of the link-layer header: 14, or 0 for a device without one.
-    pub l2_len_bytes: u32,
+    /// [`Self::STRICT_SOURCE`].
+    pub flags: u32,
+}
+
+impl Uplink {
+    /// IPv4 comes in by it only from where the host's routes lead out by it: `rp_filter` is 1, for it or for all.
+    pub const STRICT_SOURCE: u32 = 1;
 }
 
 plain!(HostConfig { snat_port_min, snat_port_max, flags, timeout_ns, flows, flows_per_pod }: size 48, align 8);
-plain!(Uplink { addr4, addr6, mtu_bytes, l2_len_bytes }: size 28, align 4);
+plain!(Uplink { addr4, addr6, mtu_bytes, flags }: size 28, align 4);

@@ -181,8 +181,34 @@ pub struct Opening<A> {
     pub search: Search,
     /// Whose, and towards where.
     pub destination: Destination<A>,
+    /// The look for a flow that may go for it.
+    pub look: Look,
     /// A flow of the same account has gone to make room for it.
     pub replaces: bool,
+}
+
+/// A look for a flow that may go, among the account's own and in the ring of all.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Look {
+    /// Flows the account has, if one of another may go for the new one.
+    pub takes_from: u64,
+    /// Steps taken.
+    pub nth: u32,
+    /// One was found that goes.
+    pub found: bool,
+    /// It is one of the account's.
+    pub own: bool,
+    /// One of the account that stays was looked at.
+    pub in_vain: bool,
+    /// The same of the ring.
+    pub ring_in_vain: bool,
+    /// The account has next to no flows: others' come first.
+    pub is_small: bool,
+    /// Its own are looked at.
+    pub at_own: bool,
+    /// The ring is.
+    pub at_ring: bool,
 }
 
 impl<A: Address> Opening<A> {

@@ -5,6 +5,7 @@ pub mod search;
 pub mod share;
 
 use crate::Port;
+use crate::family::mix;
 use crate::network::MAX_SNAT_ADDRS;
 use crate::proto;
 
@@ -19,6 +20,10 @@ pub const MOST_STEPS: u32 = MOST_TRIED + 3 * MAX_SNAT_ADDRS as u32;
 
 /// Candidates of one parity that are tried in one search, before as many of the other.
 const OF_ONE_PARITY: u32 = MOST_TRIED / 2;
+
+/// The last one of so many is at random where the range has more of them: what one pod's search has taken, in a row as such a search
+/// goes, would all be in the way of another's.
+const ONE_AT_RANDOM_OF: u32 = 4;
 
 /// From one candidate to the next of its parity, modulo their number: a prime beyond that, so each comes once. In the default range
 /// this is 0.61 of it, and ports that are in use in a row, as flows that keep their own often are, are but a few of the candidates.
@@ -73,19 +78,28 @@ impl Range {
         (self.count() + 1 - ((self.min ^ port) & 1) as u32) / 2
     }
 
+    /// How many of the first `tried` candidates of a parity that has `count` ports are at random.
+    #[inline(always)]
+    const fn at_random(count: u32, tried: u32) -> u32 {
+        if count > OF_ONE_PARITY { tried / ONE_AT_RANDOM_OF } else { 0 }
+    }
+
     /// Candidate `i` of a search that starts at these places (one of each parity, see [`Self::advanced`]), for a flow whose own port is
     /// `own`; `None`: no more in this search.
     ///
-    /// Ports with the parity of `own` come first (RFC 4787 REQ-4), then others; each in strides.
+    /// Ports with the parity of `own` come first (RFC 4787 REQ-4), then others; of each some are at random, by `seed`, and the rest in strides.
     #[inline(always)]
-    pub const fn candidate(self, own: u16, cursors: u32, i: u32) -> Option<u16> {
+    pub const fn candidate(self, own: u16, cursors: u32, seed: u32, i: u32) -> Option<u16> {
         let (like, nth) = if i < OF_ONE_PARITY { (own, i) } else { (own ^ 1, i - OF_ONE_PARITY) };
         let count = self.of_parity(like);
         if nth >= OF_ONE_PARITY || nth >= count {
             return None;
         }
+        let random = Self::at_random(count, nth);
+        let is_random = Self::at_random(count, nth + 1) != random;
+        let from = if is_random { mix(seed ^ i) & 0x7fff } else { cursor_of(cursors, like) + nth - random };
         // Below 2^15 * 48,611 < 2^32.
-        let Some(place) = (cursor_of(cursors, like) + nth).checked_rem(count) else { return None };
+        let Some(place) = from.checked_rem(count) else { return None };
         match (place * STRIDE).checked_rem(count) {
             Some(at) => Some((self.min as u32 + ((self.min ^ like) & 1) as u32 + 2 * at) as u16),
             None => None,
@@ -102,10 +116,12 @@ impl Range {
         own_place << shift_of(own) | other_place << shift_of(own ^ 1)
     }
 
-    /// The place of the ports like `like`, `by` further on.
+    /// The place of the ports like `like`, behind so many candidates of theirs.
     #[inline(always)]
-    const fn place(self, like: u16, cursors: u32, by: u32) -> u32 {
-        match (cursor_of(cursors, like) + by).checked_rem(self.of_parity(like)) {
+    const fn place(self, like: u16, cursors: u32, tried: u32) -> u32 {
+        let count = self.of_parity(like);
+        let in_strides = tried - Self::at_random(count, tried);
+        match (cursor_of(cursors, like) + in_strides).checked_rem(count) {
             Some(place) => place,
             None => 0,
         }
@@ -114,7 +130,8 @@ impl Range {
     /// How many searches in vain go through the whole range.
     #[inline(always)]
     pub const fn searches(self) -> u32 {
-        self.count().div_ceil(2).div_ceil(OF_ONE_PARITY)
+        let of_parity = self.count().div_ceil(2);
+        of_parity.div_ceil(OF_ONE_PARITY - Self::at_random(of_parity, OF_ONE_PARITY))
     }
 }
 
@@ -150,8 +167,17 @@ mod tests {
     use std::collections::BTreeSet;
     use std::vec::Vec;
 
+    const SEED: u32 = 0x1234_5678;
+
     fn tried(range: Range, own: u16, cursor: u32) -> Vec<u16> {
-        (0..MOST_TRIED).filter_map(|i| range.candidate(own, cursor, i)).collect()
+        (0..MOST_TRIED).filter_map(|i| range.candidate(own, cursor, SEED, i)).collect()
+    }
+
+    /// Those that are not at random.
+    fn in_strides(range: Range, own: u16, cursor: u32) -> Vec<u16> {
+        let count = |i| range.of_parity(if i < OF_ONE_PARITY { own } else { own ^ 1 });
+        let is_one = |i: &u32| count(*i) <= OF_ONE_PARITY || i % ONE_AT_RANDOM_OF != ONE_AT_RANDOM_OF - 1;
+        (0..MOST_TRIED).filter(is_one).filter_map(|i| range.candidate(own, cursor, SEED, i)).collect()
     }
 
     #[test]
@@ -163,6 +189,7 @@ mod tests {
         assert_eq!(tried(Range { min: 21, max: 25 }, 4, 0x1_0001), [24, 22, 25, 23, 21]);
         assert_eq!(tried(Range { min: 21, max: 21 }, 5, 7), [21]);
         assert_eq!(tried(Range { min: 0, max: u16::MAX }, 5, u32::MAX).len(), 128);
+        assert_eq!(in_strides(Range { min: 0, max: u16::MAX }, 5, u32::MAX).len(), 96);
         assert_eq!(Range { min: 0, max: u16::MAX }.count(), 65_536);
     }
 
@@ -174,6 +201,23 @@ mod tests {
         assert_eq!(Range { min: 7, max: 9 }.without_mappings(), Range { min: 9, max: 9 });
     }
 
+    /// Also those that another search has taken in its own order.
+    #[test]
+    fn ports_another_search_has_taken_are_no_obstacle() {
+        let range = Range { min: 20_000, max: 32_767 };
+        let (mut used, mut cursors) = (BTreeSet::new(), 0);
+        while used.len() < 9000 {
+            used.extend(in_strides(range, 1000, cursors));
+            cursors = range.advanced(1000, cursors, MOST_TRIED);
+        }
+        for cursors in 0..range.count() / 2 {
+            for seed in [1, 77, 0xdead_beef] {
+                let mut candidates = (0..MOST_TRIED).filter_map(|i| range.candidate(1000, cursors, seed ^ cursors, i));
+                assert!(candidates.any(|p| !used.contains(&p)), "from {cursors} with {seed}");
+            }
+        }
+    }
+
     #[test]
     fn ports_in_use_in_a_row_are_no_obstacle() {
         let range = Range { min: 20_000, max: 32_767 };
@@ -181,7 +225,7 @@ mod tests {
             // Half of the range.
             let used = Range { min: first, max: first + 6383 };
             for cursor in 0..range.count() / 2 {
-                let free = tried(range, 1000, cursor).iter().take(16).filter(|p| !used.has(**p)).count();
+                let free = in_strides(range, 1000, cursor).iter().take(16).filter(|p| !used.has(**p)).count();
                 assert!((6..=10).contains(&free), "{free} of 16 from {cursor}");
             }
         }
@@ -195,7 +239,8 @@ mod tests {
             let range = Range { min, max: min.saturating_add(len) };
             let tried = tried(range, own, cursor);
             prop_assert!(tried.len() <= MOST_TRIED as usize);
-            prop_assert_eq!(tried.iter().collect::<BTreeSet<_>>().len(), tried.len());
+            let in_strides = in_strides(range, own, cursor);
+            prop_assert_eq!(in_strides.iter().collect::<BTreeSet<_>>().len(), in_strides.len());
             prop_assert!(tried.iter().all(|p| range.has(*p)));
             let first_other = tried.iter().position(|p| (p ^ own) & 1 == 1).unwrap_or(tried.len());
             prop_assert!(tried[first_other..].iter().all(|p| (p ^ own) & 1 == 1));
@@ -212,7 +257,7 @@ mod tests {
             loop {
                 searches += 1;
                 prop_assert!(searches <= range.searches() + 1);
-                if tried(range, own, cursor).contains(&free) {
+                if in_strides(range, own, cursor).contains(&free) {
                     break;
                 }
                 cursor = range.advanced(own, cursor, MOST_TRIED);
@@ -228,11 +273,11 @@ mod tests {
             let range = Range { min, max: min.saturating_add(len) };
             let (mut cursors, mut found, mut all_tried) = (cursors, BTreeSet::new(), [0; 2]);
             for cut in cuts.iter().cycle().take(20_000) {
-                found.extend((0..*cut).filter_map(|i| range.candidate(own, cursors, i)));
+                found.extend((0..*cut).filter_map(|i| range.candidate(own, cursors, SEED, i)));
                 cursors = range.advanced(own, cursors, *cut);
                 all_tried[0] += (*cut).min(OF_ONE_PARITY);
                 all_tried[1] += cut.saturating_sub(OF_ONE_PARITY);
-                if all_tried.iter().all(|n| *n >= range.count()) {
+                if all_tried.iter().all(|n| *n >= 2 * range.count()) {
                     break;
                 }
             }

@@ -5,7 +5,7 @@
 //! the pod answers. Only a TCP connection shows that its opener hears.
 
 use crate::proto;
-use crate::state::{ONE_SHOT_NS, State};
+use crate::state::{ONE_SHOT_NS, REST_NS, State};
 
 /// How readily a flow gives its place: the higher, the sooner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +38,8 @@ impl Yield {
             State::Established if !is_tcp && rests => Self::AT_ONCE,
             State::Opening | State::Answered | State::Established => Self(Self::UNPROVED | rested(idle_ns)),
             State::Assured if !is_tcp && (is_incoming || rests) => Self(rested(idle_ns)),
+            // Nobody tells whether the side that has not closed is still there: it goes by the time it has rested, when that is long.
+            State::OriginalFin | State::ReplyFin if idle_ns >= REST_NS => Self(rested(idle_ns)),
             State::Assured | State::OriginalFin | State::ReplyFin => Self::NEVER,
         }
     }
@@ -95,6 +97,11 @@ mod tests {
                 assert_eq!(of(state, proto::TCP, incoming, 5), wanted, "{state:?}");
                 assert_eq!(of(state, proto::TCP, incoming, TIMEOUT + 1), Yield::AT_ONCE, "{state:?}");
             }
+        }
+        for half_closed in [OriginalFin, ReplyFin] {
+            let [resting, longer] = [REST_NS, 2 * REST_NS].map(|idle| of(half_closed, proto::TCP, true, idle));
+            assert!(resting.yields() && !resting.is_at_once() && longer.is_before(resting), "{half_closed:?}");
+            assert!(of(Established, proto::TCP, true, 5).is_before(longer));
         }
         let silent = of(Established, proto::TCP, true, 5);
         assert!(silent.yields() && !silent.is_at_once());

@@ -90,6 +90,19 @@ impl State {
         matches!(self, Self::Closed | Self::Reset)
     }
 
+    /// Whether a connection is one that may give way some time: at least one of its sides has closed.
+    #[inline(always)]
+    pub const fn may_rest(self) -> bool {
+        self.is_ended() || matches!(self, Self::OriginalFin | Self::ReplyFin)
+    }
+
+    /// Whether a flow gives its port to one of a pod that has next to none where others have all, if no other is found: all but
+    /// connections that are there do, when they have rested for a while.
+    #[inline(always)]
+    pub const fn yields_to_newcomer(self, proto: u8, idle_ns: u64) -> bool {
+        (proto != proto::TCP || LONG_LIVED >> self as u8 & 1 == 0) && idle_ns >= UNANSWERED_NS
+    }
+
     /// Whether a flow gives its port to a new one, another's too, when ports are short (RFC 4787 REQ-5a for the questions to
     /// well-known ports): one that has ended, that nobody has answered for a while, or that was one question and one answer a while ago.
     ///

@@ -259,7 +259,7 @@ drop_reasons! {
     NeighbourNoise = 9, "neighbour-noise";
     /// Multicast or broadcast from a pod, listener reports of its kernel included: networks have no flooding.
     Multicast = 10, "multicast";
-    /// An address no packet may carry here: loopback, unspecified, or the link's own addresses from the LAN.
+    /// An address no packet may carry here: loopback, unspecified, or from the LAN one of the link's own, or where `rp_filter` is 1 one that is routed elsewhere.
     Martian = 11, "martian";
     /// The host veth or gateway device belongs to no live endpoint or network: run `netns status`.
     NoEndpoint = 12, "no-endpoint";

@@ -5,8 +5,8 @@ use core::mem;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, BPF_TCP_SYN_SENT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
-    bpf_fib_lookup, bpf_sock_tuple,
+    __sk_buff, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM, BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED, BPF_TCP_LISTEN,
+    BPF_TCP_TIME_WAIT, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup, bpf_sock_tuple,
 };
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::programs::TcContext;
@@ -142,12 +142,13 @@ impl Packet {
         unsafe { (*self.skb()).vlan_present != 0 }
     }
 
-    /// Whether the frame was addressed to another station, as one is that turned back: it has the MACs of a pod's cable.
+    /// Whether the frame was addressed to this machine alone: not to all, and not to another station, as one is that turned back and has
+    /// the MACs of a pod's cable.
     #[inline(always)]
-    pub fn is_others(&self) -> bool {
-        const PACKET_OTHERHOST: u32 = 3;
+    pub fn is_to_this_host(&self) -> bool {
+        const PACKET_HOST: u32 = 0;
         // SAFETY: as in `ifindex`.
-        unsafe { (*self.skb()).pkt_type == PACKET_OTHERHOST }
+        unsafe { (*self.skb()).pkt_type == PACKET_HOST }
     }
 
     /// Makes it one for whoever receives it: a pod's stack would drop it unseen. From 6.15 on the redirect to a pod does this by
@@ -394,20 +395,45 @@ impl Packet {
         true
     }
 
-    /// Whether a TCP socket of the host has asked the packet's source for a connection, and waits for the answer.
+    /// Whether a socket of the host is connected to the packet's source, or has asked it for a connection; one that has ended and waits
+    /// for stragglers is none.
     #[inline(always)]
-    pub fn host_connects<A: Address>(&self, tuple: &FlowTuple<A>) -> bool {
+    pub fn host_is_connected<A: Address>(&self, tcp: bool, tuple: &FlowTuple<A>) -> bool {
+        if tcp { self.tcp_is_connected(tuple) } else { self.udp_is_connected(tuple) }
+    }
+
+    /// Each by itself, as the kernel has one instruction read one kind of socket only.
+    #[inline(never)]
+    fn tcp_is_connected<A: Address>(&self, tuple: &FlowTuple<A>) -> bool {
         let (tuple, size_bytes) = sock_tuple(tuple);
         // SAFETY: `tuple` holds `size_bytes` and is only read; of a socket that is found one word is read before it is released.
-        unsafe {
+        let state = unsafe {
             let sk = helpers::bpf_skc_lookup_tcp(self.ctx.as_ptr(), tuple, size_bytes, CURRENT_NETNS, 0);
             if sk.is_null() {
                 return false;
             }
             let state = (&raw const (*sk).state).read_volatile();
             helpers::bpf_sk_release(sk.cast());
-            state == BPF_TCP_SYN_SENT
-        }
+            state
+        };
+        !matches!(state, BPF_TCP_LISTEN | BPF_TCP_TIME_WAIT | BPF_TCP_CLOSE)
+    }
+
+    #[inline(never)]
+    fn udp_is_connected<A: Address>(&self, tuple: &FlowTuple<A>) -> bool {
+        let (tuple, size_bytes) = sock_tuple(tuple);
+        // SAFETY: as for TCP.
+        let state = unsafe {
+            let sk = helpers::bpf_sk_lookup_udp(self.ctx.as_ptr(), tuple, size_bytes, CURRENT_NETNS, 0);
+            if sk.is_null() {
+                return false;
+            }
+            let state = (&raw const (*sk).state).read_volatile();
+            helpers::bpf_sk_release(sk.cast());
+            state
+        };
+        // It is as good as established when it is connected, and closed when not.
+        state == BPF_TCP_ESTABLISHED
     }
 
     /// Whether a packet with this tuple would be the reply of a connection of TCP or UDP the host's connection tracking knows: of the

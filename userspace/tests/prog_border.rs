@@ -5,15 +5,17 @@ mod common;
 #[macro_use]
 mod prog;
 
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use netns::datapath::Hook;
+use netns_ebpf_common::host::Uplink;
 use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::verdict::DropReason;
 use prog::bench::Notes;
 use prog::flows::table;
 use prog::mapping::{independent, leaves, reaches};
 use prog::*;
+use socket2::{Domain, Socket, Type};
 
 /// Marks of the programs' own: a pod's packet that is sent back in by the uplink, and a copy that is the host's.
 const HAIRPIN: u32 = 0x6e6e_6801;
@@ -100,6 +102,82 @@ both!(
         // By whichever way: the answer may take another uplink.
         let sent = from_lan(BARE_SIDE.ip(v), HOST.ip(v), tcp(40_000, 8080, flag::SYN));
         assert_eq!(b.run(Hook::FromUplink, lan(b), &sent.bytes()).action, REDIRECT);
+    }
+);
+
+#[test]
+fn a_host_that_filters_sources_takes_none_that_is_routed_elsewhere() {
+    prog::bench::bench(|b| {
+        let sent = from_lan(BARE_SIDE.ip(V4), HOST.ip(V4), tcp(40_000, 8080, flag::SYN));
+        let uplinks = b.datapath().uplinks().expect("the uplinks");
+        let (_, loose) = uplinks.into_iter().find(|(index, _)| *index == b.uplink).expect("the uplink");
+        let strict = Uplink { flags: Uplink::STRICT_SOURCE, ..loose };
+        b.datapath().put_uplink(b.uplink, &strict).expect("make it strict");
+        b.lan_sends(&sent, &Want::drop(DropReason::Martian));
+        let near = from_lan(CLIENT.ip(V4), HOST.ip(V4), tcp(40_000, 8080, flag::SYN));
+        assert_eq!(b.run(Hook::FromUplink, lan(b), &near.bytes()).action, REDIRECT);
+        // IPv6 has no such filter.
+        let sent6 = from_lan(BARE_SIDE.ip(V6), HOST.ip(V6), tcp(40_000, 8080, flag::SYN));
+        assert_eq!(b.run(Hook::FromUplink, lan(b), &sent6.bytes()).action, REDIRECT);
+        b.datapath().put_uplink(b.uplink, &loose).expect("make it as it was");
+        assert_eq!(b.run(Hook::FromUplink, lan(b), &sent.bytes()).action, REDIRECT);
+    });
+}
+
+both!(
+    /// The kernel shows a pod's packet no socket that is bound to a device: whose the port is shows at the answer.
+    fn what_is_for_a_socket_bound_to_the_uplink_is_the_hosts(b, v) {
+        let port = 20_501;
+        let domain = if v == V4 { Domain::IPV4 } else { Domain::IPV6 };
+        let bound = |kind| {
+            let socket = Socket::new(domain, kind, None).expect("socket");
+            socket.bind_device(Some(b"up0")).expect("bind to the uplink");
+            socket.bind(&SocketAddr::new(HOST.ip(v), port).into()).expect("bind");
+            socket
+        };
+        let _udp = bound(Type::DGRAM);
+        let listener = bound(Type::STREAM);
+        listener.listen(1).expect("listen");
+        let red = |l4| b.run(Hook::FromPod, Meta { ifindex: RED.ifindex(), ..Meta::default() }, &from_pod(RED, SERVER.ip(v), l4).bytes());
+        let left_to_the_host = |l4| {
+            let frame = from_lan(SERVER.ip(v), HOST.ip(v), l4).bytes();
+            let out = b.run(Hook::FromUplink, lan(b), &frame);
+            assert_eq!((out.action, out.frame == frame), (PASS, true));
+            assert_eq!(table(b.datapath()).len(), 0, "the pod's flow goes");
+        };
+        red(udp(port, 53));
+        assert_eq!(table(b.datapath()).iter().find(|r| r.original).map(|r| r.to_sport), Some(port));
+        left_to_the_host(udp(53, port));
+        red(tcp(port, 443, flag::SYN));
+        assert_eq!(table(b.datapath()).iter().find(|r| r.original).map(|r| r.to_sport), Some(port));
+        // A stray segment is no reason: the listener has no part in it.
+        let stray = from_lan(SERVER.ip(v), HOST.ip(v), tcp(443, port, flag::ACK)).bytes();
+        b.run(Hook::FromUplink, lan(b), &stray);
+        assert_eq!(table(b.datapath()).len(), 2);
+        left_to_the_host(tcp(443, port, flag::SYN));
+    }
+);
+
+both!(
+    /// A port is published that a socket of the host uses towards somebody: their packets stay the host's.
+    fn a_published_port_takes_nothing_from_a_connected_socket(b, v) {
+        let udp_socket = UdpSocket::bind((HOST.ip(v), 5353)).expect("bind");
+        udp_socket.connect((CLIENT.ip(v), 40_000)).expect("connect");
+        let theirs = from_lan(CLIENT.ip(v), HOST.ip(v), udp(40_000, 5353)).bytes();
+        assert_eq!(b.run(Hook::FromUplink, lan(b), &theirs).action, PASS);
+        let others = from_lan(CLIENT.ip(v), HOST.ip(v), udp(40_001, 5353)).bytes();
+        assert_eq!(b.run(Hook::FromUplink, lan(b), &others).action, REDIRECT);
+        drop(udp_socket);
+        assert_eq!(b.run(Hook::FromUplink, lan(b), &theirs).action, REDIRECT);
+        // TCP, that has asked for a connection: nobody answers here.
+        let socket = Socket::new(if v == V4 { Domain::IPV4 } else { Domain::IPV6 }, Type::STREAM, None).expect("socket");
+        socket.bind(&SocketAddr::new(HOST.ip(v), 8080).into()).expect("bind");
+        socket.set_nonblocking(true).expect("non-blocking");
+        let _under_way = socket.connect(&SocketAddr::new(SERVER.ip(v), 443).into());
+        let theirs = from_lan(SERVER.ip(v), HOST.ip(v), tcp(443, 8080, flag::SYN)).bytes();
+        assert_eq!(b.run(Hook::FromUplink, lan(b), &theirs).action, PASS);
+        let others = from_lan(SERVER.ip(v), HOST.ip(v), tcp(444, 8080, flag::SYN)).bytes();
+        assert_eq!(b.run(Hook::FromUplink, lan(b), &others).action, REDIRECT);
     }
 );
 

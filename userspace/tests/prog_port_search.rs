@@ -71,14 +71,14 @@ fn the_last_free_port_of_thousands_is_found_in_the_stated_number_of_searches() {
         b.occupy(v, (SERVER, 53), host, SNAT);
         assert_eq!(opens(b, v, RED, SERVER, udp(OWN, 53)), None);
         let half = MOST_TRIED / 2;
-        // The first and the last one a search tries of each parity, the first one behind those, and the one before.
-        let behind = |cursors: u32, i: u32| range.candidate(OWN, range.advanced(OWN, cursors, MOST_TRIED), i);
-        let before = |cursors: u32, i: u32| range.candidate(OWN, one_back(range, cursors), i);
+        // The first and the last one a search tries of each parity that is not at random, the first one behind those, and the one before.
+        let behind = |cursors: u32, i: u32| range.candidate(OWN, range.advanced(OWN, cursors, MOST_TRIED), 0, i);
+        let before = |cursors: u32, i: u32| range.candidate(OWN, one_back(range, cursors), 0, i);
         let rows: [Row<'_>; 8] = [
-            (&|c| range.candidate(OWN, c, 0), 1),
-            (&|c| range.candidate(OWN, c, half - 1), 1),
-            (&|c| range.candidate(OWN, c, half), 1),
-            (&|c| range.candidate(OWN, c, 2 * half - 1), 1),
+            (&|c| range.candidate(OWN, c, 0, 0), 1),
+            (&|c| range.candidate(OWN, c, 0, half - 2), 1),
+            (&|c| range.candidate(OWN, c, 0, half), 1),
+            (&|c| range.candidate(OWN, c, 0, 2 * half - 2), 1),
             (&|c| behind(c, 0), 2),
             (&|c| behind(c, half), 2),
             (&|c| before(c, 0), range.searches()),
@@ -87,7 +87,9 @@ fn the_last_free_port_of_thousands_is_found_in_the_stated_number_of_searches() {
         for (row, (port, searches)) in rows.into_iter().enumerate() {
             let port = port(next_search(b, v).0).expect("a candidate");
             free(b, (host, port));
-            assert_eq!(search(b, v), (searches, (host, port)), "row {row}");
+            let (n, found) = search(b, v);
+            // One at random may have been it.
+            assert!(found == (host, port) && n <= searches, "row {row}: {found:?} after {n} of {searches}");
             b.datapath().delete_flows(|r| r.sport == OWN && r.original).expect("delete");
             b.occupy(v, (SERVER, 53), host, [port].into_iter());
         }
@@ -125,7 +127,7 @@ fn the_last_free_port_of_a_pool_is_found_in_the_stated_number_of_searches() {
             for back in [0, 1] {
                 let next = next_search(b, v).0;
                 let cursors = if back == 0 { next } else { one_back(range, next) };
-                let port = range.candidate(OWN, cursors, 0).expect("a candidate");
+                let port = range.candidate(OWN, cursors, 0, 0).expect("a candidate");
                 free(b, (*at, port));
                 let (searches, found) = search(b, v);
                 assert_eq!(found, (*at, port));

@@ -67,6 +67,39 @@ both!(
 );
 
 both!(
+    /// Pods that fill the range one after the other take 8/9, 8/81, 8/729 ... of it, and in the end all.
+    fn who_comes_when_others_have_all_ports_takes_one_that_rests(b, v) {
+        few(b, 20_000..=20_080);
+        let meta = |pod: Pod| Meta { ifindex: pod.ifindex(), ..Meta::default() };
+        for pod in [RED, BLUE, GREEN] {
+            let mut sport = 20_000;
+            while let Some(at) = port(b, v, pod, SERVER, udp(sport, 53)) {
+                // In use on both sides.
+                answers(b, v, SERVER, udp(53, at));
+                b.run(Hook::FromPod, meta(pod), &from_pod(pod, SERVER.ip(v), udp(sport, 53)).bytes());
+                sport += 1;
+            }
+        }
+        assert_eq!(b.ports_counted()[1], 81);
+        assert_eq!(port(b, v, TWIN, SERVER, udp(1000, 53)), None, "all of them are in use at the moment");
+        age(b, v, 11);
+        b.end_back_off(v);
+        assert!(port(b, v, TWIN, SERVER, udp(1000, 53)).is_some());
+        // That was for who had none. Nor is it for whom there are others: those come first.
+        b.end_back_off(v);
+        assert_eq!(port(b, v, TWIN, SERVER, udp(1001, 53)), None);
+        let of_red = |r: &netns::datapath::FlowRecord| r.original && r.owner_slot == Some(RED.slot);
+        let freed = table(b.datapath()).into_iter().find(of_red).map(|r| r.to_sport);
+        assert_eq!(b.datapath().delete_flows(|r| of_red(r) && Some(r.to_sport) == freed).expect("delete"), 2);
+        age(b, v, 61);
+        b.end_back_off(v);
+        let before = table(b.datapath()).len();
+        assert_eq!(port(b, v, TWIN_BLUE, SERVER, udp(1000, 53)), freed, "the one that is free");
+        assert_eq!(table(b.datapath()).len(), before + 2);
+    }
+);
+
+both!(
     fn a_pod_that_maps_all_it_can_leaves_ports_to_others(b, v) {
         independent(b, false);
         // Of these 24 ports 18 are for mappings.

@@ -255,3 +255,83 @@ both!(
         b.assert_accounts();
     }
 );
+
+both!(
+    /// Accounts that are filled one after the other take a half, a quarter, an eighth ... of the table, and in the end all of it.
+    fn who_comes_when_all_is_taken_gets_in_all_the_same(b, v) {
+        let total = || table(b.datapath()).iter().filter(|r| r.original).count();
+        for pod in [RED, BLUE, GREEN, YELLOW, TWIN] {
+            let mut sport = 20_000;
+            // By one-way datagrams: nobody has to answer.
+            while sport < 20_000 + FLOWS as u16 && opens(b, v, pod, sport) {
+                sport += 1;
+            }
+        }
+        ask(b, v, 40_000..40_000 + FLOWS as u16);
+        for n in 0..FLOWS as u16 {
+            to_web(b, v, 30_000 + n, flag::SYN);
+        }
+        let full = total();
+        assert!(full >= FLOWS as usize - 8, "{full} of {FLOWS}");
+        // In use, all at once.
+        for n in 0..15 {
+            let enters = (0..20).any(|_| uses(b, v, TWIN_BLUE, 21_000 + n) || { b.wait(BACK_OFF); false });
+            assert!(enters, "flow {n} of a pod that comes late");
+        }
+        let late = table(b.datapath()).iter().filter(|r| r.original && (21_000..21_015).contains(&r.sport)).count();
+        assert_eq!(late, 15);
+        assert!(total() <= FLOWS as usize);
+        b.assert_accounts();
+    }
+);
+
+both!(
+    /// A flow that could not follow takes the place of none.
+    fn nothing_ends_for_a_flow_that_is_refused_all_the_same(b, v) {
+        for sport in 20_000..20_040 {
+            assert!(uses(b, v, RED, sport));
+        }
+        b.age(v, Duration::from_secs(3), |_, _| true);
+        b.configure(|c| c.flows_per_pod = 16);
+        for n in 0..10 {
+            assert!(!opens(b, v, RED, 30_000 + n));
+            b.wait(BACK_OFF);
+        }
+        assert_eq!(openers(b).len(), 40);
+        b.configure(|c| (c.flows_per_pod, c.flows) = (0, 32));
+        for n in 0..10 {
+            assert!(!opens(b, v, RED, 30_000 + n));
+            b.wait(BACK_OFF);
+        }
+        assert_eq!(openers(b).len(), 40);
+        b.assert_accounts();
+    }
+);
+
+both!(
+    /// A server that has closed, and a client that never does: its place is another's when it has rested for long.
+    fn half_closed_connections_give_way_when_they_have_rested(b, v) {
+        for sport in 40_000..40_000 + SHARE {
+            to_web(b, v, sport, flag::SYN);
+            from_web(b, v, sport, flag::SYN | flag::ACK);
+            to_web(b, v, sport, flag::ACK);
+            from_web(b, v, sport, flag::ACK);
+        }
+        let sent = from_lan(CLIENT.ip(v), HOST.ip(v), tcp(41_000, 8080, flag::SYN));
+        b.lan_sends(&sent, &Want::drop(DropReason::FlowLimit).rx_dropped(BLUE));
+        from_web(b, v, 40_005, flag::FIN | flag::ACK);
+        from_web(b, v, 40_006, flag::FIN | flag::ACK);
+        b.wait(BACK_OFF);
+        b.lan_sends(&sent, &Want::drop(DropReason::FlowLimit).rx_dropped(BLUE));
+        b.age(v, Duration::from_secs(61), |_, _| true);
+        // This one goes on.
+        to_web(b, v, 40_006, flag::ACK);
+        wait_until("the client to get in", Duration::from_secs(5), || {
+            to_web(b, v, 41_000, flag::SYN);
+            clients(b).iter().any(|(sport, _)| *sport == 41_000)
+        });
+        let found: Vec<_> = clients(b).iter().map(|(sport, _)| *sport).collect();
+        assert!(found.contains(&40_006) && !found.contains(&40_005), "{found:?}");
+        b.assert_accounts();
+    }
+);

@@ -20,8 +20,9 @@ fn opening(plan: Plan, to: FlowTuple<Addr4>) -> Opening<Addr4> {
         search: Search::default(),
         destination: Destination::default(),
         replaces: false,
+        look: Look::default(),
     };
-    o.search.reset(range, 0, true, true, true);
+    o.search.reset(range, 0, true, true);
     o.search.counts = range;
     o.flow.entry.to = to;
     o

@@ -15,6 +15,8 @@ pub struct Search {
     pub counted_in: UseIndex,
     /// Where it starts: see [`Range::candidate`].
     pub cursors: u32,
+    /// What the candidates at random follow from.
+    seed: u32,
     next: u32,
     budget: u32,
     nth_addr: u32,
@@ -34,8 +36,6 @@ pub struct Search {
     /// Further addresses try the own port first as well.
     own_first: bool,
     own_next: bool,
-    /// The own port is asked for, as all others are.
-    asks_own: bool,
     searches: bool,
     /// The address is one of the host's: ports are shared, and others are asked.
     pub translates: bool,
@@ -44,6 +44,8 @@ pub struct Search {
     pub may_have_more: bool,
     /// It may take the place of another's flow that yields its port.
     pub may_take_over: bool,
+    /// It has next to none of those that are in use.
+    pub is_newcomer: bool,
     new_address: bool,
     has_port: bool,
 }
@@ -52,9 +54,12 @@ impl Search {
     /// Nothing is in the way.
     const FREE: u64 = u64::MAX;
 
+    /// Beyond all times.
+    const RELUCTANT: u64 = 1 << 62;
+
     /// Begins a search through `range` for a flow whose own port is `own`, which comes first if it is allowed.
     #[inline(always)]
-    pub const fn reset(&mut self, range: Range, own: u16, own_first: bool, translates: bool, asks_own: bool) {
+    pub const fn reset(&mut self, range: Range, own: u16, own_first: bool, translates: bool) {
         self.there_ns = Self::FREE;
         self.best_ns = Self::FREE;
         self.next = 0;
@@ -67,12 +72,12 @@ impl Search {
         self.port = own;
         self.own_first = own_first;
         self.own_next = own_first;
-        self.asks_own = asks_own;
         self.searches = false;
         self.translates = translates;
         self.takes_best = false;
         self.may_have_more = true;
         self.may_take_over = true;
+        self.is_newcomer = false;
         self.new_address = false;
         self.has_port = true;
     }
@@ -87,11 +92,13 @@ impl Search {
         true
     }
 
-    /// Begins to search `addrs` addresses from a place in the range; the last `vain` searches have found nothing.
+    /// Begins to search `addrs` addresses from a place in the range, with other numbers at random each time; the last `vain` searches
+    /// have found nothing.
     #[inline(always)]
-    pub const fn begin(&mut self, cursors: u32, addrs: u32, vain: u32) {
+    pub const fn begin(&mut self, cursors: u32, seed: u32, addrs: u32, vain: u32) {
         self.searches = true;
         self.cursors = cursors;
+        self.seed = seed;
         self.addrs = addrs;
         self.first_addr = match vain.checked_rem(addrs) {
             Some(n) => n,
@@ -136,7 +143,7 @@ impl Search {
             self.port = self.own;
             return true;
         }
-        match self.range.candidate(self.own, self.cursors, self.next) {
+        match self.range.candidate(self.own, self.cursors, self.seed, self.next) {
             Some(port) => {
                 self.port = port;
                 self.next += 1;
@@ -177,10 +184,16 @@ impl Search {
         self.there_ns = seen_ns;
     }
 
+    /// One is that yields to a newcomer, if nothing else is found: it comes after all others that yield, however long it has rested.
+    #[inline(always)]
+    pub const fn set_reluctant(&mut self, seen_ns: u64) {
+        self.there_ns = seen_ns | Self::RELUCTANT;
+    }
+
     /// Whether sockets and mappings are asked for the candidate at hand.
     #[inline(always)]
     pub const fn asks(&self) -> bool {
-        self.translates && (self.searches || self.asks_own)
+        self.translates
     }
 
     /// Pays for `n` candidates; `false` when it cannot.

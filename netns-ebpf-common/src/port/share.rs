@@ -24,6 +24,12 @@ pub const fn may_take_over(own: u32, used: u32) -> bool {
     own < used.saturating_sub(own)
 }
 
+/// Whether a pod has next to none of the ports in use towards a destination.
+#[inline(always)]
+pub const fn is_newcomer(own: u32, used: u32) -> bool {
+    own < used / 64
+}
+
 /// Cells of each of the two rows ports in use are counted in, for all pods together and for each.
 pub const USE_CELLS: u32 = 65_536;
 
@@ -80,6 +86,12 @@ mod tests {
         }
         assert!(second > 1000 && used < 12_768, "{second}");
         assert!(!may_have(0, 10, 10) && may_have(3, 3, 4));
+    }
+
+    #[test]
+    fn who_has_next_to_none_is_a_newcomer() {
+        assert!(is_newcomer(0, 64) && is_newcomer(99, 6400));
+        assert!(!is_newcomer(0, 63) && !is_newcomer(100, 6400) && !is_newcomer(5, 5));
     }
 
     #[test]

@@ -223,6 +223,13 @@ pub fn leave<F: AccountMaps>(account: Account) {
     }
 }
 
+/// Flows in the table.
+#[inline(always)]
+pub fn total_flows<F: AccountMaps>() -> u64 {
+    // SAFETY: an aligned word of an element just looked up, read whole.
+    total::<F>().map_or(0, |total| unsafe { total.read_volatile() })
+}
+
 #[inline(always)]
 fn total<F: AccountMaps>() -> Option<*mut u64> {
     let admission = F::admission().get_ptr_mut(0)?;

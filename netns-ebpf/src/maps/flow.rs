@@ -175,7 +175,7 @@ impl<F: FamilyMaps> FlowRef<F> {
     pub fn leave_queue(self, proto: u8) {
         self.mark(FlowFlags::UNQUEUED, true);
         // Another CPU may have ended it before, and found it in the queue.
-        if self.state().is_ended() {
+        if self.state().may_rest() {
             let _queued = self.queue_again(proto);
         }
     }

@@ -34,7 +34,7 @@ use netns_ebpf_common::{Addr4, Addr6};
 
 pub use self::account::{
     AccountMaps, AccountRef, Taken, enter, fill_ring, leave, next_ring_place, pop_opened, ring_back_off,
-    ring_backs_off, ring_is_crowded,
+    ring_backs_off, ring_is_crowded, total_flows,
 };
 pub use self::area::{AreaRef, area};
 pub use self::counters::{count_drop, count_flow, count_published, count_verdict, with_endpoint_stats};

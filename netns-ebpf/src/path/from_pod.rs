@@ -9,6 +9,7 @@ use netns_ebpf_common::host::Uplink;
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::opening::{Opening, Plan, Ports};
 use netns_ebpf_common::parse::{Fragment, IcmpKind, L4, Parsed};
+use netns_ebpf_common::proto;
 use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::state::State;
 use netns_ebpf_common::verdict::{DropReason, Next, Verdict};
@@ -242,7 +243,7 @@ fn to_mapping<F: FromPod>(
     o.flow.entry.to.set(&p.tuple);
     o.plan = Plan::leaving(sender.zone, sender.slot, ifindex);
     o.plan.flags = FlowFlags::HAIRPIN;
-    masquerade::<F>(sender, uplink, o)?;
+    masquerade::<F>(sender, uplink, p.proto, o)?;
     Ok(Next::GO_ON)
 }
 
@@ -292,17 +293,19 @@ fn to_lan<F: FromPod>(pkt: &mut Packet, sender: &Sender, p: &Parsed<F::Addr>, o:
         if sender.network.flags & Network::MASQUERADE != 0
             && !maps::is_no_masquerade::<F>(sender.endpoint.network, p.tuple.dst)
         {
-            masquerade::<F>(sender, uplink, o)?;
+            masquerade::<F>(sender, uplink, p.proto, o)?;
         }
         Ok(Next::GO_ON)
     })
 }
 
-/// Gives a planned flow an address of the network's pool, or the uplink's, and a mapping if the network has them.
+/// Gives a planned flow an address of the network's pool, or the uplink's, and a mapping if the network has them. SCTP has none: its
+/// ports are covered by its checksum, and one outside the range is the host's.
 #[inline(always)]
 fn masquerade<F: FamilyMaps>(
     sender: &Sender,
     uplink: &Uplink,
+    proto: u8,
     o: &mut Opening<<F as Family>::Addr>,
 ) -> Result<(), DropReason> {
     let src = match maps::snat_pool::<F>(sender.endpoint.network) {
@@ -320,7 +323,7 @@ fn masquerade<F: FamilyMaps>(
         return Err(DropReason::NoUplinkAddress);
     }
     o.flow.entry.to.src = src;
-    if sender.network.flags & Network::ENDPOINT_INDEPENDENT != 0 {
+    if sender.network.flags & Network::ENDPOINT_INDEPENDENT != 0 && proto != proto::SCTP {
         o.plan.flags = o.plan.flags.with(FlowFlags::MAPPED);
     }
     Ok(())

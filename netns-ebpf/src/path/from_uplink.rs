@@ -42,8 +42,9 @@ pub fn run<const L3_OFF: usize>(pkt: &mut Packet) -> Verdict {
 #[inline(always)]
 fn link_layer<const L3_OFF: usize>(pkt: &mut Packet) -> Result<Verdict, DropReason> {
     // 1. The EtherType picks the family. What is neither is the host's.
-    // A tagged frame is a VLAN device's of the host, not the uplink's; one for another station is nobody's here.
-    if pkt.is_tagged() || pkt.is_others() && !pkt.has_mark(MARK_HAIRPIN) {
+    // A tagged frame is a VLAN device's of the host, not the uplink's; one for another station is nobody's here, and one for all
+    // stations the host's to judge.
+    if pkt.is_tagged() || L3_OFF != 0 && !pkt.is_to_this_host() && !pkt.has_mark(MARK_HAIRPIN) {
         return Ok(Verdict::PASS);
     }
     if pkt.has_mark(MARK_HOSTS) {
@@ -162,6 +163,9 @@ fn to_pod<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(
             && may_open::<F>(p)
             && let Some(outside) = mapping::at::<F>(p.proto, &p.tuple)
         {
+            if border::is_hosts_own::<F>(pkt, p, false) {
+                return Ok(Next::end(Verdict::PASS));
+            }
             let (endpoint, network) = deliver::live_endpoint(outside.target().id)?;
             if network.flags & Network::OPEN_TO_ALL != 0 {
                 border::check_source::<F>(pkt, network, p)?;
@@ -222,6 +226,9 @@ fn to_published<F: FamilyMaps + ErrorFormat, const L3_OFF: usize>(
     // The middle of a connection nobody knows is the host's, which has no socket there and resets it.
     let Some(found) = publish::find::<F>(p) else { return Ok(Next::end(Verdict::PASS)) };
     if found.publish.flags & Publish::LOOPBACK != 0 || !may_open::<F>(p) {
+        return Ok(Next::end(Verdict::PASS));
+    }
+    if border::is_hosts_own::<F>(pkt, p, true) {
         return Ok(Next::end(Verdict::PASS));
     }
     let publish::Backend { slot, endpoint } = publish::backend::<F>(p, &found)?;

@@ -116,8 +116,8 @@ fn advance_tcp<F: FamilyMaps>(
         Fit::Yes
     } else {
         let fit = judge(flow, key.proto, p);
-        // Not in there, where the stack is deep. An ended one is queued once.
-        if matches!(fit, Fit::Yes) && flow.state().is_ended() {
+        // Not in there, where the stack is deep. One that has ended, or half of it, is queued once.
+        if matches!(fit, Fit::Yes) && flow.state().may_rest() {
             let _queued = flow.queue_ended(key.proto);
         }
         fit

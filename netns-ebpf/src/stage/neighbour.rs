@@ -12,11 +12,14 @@ use crate::stage::route;
 /// How long the kernel looks for a neighbour: three times, a second apart (`mcast_solicit` and `retrans_time_ms` of its defaults).
 const SEARCH_NS: u64 = 3_000_000_000;
 
-/// Bit of a stamp: what was last asked about the flow was answered with an error. Stamps are even otherwise ([`now_ns`]).
-const TOLD: u64 = 1;
+/// After this time nobody knows what came of the search of the last packet: the kernel forgets neighbours that are there, too.
+const KNOWN_NS: u64 = 20_000_000_000;
 
-/// Whether a packet of an unanswered flow finds no neighbour, a search after the flow was opened or after this was last asked. The next
-/// packet goes out in any case, however late it is, and makes the kernel search again.
+/// Bit of a stamp: when the flow was last asked about, its neighbour was there. Stamps are even otherwise ([`now_ns`]).
+const THERE: u64 = 1;
+
+/// Whether a packet of an unanswered flow finds no neighbour, a search after one that went out without one: so the search it began was
+/// in vain. Where the last one had a neighbour, or was long ago, this one goes out and begins a search; so does the one after a refusal.
 #[inline(never)]
 pub fn is_silent<F: FamilyMaps>(
     pkt: &Packet,
@@ -30,14 +33,17 @@ pub fn is_silent<F: FamilyMaps>(
     // Nothing has come back: the other entry has the time.
     let Some(reply) = flow.peer(p.proto) else { return false };
     let (now, asked) = (now_ns(), reply.stamp());
-    if asked & TOLD != 0 {
-        reply.touch(now);
+    let age_ns = now.saturating_sub(asked);
+    if age_ns < SEARCH_NS {
         return false;
     }
-    if now.saturating_sub(asked) < SEARCH_NS {
-        return false;
-    }
-    let is_silent = route::lacks_neighbour::<F>(pkt, network, p);
-    reply.touch(if is_silent { now | TOLD } else { now });
+    let is_there = !route::lacks_neighbour::<F>(pkt, network, p);
+    let is_silent = !is_there && asked & THERE == 0 && age_ns <= KNOWN_NS;
+    reply.touch(match (is_there, is_silent) {
+        (true, _) => now | THERE,
+        // As long ago as makes the next packet search.
+        (false, true) => now.saturating_sub(KNOWN_NS + 2),
+        (false, false) => now,
+    });
     is_silent
 }

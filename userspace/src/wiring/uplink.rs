@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netns_ebpf_common::counters::Hook;
-use netns_ebpf_common::hdr::eth::ETH_LEN;
 use netns_ebpf_common::host::Uplink;
 use netns_ebpf_common::{Addr4, Addr6, abi};
 
 use super::{FirstError, Host, WiringError};
 use crate::datapath::FlowRecord;
 use crate::netlink::{Address, Family, Link, Route, default_routes};
+use crate::sysctl;
 
 /// Destinations [`Host::end_rerouted_flows`] asks the kernel about at once: some tenths of a second.
 const MOST_ASKED: usize = 4096;
@@ -76,6 +76,16 @@ impl Host {
         Ok(UplinkState { ifindex: link.index, ifname: link.name, addr4, addr6, mtu_bytes: link.mtu_bytes, hook })
     }
 
+    /// Whether the kernel drops IPv4 that comes in by an interface from where no route leads out by it.
+    fn filters_sources(&self, ifname: &str) -> Result<bool, WiringError> {
+        // One that has gone meanwhile filters nothing.
+        let read = |name: &str| {
+            sysctl::read(&format!("ipv4/conf/{name}/rp_filter")).map_or(0, |text| text.parse::<u8>().unwrap_or(0))
+        };
+        // The kernel goes by the larger of the two: 2 asks for any route only.
+        Ok(self.netns.run(|| read("all").max(read(ifname)))? == 1)
+    }
+
     /// Makes an interface an uplink, or brings what is known of it up to date. May be repeated.
     pub fn wire_uplink(&self, ifname: &str) -> Result<UplinkState, WiringError> {
         let state = self.uplink_state(ifname)?;
@@ -83,7 +93,7 @@ impl Host {
             addr4: state.addr4.map_or(Addr4::UNSPECIFIED, Into::into),
             addr6: state.addr6.map_or(Addr6::UNSPECIFIED, Into::into),
             mtu_bytes: state.mtu_bytes,
-            l2_len_bytes: if state.hook == Hook::FromUplink { ETH_LEN as u32 } else { 0 },
+            flags: if self.filters_sources(ifname)? { Uplink::STRICT_SOURCE } else { 0 },
         };
         let known = self.datapath.uplinks()?.iter().any(|(index, _)| *index == state.ifindex);
         self.datapath.put_uplink(state.ifindex, &uplink)?;

@@ -363,7 +363,7 @@ fn uplink(at: Option<super::world::Place>) -> Uplink {
         addr4: at.map(|p| p.v4.into()).unwrap_or_default(),
         addr6: at.map(|p| p.v6.into()).unwrap_or_default(),
         mtu_bytes: UPLINK_MTU,
-        l2_len_bytes: 14,
+        flags: 0,
     }
 }
 

@@ -9,7 +9,7 @@
 use netns_ebpf_common::account;
 use netns_ebpf_common::family::Family;
 use netns_ebpf_common::flow::FlowKey;
-use netns_ebpf_common::opening::Opening;
+use netns_ebpf_common::opening::{Look, Opening};
 use netns_ebpf_common::proto;
 use netns_ebpf_common::standing::Yield;
 use netns_ebpf_common::verdict::DropReason;
@@ -53,43 +53,68 @@ fn try_enter<F: FamilyMaps>(account: AccountRef, o: &Opening<<F as Family>::Addr
     admitted
 }
 
-/// Makes room: one of the account's own flows goes that gives way, or else one of anybody's whose time is over, as nobody may be
-/// sweeping.
+/// Makes room: one of the account's own flows goes that gives way, or one of an account that has far more, or else one of anybody's whose
+/// time is over, as nobody may be sweeping. An account with few flows looks among the others' first.
+///
+/// None goes where the new one would be refused all the same, as where the limits have come down.
 #[inline(always)]
 fn make_room<F: FamilyMaps>(pkt: &Packet, account: AccountRef, o: &mut Opening<<F as Family>::Addr>) -> bool {
-    let now = now_ns();
+    let Ok(config) = maps::host_config() else { return false };
+    let (own, total, now) = (account.flows(), maps::total_flows::<F>(), now_ns());
+    let room = account::room(own, total, config.flows, config.flows_per_pod);
     o.best_yields = Yield::NEVER;
-    let mut search = Oldest::<F> { account, o, own: true, found: false, in_vain: false };
-    if !account.backs_off(now) {
-        pkt.repeat(PROBES, &mut search);
-        search.found |= settle::<F>(account, search.o, search.found);
+    o.look = Look { takes_from: room.takes_from, ..Look::default() };
+    o.look.is_small = room.is_small;
+    o.look.at_own = room.may_replace && !account.backs_off(now);
+    o.look.at_ring = room.is_small || !maps::ring_backs_off::<F>(now);
+    pkt.repeat(PROBES + RING_PROBES, &mut Oldest::<F> { account, o });
+    let takes_best = settle::<F>(account, o);
+    if !o.look.found && !takes_best {
         // Keys of flows that have gone are looked at once, whatever comes of it.
-        if !search.found && search.in_vain {
+        if o.look.in_vain {
             account.back_off(now);
         }
-    }
-    if !search.found && !maps::ring_backs_off::<F>(now) {
-        (search.own, search.in_vain) = (false, false);
-        pkt.repeat(RING_PROBES, &mut search);
-        if !search.found && search.in_vain {
+        if o.look.ring_in_vain {
             maps::ring_back_off::<F>(now);
         }
-    }
-    if !search.found {
         return false;
     }
-    search.o.replaces = search.own;
+    o.replaces |= o.look.own | takes_best;
     FlowRef::<F>::find(&o.candidate).is_some_and(|flow| flow.remove_both(&o.candidate) > 0)
 }
 
-/// A look for a flow that may go, oldest first: of the account, or in the ring of all flows. Its key is left in `candidate`.
+/// A look for a flow that may go, oldest first: of the account, and in the ring of all flows. Its key is left in `candidate`.
+///
+/// What it finds out is left in `o`, not on the stack: the verifier then looks at a step once, and not once for every step before.
 struct Oldest<'a, F: FamilyMaps> {
     account: AccountRef,
     o: &'a mut Opening<F::Addr>,
-    own: bool,
-    found: bool,
-    /// One that stays was looked at.
-    in_vain: bool,
+}
+
+impl<F: FamilyMaps> Steps for Oldest<'_, F> {
+    #[inline(always)]
+    fn step(&mut self, _: &Packet) -> bool {
+        let (account, o) = (self.account, &mut *self.o);
+        let nth = o.look.nth;
+        o.look.nth = nth + 1;
+        if if o.look.is_small { nth >= RING_PROBES } else { nth < PROBES } {
+            if !o.look.at_own || account.take::<F>(&mut o.candidate, &mut o.place) != Taken::Key {
+                return false;
+            }
+            let weighed = weigh::<F>(account, o);
+            o.look.own = weighed == Weighed::Goes;
+            o.look.found = weighed == Weighed::Goes;
+            o.look.in_vain |= weighed == Weighed::Stays;
+        } else {
+            if !o.look.at_ring || maps::pop_opened::<F>(&mut o.candidate, &mut o.place) != Taken::Key {
+                return false;
+            }
+            let weighed = weigh_in_ring::<F>(o, o.look.takes_from);
+            o.look.found = weighed == Weighed::Goes;
+            o.look.ring_in_vain |= weighed == Weighed::Stays;
+        }
+        o.look.found
+    }
 }
 
 /// What becomes of a flow that was looked at.
@@ -102,23 +127,6 @@ enum Weighed {
     Stays,
     /// It has gone, or is nobody's to take from now on.
     Gone,
-}
-
-impl<F: FamilyMaps> Steps for Oldest<'_, F> {
-    #[inline(always)]
-    fn step(&mut self, _: &Packet) -> bool {
-        let (key, place) = (&mut self.o.candidate, &mut self.o.place);
-        let taken = if self.own { self.account.take::<F>(key, place) } else { maps::pop_opened::<F>(key, place) };
-        match taken {
-            Taken::Nothing => return true,
-            Taken::Gap => return false,
-            Taken::Key => {}
-        }
-        let weighed = if self.own { weigh::<F>(self.account, self.o) } else { weigh_in_ring::<F>(self.o) };
-        self.found = weighed == Weighed::Goes;
-        self.in_vain |= weighed == Weighed::Stays;
-        self.found
-    }
 }
 
 /// Weighs one of the account's own flows; the best of those that stay is kept at hand, the others are put back.
@@ -136,7 +144,7 @@ fn weigh<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::Addr
         put_best_behind::<F>(account, o);
         o.best_yields = yields;
         o.best.set(&o.candidate);
-    } else if yields.yields() || proto != proto::TCP {
+    } else if yields.yields() || proto != proto::TCP || state.may_rest() {
         let _noted = flow.queue(account, key);
     } else {
         // It is not looked at again.
@@ -166,10 +174,11 @@ fn put_best_behind<F: FamilyMaps>(account: AccountRef, o: &Opening<<F as Family>
 
 /// Ends the look among the account's own: the best one goes if none went at once, and is put back if one did. Whether it goes.
 #[inline(never)]
-fn settle<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::Addr>, found: bool) -> bool {
+fn settle<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::Addr>) -> bool {
     if !o.best_yields.yields() {
         return false;
     }
+    let found = o.look.found;
     if found {
         put_best_behind::<F>(account, o);
     } else {
@@ -178,16 +187,29 @@ fn settle<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::Add
     !found
 }
 
-/// Weighs a flow of the ring: it goes if its time is over, and is put back if not.
+/// Weighs a flow of the ring: it goes if its time is over, or for an account with far fewer flows than its own if it gives way at all.
+/// It is put back if it does not go.
 #[inline(always)]
-fn weigh_in_ring<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) -> Weighed {
+fn weigh_in_ring<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, takes_from: u64) -> Weighed {
     let key = &o.candidate;
     let is_there = |flow: &FlowRef<F>| flow.is_original() && flow.is_in_ring_at(o.place);
     let Some(flow) = FlowRef::<F>::find(key).filter(is_there) else { return Weighed::Gone };
-    if flow::is_expired(flow, key.proto, now_ns()) {
+    let (now, state, proto) = (now_ns(), flow.state(), key.proto);
+    if flow::is_expired(flow, proto, now) {
         return Weighed::Goes;
     }
-    let _noted = flow.put_into_ring(key);
+    let theirs = flow.account();
+    let may_take = AccountRef::find::<F>(theirs).is_ok_and(|a| account::may_take_from(takes_from, a.flows()));
+    if takes_from < account::NOBODY && (may_take || theirs == o.plan.account()) {
+        let idle_ns = flow::idle_ns(flow, proto, now);
+        let yields = Yield::of(state, proto, theirs.incoming, idle_ns, flow::timeout_ns(state, proto));
+        // Of its own only one that would have gone at once.
+        if yields.is_at_once() || may_take && yields.yields() {
+            o.replaces = true;
+            return Weighed::Goes;
+        }
+    }
+    let _noted = flow.put_into_ring(&o.candidate);
     Weighed::Stays
 }
 
@@ -257,7 +279,9 @@ fn tidy_one<F: FamilyMaps>(account: AccountRef, o: &mut Opening<<F as Family>::A
 /// keeps no flow for good.
 #[inline(never)]
 fn sweep_ring<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) -> bool {
-    if maps::pop_opened::<F>(&mut o.candidate, &mut o.place) != Taken::Key || weigh_in_ring::<F>(o) != Weighed::Goes {
+    if maps::pop_opened::<F>(&mut o.candidate, &mut o.place) != Taken::Key
+        || weigh_in_ring::<F>(o, account::NOBODY) != Weighed::Goes
+    {
         return false;
     }
     FlowRef::<F>::find(&o.candidate).is_some_and(|flow| flow.remove_both(&o.candidate) > 0)

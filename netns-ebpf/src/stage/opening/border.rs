@@ -5,7 +5,9 @@
 use netns_ebpf_common::abi::{IFINDEX_GATEWAY, MAX_NETWORKS, ZONE_HOST};
 use netns_ebpf_common::family::Family;
 use netns_ebpf_common::flow::FlowKey;
+use netns_ebpf_common::hdr::eth::ethertype;
 use netns_ebpf_common::hdr::tcp::flag;
+use netns_ebpf_common::host::Uplink;
 use netns_ebpf_common::network::Network;
 use netns_ebpf_common::parse::{L4, Parsed};
 use netns_ebpf_common::state::State;
@@ -40,6 +42,9 @@ pub fn check_source<F: FamilyMaps>(
     match route::look_up::<F>(pkt, network, p.proto, &p.tuple.dst, &src) {
         // Into a network of pods.
         Way::Out(ifindex) if ifindex.wrapping_sub(IFINDEX_GATEWAY) < MAX_NETWORKS => Err(DropReason::Martian),
+        Way::Out(ifindex) if ifindex != pkt.ifindex() && F::ETHERTYPE == ethertype::IPV4 && is_strict(pkt) => {
+            Err(DropReason::Martian)
+        }
         Way::Out(_) => Ok(()),
         Way::Host => Err(DropReason::Martian),
         // A route that forbids the answer.
@@ -50,27 +55,60 @@ pub fn check_source<F: FamilyMaps>(
     }
 }
 
+/// Whether the host takes by this uplink only what it would answer by it.
+#[inline(always)]
+fn is_strict(pkt: &Packet) -> bool {
+    maps::uplink(pkt.ifindex()).is_some_and(|uplink| uplink.flags & Uplink::STRICT_SOURCE != 0)
+}
+
 /// Whether an address is one of the host's or a pod's, as far as that is known here.
 #[inline(always)]
 fn is_listed<F: FamilyMaps>(addr: <F as Family>::Addr) -> bool {
     maps::is_host_addr::<F>(addr) || maps::slot_by_addr::<F>(ZONE_HOST as u32, addr).is_some()
 }
 
-/// Whether a packet along a pod's flow is the answer to a SYN of the host's own: nobody tells us what the host opens by itself, and
-/// it may choose the port of a connection of a pod that has ended, or was never answered. That is gone then.
+/// Whether a packet to a pod that has opened a flow is for a socket of the host: nobody tells us what the host opens by itself, and it
+/// may choose the port of a connection of a pod that has ended, or was never answered. Nor does the kernel show a pod's packet the
+/// sockets that are bound to a device, as here it does. The flow is gone then.
+///
+/// Asked until the two have shown that they talk with each other: of TCP where the segment answers nothing the pod has sent, as one
+/// that does has just brought the flow to another state; of UDP until the pod goes on.
 #[inline(always)]
 pub fn yields_to_host<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>, flow: FlowRef<F>) -> bool {
-    const SYN_ACK: u8 = flag::SYN | flag::ACK;
-    // One that answers the pod has just brought its flow to another state.
-    matches!(p.l4, L4::Tcp)
-        && p.tcp.flags & SYN_ACK == SYN_ACK
-        && matches!(flow.state(), State::Opening | State::Closed | State::Reset)
-        && is_for_host::<F>(pkt, p, flow)
+    let state = flow.state();
+    let asks = match p.l4 {
+        L4::Tcp => matches!(state, State::Opening | State::Closed | State::Reset),
+        L4::Udp => matches!(state, State::Established),
+        _ => false,
+    };
+    asks && !flow.is_original() && is_for_host::<F>(pkt, p, flow)
+}
+
+/// Whether a packet that no flow of a pod is there for is the host's own, although a pod has its port towards others: of a socket of
+/// the host, or of another NAT. Of published ports it is only one that is connected to the sender.
+#[inline(never)]
+pub fn is_hosts_own<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>, published: bool) -> bool {
+    if pkt.has_mark(MARK_HAIRPIN) {
+        return false;
+    }
+    let tcp = match p.l4 {
+        L4::Tcp => true,
+        L4::Udp => false,
+        _ => return false,
+    };
+    if published {
+        return pkt.host_is_connected(tcp, &p.tuple);
+    }
+    pkt.host_socket(tcp, &p.tuple) || pkt.host_conntrack(p.proto, &p.tuple)
 }
 
 #[inline(never)]
 fn is_for_host<F: FamilyMaps>(pkt: &Packet, p: &Parsed<<F as Family>::Addr>, flow: FlowRef<F>) -> bool {
-    if !pkt.host_connects(&p.tuple) {
+    let tcp = matches!(p.l4, L4::Tcp);
+    // Of TCP one that merely listens has a part in nothing but a SYN.
+    let opens = !tcp || p.tcp.flags & (flag::SYN | flag::ACK) == flag::SYN;
+    let is_hosts = if opens { pkt.host_socket(tcp, &p.tuple) } else { pkt.host_is_connected(tcp, &p.tuple) };
+    if !is_hosts {
         return false;
     }
     let OnStack(ref key) = OnStack(FlowKey::new(ZONE_HOST, p.proto, p.tuple));

@@ -9,14 +9,14 @@ use netns_ebpf_common::family::{Address, Family};
 use netns_ebpf_common::flow::{FlowFlags, FlowKey};
 use netns_ebpf_common::host::HostConfig;
 use netns_ebpf_common::opening::{Opening, Pair, Ports, may_keep_port, preferred_port};
-use netns_ebpf_common::port::share::{UseIndex, may_have, may_take_over};
+use netns_ebpf_common::port::share::{UseIndex, is_newcomer, may_have, may_take_over};
 use netns_ebpf_common::port::{ASKING_COSTS, MOST_STEPS, Range};
 use netns_ebpf_common::proto;
 use netns_ebpf_common::state::{State, UNANSWERED_NS};
 use netns_ebpf_common::verdict::DropReason;
 
 use crate::maps::{self, FamilyMaps, FlowRef, InsertError};
-use crate::packet::{Packet, Steps, now_ns};
+use crate::packet::{Packet, Steps, now_ns, random};
 use crate::stage::{flow, mapping, publish};
 
 /// What became of a candidate.
@@ -51,10 +51,8 @@ pub fn claim<F: FamilyMaps>(
     let own = preferred_port(proto, own, ports, range, config.flags & HostConfig::HOST_TAKES_ODD != 0);
     let translates = !matches!(ports, Ports::Keep | Ports::Prefer);
     // A mapping's port is everybody's to send to: it is one of the range in any case.
-    let try_own =
-        if for_mapping && proto != proto::SCTP { range.has(own) } else { may_keep_port(proto, own, ports, range) };
-    // A mapping's port was asked for when the mapping was made.
-    o.search.reset(range, own, try_own, translates, translates && !matches!(ports, Ports::Mapped));
+    let try_own = if for_mapping { range.has(own) } else { may_keep_port(proto, own, ports, range) };
+    o.search.reset(range, own, try_own, translates);
     o.search.counts = all;
     o.set_destination(for_mapping);
     if translates {
@@ -171,7 +169,7 @@ fn begin<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool)
         _ => 1,
     };
     let _narrowed = (!for_mapping && vain & 1 == 0).then(|| leave_mappings_out::<F>(o));
-    o.search.begin(cursors, addrs, vain);
+    o.search.begin(cursors, random(), addrs, vain);
     true
 }
 
@@ -208,6 +206,7 @@ fn share<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>) -> bool {
     let d = &o.destination;
     o.search.counted_in = UseIndex::new(maps::seed(), pool, &d.addr, d.port, d.proto, o.plan.owner_slot);
     let (own, used) = maps::ports_in_use(&o.search.counted_in);
+    o.search.is_newcomer = is_newcomer(own, used);
     o.search.may_take_over = may_take_over(own, used);
     o.search.may_have_more = may_have(own, used, o.search.range.count().wrapping_mul(addrs));
     o.search.may_have_more
@@ -246,18 +245,17 @@ fn look<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) 
     if matches!(state, State::Opening | State::Answered) && may_yield {
         seen_ns = there.peer(key.proto).unwrap_or(there).last_seen_ns();
     }
-    if flags.has(FlowFlags::ORIGINAL)
-        || flags.has(FlowFlags::MAPPING)
-        || !state.yields_port(
-            key.proto,
-            key.tuple.sport.get(),
-            flags.has(FlowFlags::INCOMING),
-            now.saturating_sub(seen_ns),
-        )
-    {
+    if flags.has(FlowFlags::ORIGINAL) || flags.has(FlowFlags::MAPPING) {
         return false;
     }
-    o.search.set_yielding(seen_ns);
+    let (idle_ns, proto) = (now.saturating_sub(seen_ns), key.proto);
+    if state.yields_port(proto, key.tuple.sport.get(), flags.has(FlowFlags::INCOMING), idle_ns) {
+        o.search.set_yielding(seen_ns);
+    } else if o.search.is_newcomer && state.yields_to_newcomer(proto, idle_ns) {
+        o.search.set_reluctant(seen_ns);
+    } else {
+        return false;
+    }
     o.search.may_take_over || there.owner_slot() == slot || o.search.may_take()
 }
 
@@ -278,7 +276,9 @@ fn is_somebodys<F: FamilyMaps>(pkt: &Packet, o: &mut Opening<<F as Family>::Addr
         return is_taken_towards_destination::<F>(&m.peer_key, &mut f.peer_key) || host_has::<F>(pkt, &m.peer_key);
     }
     let key = &o.flow.peer_key;
-    maps::has_mappings() && mapping::at::<F>(key.proto, &key.tuple).is_some() || host_has::<F>(pkt, key)
+    // The port of the flow's own mapping is no other's; towards this destination the host may have it all the same.
+    let is_mapped = matches!(o.plan.ports, Ports::Mapped) && !o.search.searches();
+    !is_mapped && maps::has_mappings() && mapping::at::<F>(key.proto, &key.tuple).is_some() || host_has::<F>(pkt, key)
 }
 
 /// Whether the planned flow could not have the port that the mapping's outside `key` has: another flow has it towards this very

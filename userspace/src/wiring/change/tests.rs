@@ -55,7 +55,7 @@ fn spec(masquerade: bool, pool: bool, independent: bool, except: &[&str]) -> Net
 #[test]
 fn connections_keep_their_address_as_long_as_it_is_one() {
     let (v4, v6) = (UPLINK[0].parse::<std::net::Ipv4Addr>().unwrap(), UPLINK[1].parse::<std::net::Ipv6Addr>().unwrap());
-    let uplink = Uplink { addr4: v4.into(), addr6: v6.into(), mtu_bytes: 1500, l2_len_bytes: 14 };
+    let uplink = Uplink { addr4: v4.into(), addr6: v6.into(), mtu_bytes: 1500, flags: 0 };
     let uplink = Some(&uplink);
     let left = GONE.map(ip);
     const TCP: u8 = 6;
