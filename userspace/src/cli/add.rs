@@ -50,6 +50,7 @@ pub(super) fn run(global: &Global, args: &AddArgs) -> Result<u8, CliError> {
     let dirs = global.dirs("add")?;
     let plain = args.network.is_none() && args.addresses.is_empty() && args.publishes.is_empty();
     if !dirs.exists() && global.instance.is_none() && plain {
+        namespace_name(&args.name)?;
         if let Some(instance) = wanted(Path::new(STATE_ROOT)).into_iter().next() {
             return Err(CliError::Wanted(instance));
         }

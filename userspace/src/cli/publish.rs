@@ -5,7 +5,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use super::open::open;
 use super::table::table;
 use super::{CliError, Global, up};
-use crate::instance::{InstanceError, PublishChange, PublishRef, PublishView};
+use crate::instance::{InstanceError, PublishChange, PublishRef, PublishView, Unpublish};
 use crate::topology::{Allow, Backend, InputError, Problem, Publish, SharedPublish};
 
 /// Arguments of `publish`.
@@ -80,6 +80,9 @@ pub enum PublishVerb {
         /// End established TCP connections with a RST
         #[arg(long)]
         reset: bool,
+        /// That the pod or one of the ports is not there is all right
+        #[arg(long)]
+        if_exists: bool,
     },
     /// List published ports
     #[command(alias = "ls")]
@@ -145,9 +148,9 @@ pub(super) fn run(global: &Global, args: &PublishArgs) -> Result<u8, CliError> {
         PublishVerb::Drain { publishes, backend, undo } => {
             open(dirs)?.drain(&references(publishes)?, !undo, backend.as_deref())?
         }
-        PublishVerb::Del { pod, ports, reset } => {
+        PublishVerb::Del { pod, ports, reset, if_exists } => {
             let ports = publishes("PORTS", ports)?;
-            open(dirs)?.unpublish(pod, &ports, *reset)?
+            open(dirs)?.unpublish(pod, &ports, Unpublish { reset: *reset, if_exists: *if_exists })?
         }
         PublishVerb::List { pod } => {
             let name = dirs.name().to_owned();

@@ -60,6 +60,24 @@ impl Datapath {
         Ok(())
     }
 
+    /// Whether a slot holds exactly this, and its addresses lead to it in every zone they are known in.
+    pub fn has_endpoint(&self, slot: u32, endpoint: &Endpoint) -> Result<bool, DatapathError> {
+        if self.endpoint(slot)?.as_ref() != Some(endpoint) {
+            return Ok(false);
+        }
+        let (addresses4, addresses6) = (self.hash(map::ENDPOINT_ADDR4)?, self.hash(map::ENDPOINT_ADDR6)?);
+        for network in self.zones(endpoint)? {
+            let key4 = EndpointKey { network, addr: endpoint.addr4 };
+            let key6 = EndpointKey { network, addr: endpoint.addr6 };
+            let led4 = endpoint.addr4 == Addr4::UNSPECIFIED || addresses4.get(&key4, 0).ok() == Some(slot);
+            let led6 = endpoint.addr6 == Addr6::UNSPECIFIED || addresses6.get(&key6, 0).ok() == Some(slot);
+            if !led4 || !led6 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Makes the addresses of this owner's slot unknown that are not among `kept` (IPv4's and IPv6's) in `network`.
     pub fn leave_addresses(
         &self,

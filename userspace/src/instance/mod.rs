@@ -36,7 +36,7 @@ pub use status::{
     DropStatus, ExhaustedStatus, FlowTotals, HookStatus, NetworkStatus, PodCounters, PodFlows, PodRefusals, PodStatus,
     PublishStatus, Status, Talker, UplinkStatus,
 };
-pub use verbs::{PublishChange, PublishRef};
+pub use verbs::{PublishChange, PublishRef, Unpublish};
 pub use view::{Applied, AttachmentView, BackendView, NetworkView, PodView, PublishView, Repaired};
 pub use wanted::wanted;
 

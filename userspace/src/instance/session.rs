@@ -267,18 +267,12 @@ impl<P: Platform> Session<'_, P> {
             self.refresh()?;
         }
         // From here on there is no way back: what was there begins to change and to go.
-        let commit = plan.commitment(&self.state, applied);
+        let mut commit = plan.commitment(&self.state, applied);
+        commit.extend(later.into_iter().map(|row| Change::Put(row.at(Phase::Waiting))));
         self.write(&commit)?;
         let left = self.carry_on()?;
         if !left.is_empty() {
             return Err(InstanceError::Unfinished(left));
-        }
-        if !later.is_empty() {
-            self.write(&later.iter().cloned().map(Change::Put).collect::<Vec<_>>())?;
-            for row in &later {
-                self.make(row)?;
-            }
-            self.write(&later.into_iter().map(|r| Change::Put(r.at(Phase::Ready))).collect::<Vec<_>>())?;
         }
         if plan.changes_what_is_there() {
             self.refresh()?;
@@ -421,7 +415,31 @@ impl<P: Platform> Session<'_, P> {
         self.update(&mut left)?;
         self.remove(whole, &mut left)?;
         self.update(&mut left)?;
+        self.make_waiting(&mut left)?;
         Ok(left)
+    }
+
+    /// Makes what has waited for others to go. One that cannot be made is wanted no longer: the verb has failed.
+    fn make_waiting(&mut self, left: &mut Vec<PlatformError>) -> Result<(), InstanceError> {
+        let stands = |q: &PublishRow, new: &PublishRow| q.phase != Phase::Waiting && q.publish.conflicts(&new.publish);
+        let free = |row: &Row| match row {
+            Row::Publish(new) => !self.state.publishes.iter().any(|q| stands(q, new)),
+            _ => true,
+        };
+        let rows: Vec<Row> = self.state.rows().filter(|r| r.phase() == Phase::Waiting && free(r)).collect();
+        for row in rows {
+            // A part of it may be there, of one who was killed here.
+            let cleared = self.platform.remove(std::slice::from_ref(&row), &self.state, false);
+            match cleared.map(|_| ()).map_err(InstanceError::from).and_then(|()| self.make(&row)) {
+                Ok(()) => self.write(&[Change::Put(row.at(Phase::Ready))])?,
+                Err(InstanceError::Platform(e)) => {
+                    left.push(e);
+                    self.write(&[Change::Put(row.at(Phase::Deleting))])?;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
     }
 
     /// The one way forward for what is live: the kernel is brought to what rows say that have changed.

@@ -223,10 +223,14 @@ fn verbs_on_pods_and_ports() {
     assert_eq!(field, "PORTS");
     assert!(matches!(problem, Problem::PublishedTwice { .. }));
     assert_eq!(input(w.verb(|i| i.publish(&shared("nobody", &ports))).unwrap_err()).1, Problem::UnknownPod);
-    w.verb(|i| i.unpublish("a", &ports[..1], false)).unwrap();
-    let gone = w.verb(|i| i.unpublish("a", &ports, false)).unwrap_err();
+    w.verb(|i| i.unpublish("a", &ports[..1], Unpublish::default())).unwrap();
+    let gone = w.verb(|i| i.unpublish("a", &ports, Unpublish::default())).unwrap_err();
     assert!(matches!(gone, InstanceError::NotPublished { .. }));
     assert_eq!(w.state().unwrap().publishes.len(), 3, "nothing was withdrawn by the refused one");
+    let if_exists = Unpublish { if_exists: true, ..Unpublish::default() };
+    assert!(w.verb(|i| i.unpublish("a", &ports, if_exists)).unwrap().changed, "what is there goes");
+    assert!(!w.verb(|i| i.unpublish("a", &ports, if_exists)).unwrap().changed);
+    assert!(!w.verb(|i| i.unpublish("nobody", &ports, if_exists)).unwrap().changed);
 
     w.verb(|i| i.del("a")).unwrap();
     assert!(matches!(w.verb(|i| i.del("a")).unwrap_err(), InstanceError::NoPod(_)));

@@ -36,6 +36,15 @@ pub struct PublishChange {
     pub affinity: Option<Affinity>,
 }
 
+/// How ports are withdrawn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unpublish {
+    /// TCP connections that came in by them end with a RST.
+    pub reset: bool,
+    /// That a pod or a port is not there is all right.
+    pub if_exists: bool,
+}
+
 impl<P: Platform> Instance<P> {
     /// Makes the instance what `document` says: from nothing, or from what it is.
     ///
@@ -245,12 +254,22 @@ impl<P: Platform> Instance<P> {
     ///
     /// There is no such pod, or it does not publish one of them, or `reset` is asked of one that goes on: then nothing is
     /// withdrawn.
-    pub fn unpublish(&mut self, pod: &str, publishes: &[Publish], reset: bool) -> Result<Applied, InstanceError> {
+    pub fn unpublish(
+        &mut self,
+        pod: &str,
+        publishes: &[Publish],
+        Unpublish { reset, if_exists }: Unpublish,
+    ) -> Result<Applied, InstanceError> {
         let session = self.live()?;
-        let Some(row) = session.state.pod(pod) else { return Err(InstanceError::NoPod(pod.to_owned())) };
         let mut plan = Plan { reset, ..Plan::default() };
+        let Some(row) = session.state.pod(pod) else {
+            return if if_exists { session.carry_out(&plan) } else { Err(InstanceError::NoPod(pod.to_owned())) };
+        };
         for publish in publishes {
             let Some(found) = session.state.publishes_of(row.id).find(|q| q.publish == *publish) else {
+                if if_exists {
+                    continue;
+                }
                 return Err(InstanceError::NotPublished { pod: pod.to_owned(), publish: publish.to_string() });
             };
             let is_others = |b: &&BackendRow| session.state.pod_of(b.attachment).is_none_or(|p| p.id != row.id);

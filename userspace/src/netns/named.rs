@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, OFlag, open};
@@ -16,6 +17,9 @@ use super::{Netns, NetnsError, NetnsId, NetnsName, wait};
 
 /// Where the names are.
 pub const RUN_DIR: &str = "/run/netns";
+
+/// An empty file that is younger may be about to be bound.
+const BEING_MADE: Duration = Duration::from_secs(1);
 
 /// Makes a namespace and binds it to its name, in that order: a name never stands for a namespace that is half there.
 pub(super) fn create(name: &NetnsName) -> Result<Netns, NetnsError> {
@@ -39,6 +43,7 @@ fn bind(name: &NetnsName, bind: impl FnOnce(&Path) -> Result<(), NetnsError>) ->
     let path = name.path();
     match open(&path, OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC, Mode::empty()) {
         Ok(_) => {}
+        Err(Errno::EEXIST) if is_left_over(name)? => {}
         Err(Errno::EEXIST) => return Err(NetnsError::Exists(name.clone())),
         Err(e) => return Err(NetnsError::io("create", &path, e)),
     }
@@ -47,6 +52,26 @@ fn bind(name: &NetnsName, bind: impl FnOnce(&Path) -> Result<(), NetnsError>) ->
         let _ = umount2(&path, MntFlags::MNT_DETACH);
         let _ = fs::remove_file(&path);
     })
+}
+
+/// Whether a name stands for nothing, because whoever made its file was killed: an empty one, and nobody binds anything to it.
+/// iproute2 does so at once, but without the lock: it is given the time.
+fn is_left_over(name: &NetnsName) -> Result<bool, NetnsError> {
+    let path = name.path();
+    loop {
+        let found = match fs::symlink_metadata(&path) {
+            Ok(found) => found,
+            Err(e) => return Err(NetnsError::io("stat", &path, e)),
+        };
+        if identify(name)?.is_some() || !found.is_file() || found.len() > 0 {
+            return Ok(false);
+        }
+        let age = found.modified().ok().and_then(|then| then.elapsed().ok()).unwrap_or(BEING_MADE);
+        match BEING_MADE.checked_sub(age) {
+            None | Some(Duration::ZERO) => return Ok(true),
+            Some(rest) => std::thread::sleep(rest.min(Duration::from_millis(20))),
+        }
+    }
 }
 
 /// Unshares a network namespace on a thread of its own and binds it to `path`.

@@ -15,6 +15,8 @@ pub enum Phase {
     Creating,
     /// Live.
     Ready,
+    /// Wanted, and made when what stands in its way has gone: whoever finds it makes it.
+    Waiting,
     /// Live, and on its way to what the row says now: whoever finds it carries that on.
     Updating,
     /// Being removed, or the remover was killed: whoever finds it removes it.
@@ -24,7 +26,7 @@ pub enum Phase {
 impl Phase {
     /// Whether the row stays.
     pub const fn is_live(self) -> bool {
-        matches!(self, Self::Ready | Self::Updating)
+        matches!(self, Self::Ready | Self::Updating | Self::Waiting)
     }
 
     /// The word in the store.
@@ -32,13 +34,15 @@ impl Phase {
         match self {
             Self::Creating => "creating",
             Self::Ready => "ready",
+            Self::Waiting => "waiting",
             Self::Updating => "updating",
             Self::Deleting => "deleting",
         }
     }
 
     /// Every phase.
-    pub(in crate::store) const ALL: [Self; 4] = [Self::Creating, Self::Ready, Self::Updating, Self::Deleting];
+    pub(in crate::store) const ALL: [Self; 5] =
+        [Self::Creating, Self::Ready, Self::Waiting, Self::Updating, Self::Deleting];
 }
 
 /// Who asked for a row.

@@ -104,6 +104,12 @@ impl Host {
         errors.done().map(|()| true)
     }
 
+    /// Whether the data path has the pod as it is to know it, and live.
+    pub fn knows_pod(&self, network: &NetworkSpec, pod: &PodSpec) -> Result<bool, WiringError> {
+        let endpoint = Endpoint { flags: Endpoint::UP, ..self.endpoint_of(network, pod) };
+        Ok(self.datapath.has_endpoint(pod.slot, &endpoint)?)
+    }
+
     fn endpoint_of(&self, network: &NetworkSpec, pod: &PodSpec) -> Endpoint {
         Endpoint {
             ifindex: endpoint_ifindex(pod.slot),

@@ -1,7 +1,7 @@
 //! The attack suite's own part: who attacks, with what, against which live connections, and what must be so afterwards.
 //!
 //! A test here says what an attacker does with real packets in a real instance, and that it costs nobody else anything. The
-//! short form runs with every run of the suite; `NETNS_ATTACK=long` makes each as long as a night's. What is random is repeated by
+//! short form runs with every run of the suite; `NETNS_TESTS=long` makes each as long as a night's. What is random is repeated by
 //! `NETNS_ATTACK_SEED`, which a test prints.
 #![allow(dead_code, unused_imports, reason = "each test binary uses its own part of these tools")]
 
@@ -21,6 +21,7 @@ use netns::datapath::{Datapath, FlowRecord};
 
 use crate::prog::random::Numbers;
 
+pub use crate::common::length::sized;
 pub use aftermath::Aftermath;
 pub use attacker::Attacker;
 pub use live::Live;
@@ -30,22 +31,6 @@ pub const SERVICE: u16 = 7000;
 
 /// TCP flags that `prog::flag` has no name for.
 pub const PSH: u8 = 8;
-
-/// Whether the run is the long one.
-pub fn is_long() -> bool {
-    match std::env::var("NETNS_ATTACK") {
-        Err(_) => false,
-        Ok(word) => {
-            assert_eq!(word, "long", "NETNS_ATTACK: not a length of the run");
-            true
-        }
-    }
-}
-
-/// The size of something in the short form, or in the long one.
-pub fn sized<T>(short: T, long: T) -> T {
-    if is_long() { long } else { short }
-}
 
 /// The instance's data path.
 pub fn datapath() -> Datapath {

@@ -26,13 +26,13 @@ impl Snapshot {
     pub fn take() -> Self {
         let ip = |arguments: &str| lines(&run("ip", arguments.split_whitespace()).ok());
         let sections = vec![
-            ("links", ip("-d -o link")),
+            ("links", links()),
             ("addresses", ip("-o addr")),
             ("routes (IPv4)", ip("-4 route show table all")),
             ("routes (IPv6)", ip("-6 route show table all")),
             ("rules (IPv4)", ip("-4 rule")),
             ("rules (IPv6)", ip("-6 rule")),
-            ("namespaces", ip("netns list")),
+            ("namespaces", namespaces()),
             ("nft rules", lines(&run("nft", ["list", "ruleset"]).ok())),
             ("attached programs", lines(&run("bpftool", ["net", "show"]).ok())),
             ("mounts", mounts()),
@@ -67,6 +67,26 @@ impl Snapshot {
 
 fn lines(text: &str) -> BTreeSet<String> {
     text.lines().map(str::to_owned).collect()
+}
+
+/// Links as `ip` has them, without what is the next number the kernel gives, whatever that is: the index of a peer elsewhere, and
+/// that of the inner end of a gateway's cable.
+fn links() -> BTreeSet<String> {
+    let text = run("ip", ["-d", "-o", "link"]).ok();
+    let line = |line: &str| {
+        let (index, rest) = line.split_once(": ")?;
+        let (name, rest) = rest.split_once(':')?;
+        let own = if name.starts_with("nngw") && name.contains("p@") { "" } else { index };
+        let name = name.split_once("@if").map_or(name, |(name, _)| name);
+        Some(format!("{own}: {name}:{rest}"))
+    };
+    text.lines().map(|text| line(text).unwrap_or_else(|| text.to_owned())).collect()
+}
+
+/// Names of namespaces; the numbers they have here are given again in any order.
+fn namespaces() -> BTreeSet<String> {
+    let text = run("ip", ["netns", "list"]).ok();
+    text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
 /// Mount points with type and source; mount ids differ from day to day and say nothing.

@@ -235,6 +235,9 @@ fn inside_troubles(attachment: u64, wanted: &Present, present: &Present, trouble
     compare(device, is.device.as_ref(), is.other.as_ref().map(|other| (None, other)), troubles);
     // Others it may have: the data path lets nothing of theirs out.
     addresses_gone(&should.addresses, &is.addresses, troubles);
+    if should.known && !is.known {
+        troubles.push(Trouble::NotKnown);
+    }
     let routes: BTreeSet<_> = should.routes.difference(&is.routes).copied().collect();
     if !routes.is_empty() {
         troubles.push(Trouble::RoutesGone(routes));

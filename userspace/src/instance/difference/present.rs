@@ -60,6 +60,8 @@ pub struct Inside {
     pub addresses: BTreeSet<IpNet>,
     /// Routes by it.
     pub routes: BTreeSet<Way>,
+    /// The data path knows it as it should.
+    pub known: bool,
 }
 
 /// Where the host's routes lead.
@@ -143,7 +145,7 @@ impl Present {
                     wanted.led.insert(address, Led { destination: subnet.trunc(), index: gateway_ifindex(id) });
                 }
             }
-            wanted.inside.insert(row.id, Inside { device, addresses, routes, ..Inside::default() });
+            wanted.inside.insert(row.id, Inside { device, addresses, routes, known: true, ..Inside::default() });
         }
         let pods = all.pods.iter().filter(|r| ready(r.phase));
         wanted.namespaces = pods.filter_map(|p| Some((p.id, p.netns?))).collect();

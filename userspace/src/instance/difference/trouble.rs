@@ -83,6 +83,8 @@ pub enum Trouble {
     },
     /// It does not forward a family.
     NotForwarding(&'static str),
+    /// The data path's maps do not have it as it should be.
+    NotKnown,
     /// A program is not attached to it.
     Detached(&'static str),
     /// Socket hooks are not attached.
@@ -163,6 +165,7 @@ impl Trouble {
             Self::Port(_) => "port",
             Self::Setting { .. } => "setting",
             Self::NotForwarding(_) => "not-forwarding",
+            Self::NotKnown => "not-known",
             Self::Detached(_) => "program-detached",
             Self::SocketHooks(_) => "socket-hooks-detached",
             Self::NotReserved(_) => "ports-not-reserved",
@@ -207,6 +210,7 @@ impl Trouble {
             | Self::Neighbours(_)
             | Self::Port(_)
             | Self::Setting { .. }
+            | Self::NotKnown
             | Self::Detached(_)
             | Self::SocketHooks(_)
             | Self::NotForwarding(_) => Ok(Repair::Again),
@@ -245,6 +249,7 @@ impl fmt::Display for Trouble {
             Self::NotForwarding(family) => {
                 write!(f, "its gateway device does not forward {family}: the host's forwarding was switched off")
             }
+            Self::NotKnown => f.write_str("the data path does not know it as it should"),
             Self::Detached(hook) => write!(f, "program {hook} is not attached"),
             Self::SocketHooks(hooks) => write!(f, "socket hooks are not attached: {}", list(hooks)),
             Self::NotReserved(ports) => write!(f, "ports {ports} are not reserved any more"),

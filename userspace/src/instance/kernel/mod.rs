@@ -141,10 +141,7 @@ impl KernelPlatform {
     /// The namespace of an attachment's pod, which must be the pod's own, and what the wiring is to know.
     fn attachment(&self, row: &AttachmentRow, all: &State) -> Result<(Netns, PodSpec), Cause> {
         let pod = all.pod_of(row.id).ok_or(Cause::Refused("its pod is gone"))?;
-        let netns = open_pod(pod)?;
-        let name = NetnsName::new(&pod.name).map_err(NetnsError::from)?;
-        let spec = PodSpec { owner: row.id, slot: row.slot, netns: name, addr4: row.addr4, addr6: row.addr6 };
-        Ok((netns, spec))
+        Ok((open_pod(pod)?, pod_spec(row, pod)?))
     }
 
     fn wire(&self, row: &AttachmentRow, all: &State, how: Wire) -> Result<(), Cause> {
@@ -185,8 +182,9 @@ impl KernelPlatform {
                 // Without an identity it never got a name.
                 let Some(id) = r.netns else { return Ok(None) };
                 let name = NetnsName::new(&r.name).map_err(NetnsError::from)?;
-                let done =
-                    delete_named_if(&name, |found| found.is_some_and(|netns| netns.id() == id && is_pods(r, netns)))?;
+                // A file that stands for none is what its maker left when he was killed, or who has unmounted it.
+                let is_its = |netns: &Netns| netns.id() == id && is_pods(r, netns);
+                let done = delete_named_if(&name, |found| found.is_none_or(is_its))?;
                 Ok(missing(done || !whole))
             }
             Row::Attachment(_) if self.host_is_gone => Ok(missing(false)),
@@ -393,6 +391,12 @@ impl Platform for KernelPlatform {
             Err(why) => Err(PlatformError::new(Op::Mend, Object::of(&row, all), Cause::Refused(why))),
         }
     }
+}
+
+/// What the wiring is to know of an attachment.
+fn pod_spec(row: &AttachmentRow, pod: &PodRow) -> Result<PodSpec, Cause> {
+    let name = NetnsName::new(&pod.name).map_err(NetnsError::from)?;
+    Ok(PodSpec { owner: row.id, slot: row.slot, netns: name, addr4: row.addr4, addr6: row.addr6 })
 }
 
 /// Opens a pod's namespace, if it is the pod's: one of its name that is another is not.

@@ -7,9 +7,9 @@ use netns_ebpf_common::counters::Hook;
 
 use super::super::difference::{Device, Inside, Led, Present, Way};
 use super::super::platform::{Cause, Object, Op, PlatformError, Tried};
-use super::super::specs::id16;
+use super::super::specs::{id16, network_spec_of};
 use super::mend::Nameless;
-use super::{KernelPlatform, is_pods, open_pod};
+use super::{KernelPlatform, is_pods, open_pod, pod_spec};
 use crate::datapath::{Datapath, cgroup_root};
 use crate::netlink::{Family, Link, Netlink};
 use crate::netns::{Netns, NetnsError, NetnsId};
@@ -129,7 +129,7 @@ impl KernelPlatform {
             return Ok(());
         }
         let rows: Vec<&AttachmentRow> = all.attachments_of(pod.id).collect();
-        let inside = self.look_inside(&netns, &rows, links).map_err(failed)?;
+        let inside = self.look_inside(&netns, (pod, &rows), all, links).map_err(failed)?;
         present.inside.extend(inside);
         Ok(())
     }
@@ -137,7 +137,8 @@ impl KernelPlatform {
     fn look_inside(
         &self,
         netns: &Netns,
-        rows: &[&AttachmentRow],
+        (pod, rows): (&PodRow, &[&AttachmentRow]),
+        all: &State,
         host: &[Link],
     ) -> Result<BTreeMap<u64, Inside>, Cause> {
         let netlink = Netlink::in_netns(netns)?;
@@ -152,7 +153,12 @@ impl KernelPlatform {
                 |l: &&Link| l.name == row.ifname && !of(l.index) && (here.is_some() || l.mac != Some(row.mac));
             let addresses = addresses.iter().filter(|a| of(a.index) && !is_link_local(a.addr()));
             let ways = routes.iter().filter(|r| r.oif.is_some_and(of));
+            let known = match all.network(row.network) {
+                Some(network) => self.host.knows_pod(&network_spec_of(row, network), &pod_spec(row, pod)?)?,
+                None => false,
+            };
             let inside = Inside {
+                known,
                 device: link.map(|link| device(link, true)),
                 other: links.iter().find(is_other).map(|link| device(link, false)),
                 addresses: addresses.map(|a| a.net).collect(),

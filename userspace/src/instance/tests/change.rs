@@ -81,6 +81,33 @@ fn an_address_and_a_port_pass_from_a_pod_that_goes_to_one_that_comes() {
 }
 
 #[test]
+fn ports_that_overlap_those_that_go_are_published_whoever_is_killed() {
+    let wider = FILE.replace("5000-5003:5000-5003/udp", "5000-5007:5000-5007/udp");
+    let ports =
+        |w: &World| -> Vec<String> { w.state().unwrap().publishes.iter().map(|q| q.publish.to_string()).collect() };
+    let document = parse(&wider).unwrap();
+    for fault in [Fault::KilledBefore, Fault::KilledAfter] {
+        for at in 0.. {
+            let w = World::new();
+            w.up(FILE).unwrap();
+            let old = ports(&w);
+            let killed = w.faulty(at, fault, |i| i.up(&document)).is_none();
+            w.verb(|i| i.repair(None)).unwrap();
+            let state = w.state().unwrap();
+            assert!(state.rows().all(|r| r.phase() == Phase::Ready), "{fault:?} at {at}");
+            let new = ["8080:80/tcp", "5000-5007:5000-5007/udp"];
+            assert!(ports(&w) == old || ports(&w) == new, "{fault:?} at {at}: {:?}", ports(&w));
+            assert_eq!(w.kernel.backends.borrow().len(), 2, "{fault:?} at {at}");
+            w.verb(|i| i.down()).unwrap();
+            w.assert_nothing_left();
+            if !killed {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
 fn down_needs_neither_the_data_path_nor_an_earlier_undo() {
     let w = World::new();
     w.up(FILE).unwrap();

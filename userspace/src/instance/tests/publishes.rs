@@ -2,7 +2,7 @@
 
 use super::model::{Fault, Model};
 use super::{FILE, World, input, shared};
-use crate::instance::{Instance, InstanceError, PublishChange, PublishRef};
+use crate::instance::{Instance, InstanceError, PublishChange, PublishRef, Unpublish};
 use crate::store::{BackendRow, Phase, PublishRow};
 use crate::topology::{Affinity, Allow, Backend, Problem};
 
@@ -75,7 +75,9 @@ fn a_reset_killed_at_any_step_still_resets() {
         let w = World::new();
         w.up(FILE).unwrap();
         let ports = [w.state().unwrap().publishes[0].publish];
-        let withdrawn = w.faulty(at, Fault::KilledBefore, |i| i.unpublish("red", &ports, true));
+        let withdrawn = w.faulty(at, Fault::KilledBefore, |i| {
+            i.unpublish("red", &ports, Unpublish { reset: true, ..Unpublish::default() })
+        });
         w.kernel.resets.set(0);
         if withdrawn.is_some() {
             assert!(at > 1);
@@ -193,12 +195,13 @@ fn one_backend_is_drained_and_withdrawn() {
     let error = w.verb(|i| i.drain(&not_its, true, Some("blue"))).unwrap_err();
     assert!(matches!(error, InstanceError::NotPublished { .. }), "{error}");
 
-    let reset = input(w.verb(|i| i.unpublish("red", &ports, true)).unwrap_err());
+    let reset =
+        input(w.verb(|i| i.unpublish("red", &ports, Unpublish { reset: true, ..Unpublish::default() })).unwrap_err());
     assert_eq!(reset, ("--reset".into(), Problem::ResetOfShared));
-    let applied = w.verb(|i| i.unpublish("red", &ports, false)).unwrap();
+    let applied = w.verb(|i| i.unpublish("red", &ports, Unpublish::default())).unwrap();
     assert_eq!((applied.publishes_changed[0].pod.as_str(), applied.publishes_removed.len()), ("blue", 0));
     assert_eq!(open(&w, index), Some(vec![blue]));
-    w.verb(|i| i.unpublish("blue", &ports, true)).unwrap();
+    w.verb(|i| i.unpublish("blue", &ports, Unpublish { reset: true, ..Unpublish::default() })).unwrap();
     assert_eq!((open(&w, index), w.kernel.resets.get()), (None, 1));
 }
 

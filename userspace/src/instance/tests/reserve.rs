@@ -2,7 +2,7 @@
 
 use super::model::{Fault, Model};
 use super::{FILE, World, shared};
-use crate::instance::{Applied, Instance, InstanceError};
+use crate::instance::{Applied, Instance, InstanceError, Unpublish};
 use crate::topology::Publish;
 
 fn ports(texts: &[&str]) -> Vec<Publish> {
@@ -25,9 +25,9 @@ fn they_are_reserved_while_somebody_publishes_them() {
     w.verb(|i| publish(i, &["40000-40009:1000-1009", "40005:5/udp", "30000:1", "61000:2"])).unwrap();
     assert_eq!(reserved(&w), "20000-32767,40000-40009", "what is in neither range is nobody's to choose");
     assert_eq!(w.state().unwrap().instance.unwrap().reserved_ports.to_string(), reserved(&w));
-    w.verb(|i| i.unpublish("red", &ports(&["40000-40009:1000-1009"]), false)).unwrap();
+    w.verb(|i| i.unpublish("red", &ports(&["40000-40009:1000-1009"]), Unpublish::default())).unwrap();
     assert_eq!(reserved(&w), "20000-32767,40005");
-    w.verb(|i| i.unpublish("red", &ports(&["30000:1"]), false)).unwrap();
+    w.verb(|i| i.unpublish("red", &ports(&["30000:1"]), Unpublish::default())).unwrap();
     assert_eq!(reserved(&w), "20000-32767,40005", "SNAT's stay");
     w.verb(|i| i.del("red")).unwrap();
     assert_eq!(reserved(&w), "20000-32767");
