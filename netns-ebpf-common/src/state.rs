@@ -96,6 +96,13 @@ impl State {
         self.is_ended() || matches!(self, Self::OriginalFin | Self::ReplyFin)
     }
 
+    /// Whether a flow gives its port to another of the pod that opened it, if no other is found: one of datagrams that has rested for a
+    /// moment. A client that asks one server again and again comes to ports it has used before, and each looks like a conversation then.
+    #[inline(always)]
+    pub const fn yields_to_own(self, proto: u8, idle_ns: u64) -> bool {
+        proto != proto::TCP && matches!(self, Self::Established | Self::Assured) && idle_ns >= ONE_SHOT_NS
+    }
+
     /// Whether a flow gives its port to one of a pod that has next to none where others have all, if no other is found: all but
     /// connections that are there do, when they have rested for a while.
     #[inline(always)]

@@ -67,6 +67,32 @@ both!(
 );
 
 both!(
+    /// A client that asks one server from new ports comes to those it has used before: each of its flows is a conversation then, and the
+    /// one that has rested longest gives its port.
+    fn a_pod_at_its_share_goes_on_asking(b, v) {
+        few(b, 20_000..=20_089);
+        let meta = Meta { ifindex: RED.ifindex(), ..Meta::default() };
+        for n in 0..80 {
+            let sport = 40_000 + n;
+            let at = port(b, v, RED, SERVER, udp(sport, 53)).expect("a port");
+            answers(b, v, SERVER, udp(53, at));
+            b.run(Hook::FromPod, meta, &from_pod(RED, SERVER.ip(v), udp(sport, 53)).bytes());
+        }
+        assert_eq!(port(b, v, RED, SERVER, udp(50_000, 53)), None, "all of them are in use");
+        age(b, v, 2);
+        b.run(Hook::FromPod, meta, &from_pod(RED, SERVER.ip(v), udp(40_005, 53)).bytes());
+        for n in 0..40 {
+            b.end_back_off(v);
+            assert!(port(b, v, RED, SERVER, udp(50_000 + n, 53)).is_some(), "question {n}");
+        }
+        let sports: Vec<u16> = table(b.datapath()).iter().filter(|r| r.original).map(|r| r.sport).collect();
+        assert!(sports.len() == 80 && sports.contains(&40_005), "{sports:?}");
+        // Nobody else gets one that way.
+        assert_eq!(b.ports_counted()[1], 80);
+    }
+);
+
+both!(
     /// Pods that fill the range one after the other take 8/9, 8/81, 8/729 ... of it, and in the end all.
     fn who_comes_when_others_have_all_ports_takes_one_that_rests(b, v) {
         few(b, 20_000..=20_080);
@@ -84,7 +110,9 @@ both!(
         assert_eq!(port(b, v, TWIN, SERVER, udp(1000, 53)), None, "all of them are in use at the moment");
         age(b, v, 11);
         b.end_back_off(v);
-        assert!(port(b, v, TWIN, SERVER, udp(1000, 53)).is_some());
+        let at = port(b, v, TWIN, SERVER, udp(1000, 53)).expect("a port");
+        answers(b, v, SERVER, udp(53, at));
+        b.run(Hook::FromPod, meta(TWIN), &from_pod(TWIN, SERVER.ip(v), udp(1000, 53)).bytes());
         // That was for who had none. Nor is it for whom there are others: those come first.
         b.end_back_off(v);
         assert_eq!(port(b, v, TWIN, SERVER, udp(1001, 53)), None);

@@ -237,6 +237,12 @@ impl Search {
         true
     }
 
+    /// Whether the candidate is one that yields, and no better than the best so far: nobody need be asked about it.
+    #[inline(always)]
+    pub const fn is_no_better(&self) -> bool {
+        self.there_ns != Self::FREE && self.there_ns >= self.best_ns
+    }
+
     /// Whether one last seen then would be taken rather than those noted so far, or is the one that was noted.
     #[inline(always)]
     pub const fn may_be_best(&self, seen_ns: u64) -> bool {

@@ -119,7 +119,7 @@ impl<F: FamilyMaps> Steps for Candidates<'_, F> {
             return false;
         }
         // 2. Whether a flow is in its way.
-        if !look::<F>(o, for_mapping) {
+        if !look::<F>(o, for_mapping) || o.search.is_no_better() {
             return false;
         }
         // 3. Whether it is somebody else's all the same.
@@ -249,9 +249,17 @@ fn look<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) 
         return false;
     }
     let (idle_ns, proto) = (now.saturating_sub(seen_ns), key.proto);
+    let is_own = there.owner_slot() == slot && !flags.has(FlowFlags::INCOMING);
     if state.yields_port(proto, key.tuple.sport.get(), flags.has(FlowFlags::INCOMING), idle_ns) {
         o.search.set_yielding(seen_ns);
-    } else if o.search.is_newcomer && state.yields_to_newcomer(proto, idle_ns) {
+    } else if is_own || o.search.is_newcomer {
+        // One side may be all that is in use. Without the other another CPU is about to insert it.
+        let seen_ns = seen_ns.max(there.peer(proto).map_or(now, FlowRef::last_seen_ns));
+        let idle_ns = now.saturating_sub(seen_ns);
+        let to_newcomer = o.search.is_newcomer && state.yields_to_newcomer(proto, idle_ns);
+        if !to_newcomer && !(is_own && state.yields_to_own(proto, idle_ns)) {
+            return false;
+        }
         o.search.set_reluctant(seen_ns);
     } else {
         return false;
