@@ -31,6 +31,7 @@ pub struct Traced {
 ///
 /// # Panics
 /// When it cannot be started or traced.
+#[expect(clippy::zombie_processes, reason = "it is waited for by `waitpid`, as its threads are")]
 pub fn killed_at(program: &str, arguments: &[&str], step: Option<usize>) -> Traced {
     let mut child = Command::new("sh")
         .args(["-c", "kill -STOP $$; exec \"$@\"", "sh", program])

@@ -257,7 +257,8 @@ fn look<F: FamilyMaps>(o: &mut Opening<<F as Family>::Addr>, for_mapping: bool) 
         let seen_ns = seen_ns.max(there.peer(proto).map_or(now, FlowRef::last_seen_ns));
         let idle_ns = now.saturating_sub(seen_ns);
         let to_newcomer = o.search.is_newcomer && state.yields_to_newcomer(proto, idle_ns);
-        if !to_newcomer && !(is_own && state.yields_to_own(proto, idle_ns)) {
+        let to_own = is_own && state.yields_to_own(proto, idle_ns);
+        if !to_newcomer && !to_own {
             return false;
         }
         o.search.set_reluctant(seen_ns);
