@@ -3,6 +3,7 @@
 pub mod check;
 pub mod cli;
 pub mod datapath;
+mod flock;
 pub mod instance;
 pub mod ipam;
 pub mod netlink;

@@ -4,22 +4,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 
 use super::{Dirs, InstanceError};
+use crate::flock::{self, Unlocked};
 
 /// Name of a lock's file in its directory.
 pub(super) const LOCK: &str = "lock";
-
-/// How often a lock that others hold is tried again.
-const PERIOD: Duration = Duration::from_millis(20);
-
-/// How long is waited without a word.
-const MOMENT: Duration = Duration::from_millis(300);
 
 /// The lock of an instance, held until dropped. The kernel drops it with its holder, however that ends.
 #[derive(Debug)]
@@ -55,26 +48,22 @@ impl Dirs {
     fn acquire(&self, dir: &Path, create: bool) -> Result<Option<Lock>, InstanceError> {
         let path = dir.join(LOCK);
         let deadline = self.patience().map(|patience| Instant::now() + patience);
-        let (began, mut has_told) = (Instant::now(), false);
+        let mut has_told = false;
         loop {
             let Some(file) = open(dir, &path, create)? else { return Ok(None) };
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            let patience = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let tell = |file: &File| {
+                if !has_told {
+                    tracing::warn!("waiting for {}", holder(file));
+                }
+                has_told = true;
+            };
+            match flock::exclusive(file, patience, tell) {
                 // A `down` we waited for has removed the file: the next one is another file.
                 Ok(lock) if is_same_file(&lock, &path) => return Ok(Some(self.sign(lock))),
                 Ok(_) => {}
-                Err((file, Errno::EWOULDBLOCK)) => {
-                    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                        return Err(self.busy(&file));
-                    }
-                    // Most are done sooner than anybody could read this.
-                    if !has_told && began.elapsed() > MOMENT {
-                        has_told = true;
-                        tracing::warn!("waiting for {}", holder(&file));
-                    }
-                    thread::sleep(PERIOD);
-                }
-                Err((_, Errno::EINTR)) => {}
-                Err((_, e)) => return Err(failed("lock", &path)(e.into())),
+                Err(Unlocked::Busy { file, .. }) => return Err(self.busy(&file)),
+                Err(Unlocked::Failed(e)) => return Err(failed("lock", &path)(e)),
             }
         }
     }

@@ -4,6 +4,7 @@
 //! and the store (`plan`), writes its intent, changes the kernel, and marks its rows ready in one step. Until then its
 //! rows are `creating`; a failure and a later verb that finds them undo them by the same code, so there is one way back.
 
+mod carry_on;
 mod difference;
 mod dirs;
 mod error;

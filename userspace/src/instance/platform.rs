@@ -35,6 +35,16 @@ pub struct Wreck {
     pub links: Vec<(u32, String)>,
 }
 
+impl Wreck {
+    /// Takes it, which goes before an instance comes up, out of what that is judged against.
+    pub(super) fn leave_out(&self, facts: &mut HostFacts) {
+        let is_left = |index: u32| self.links.iter().any(|(i, _)| *i == index);
+        facts.interfaces.retain(|i| !is_left(i.index));
+        facts.routes.retain(|r| !is_left(r.ifindex));
+        facts.namespaces.retain(|name| self.pods.iter().all(|(pod, _)| pod.as_str() != name));
+    }
+}
+
 /// The kernel side of an instance, seen from its host namespace.
 ///
 /// [`Self::make`] leaves nothing of its own behind when it fails by itself, but may be killed half-way: [`Self::remove`] takes away

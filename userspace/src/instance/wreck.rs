@@ -4,15 +4,6 @@ use super::InstanceError;
 use super::platform::{Platform, Wreck};
 use super::session::Session;
 use crate::netns::pids_by_namespace;
-use crate::topology::HostFacts;
-
-/// Takes what goes before an instance comes up out of what that is judged against.
-pub(super) fn leave_out(facts: &mut HostFacts, wreck: &Wreck) {
-    let is_left = |index: u32| wreck.links.iter().any(|(i, _)| *i == index);
-    facts.interfaces.retain(|i| !is_left(i.index));
-    facts.routes.retain(|r| !is_left(r.ifindex));
-    facts.namespaces.retain(|name| wreck.pods.iter().all(|(pod, _)| pod.as_str() != name));
-}
 
 impl<P: Platform> Session<'_, P> {
     /// Removes what an instance of this name, whose rows are lost, has left: before one comes up again. With `prune` also pods

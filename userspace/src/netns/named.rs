@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 
@@ -58,18 +59,21 @@ fn bind(name: &NetnsName, bind: impl FnOnce(&Path) -> Result<(), NetnsError>) ->
 /// iproute2 does so at once, but without the lock: it is given the time.
 fn is_left_over(name: &NetnsName) -> Result<bool, NetnsError> {
     let path = name.path();
+    let mounts = Path::new("/proc/thread-self/mountinfo");
+    let mounted = File::open(mounts).map_err(|e| NetnsError::io("open", mounts, e))?;
     loop {
-        let found = match fs::symlink_metadata(&path) {
-            Ok(found) => found,
-            Err(e) => return Err(NetnsError::io("stat", &path, e)),
-        };
+        let found = fs::symlink_metadata(&path).map_err(|e| NetnsError::io("stat", &path, e))?;
         if identify(name)?.is_some() || !found.is_file() || found.len() > 0 {
             return Ok(false);
         }
         let age = found.modified().ok().and_then(|then| then.elapsed().ok()).unwrap_or(BEING_MADE);
-        match BEING_MADE.checked_sub(age) {
-            None | Some(Duration::ZERO) => return Ok(true),
-            Some(rest) => std::thread::sleep(rest.min(Duration::from_millis(20))),
+        let Some(rest) = BEING_MADE.checked_sub(age).filter(|rest| !rest.is_zero()) else { return Ok(true) };
+        // Whoever binds something to it changes the mounts (proc_pid_mountinfo(5), "poll").
+        let timeout = PollTimeout::try_from(rest).unwrap_or(PollTimeout::ZERO);
+        let mut changed = [PollFd::new(mounted.as_fd(), PollFlags::POLLPRI)];
+        match poll(&mut changed, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(NetnsError::io("wait for", mounts, e)),
         }
     }
 }

@@ -4,23 +4,16 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::sys::stat::{major, minor};
 
 use super::NetnsError;
+use crate::flock::{self, Unlocked};
 
 /// How long this process waits; for ever if that was not said.
 static PATIENCE: OnceLock<Duration> = OnceLock::new();
-
-/// How often a lock that others hold is tried again.
-const PERIOD: Duration = Duration::from_millis(20);
-
-/// How long is waited without a word.
-const MOMENT: Duration = Duration::from_millis(300);
 
 /// Where the kernel lists locks and who holds them.
 const LOCKS: &str = "/proc/locks";
@@ -36,24 +29,14 @@ pub fn set_patience(patience: Duration) {
 /// # Errors
 ///
 /// [`NetnsError::Busy`] when another process has held it for too long.
-pub(super) fn for_lock(mut handle: File, dir: &Path) -> Result<Flock<File>, NetnsError> {
-    let (began, mut has_told) = (Instant::now(), false);
-    loop {
-        handle = match Flock::lock(handle, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((handle, Errno::EWOULDBLOCK)) => handle,
-            Err((_, e)) => return Err(NetnsError::io("lock", dir, e)),
-        };
-        let waited = began.elapsed();
-        if let Some(patience) = PATIENCE.get().filter(|patience| waited >= **patience) {
-            return Err(NetnsError::Busy { holder: holder(&handle), waited: *patience });
-        }
-        if !has_told && waited > MOMENT {
-            has_told = true;
-            tracing::warn!("waiting for {}, which has the lock of {}", holder(&handle), dir.display());
-        }
-        thread::sleep(PERIOD);
-    }
+pub(super) fn for_lock(handle: File, dir: &Path) -> Result<Flock<File>, NetnsError> {
+    let tell = |handle: &File| {
+        tracing::warn!("waiting for {}, which has the lock of {}", holder(handle), dir.display());
+    };
+    flock::exclusive(handle, PATIENCE.get().copied(), tell).map_err(|e| match e {
+        Unlocked::Busy { file, waited } => NetnsError::Busy { holder: holder(&file), waited },
+        Unlocked::Failed(e) => NetnsError::io("lock", dir, e),
+    })
 }
 
 /// Who holds a lock on this file, in words.
