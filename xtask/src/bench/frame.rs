@@ -31,12 +31,17 @@ pub fn udp(ends: &Ends) -> Vec<u8> {
     packet(ends, UDP, datagram, 6)
 }
 
-/// The packet that opens a TCP connection.
-pub fn tcp_syn(ends: &Ends) -> Vec<u8> {
+/// Flags of a TCP segment.
+pub const SYN: u8 = 0x02;
+/// See [`SYN`].
+pub const ACK: u8 = 0x10;
+
+/// A TCP segment without data, of these numbers and flags.
+pub fn tcp(ends: &Ends, seq: u32, ack: u32, flags: u8) -> Vec<u8> {
     let mut segment = [ends.src.1.to_be_bytes(), ends.dst.1.to_be_bytes()].concat();
-    segment.extend(1u32.to_be_bytes());
-    segment.extend(0u32.to_be_bytes());
-    segment.extend([5 << 4, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend(seq.to_be_bytes());
+    segment.extend(ack.to_be_bytes());
+    segment.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
     packet(ends, TCP, segment, 16)
 }
 
@@ -91,7 +96,7 @@ mod tests {
     fn checksums_are_right() {
         // RFC 1071 section 3.
         assert_eq!(checksum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]), (!0xddf2u16).to_be_bytes());
-        for frame in [udp(&ENDS), tcp_syn(&ENDS)] {
+        for frame in [udp(&ENDS), tcp(&ENDS, 1, 0, SYN)] {
             // What carries its own checksum sums up to nothing.
             assert_eq!(checksum(&frame[14..34]), [0, 0]);
             let length = (frame.len() - 34) as u16;
@@ -105,7 +110,7 @@ mod tests {
         let frame = udp(&ENDS);
         assert_eq!(frame.len(), 14 + 20 + 8 + 64);
         assert_eq!(frame[16..18], (frame.len() as u16 - 14).to_be_bytes());
-        assert_eq!(tcp_syn(&ENDS).len(), 14 + 20 + 20);
+        assert_eq!(tcp(&ENDS, 1, 0, SYN).len(), 14 + 20 + 20);
         assert_eq!(foreign([2; 6]).len(), 64);
     }
 }

@@ -22,6 +22,9 @@ use crate::process::Run;
 /// Runs per figure.
 const RUNS: usize = 20_000;
 
+/// A port of the SNAT range.
+const KEPT_PORT: u16 = 20_500;
+
 /// Where the programs of an instance are pinned.
 const PINS: &str = "/sys/fs/bpf/netns-ebpf";
 
@@ -50,12 +53,20 @@ pub struct ProgramCost {
     pub nanoseconds: f64,
 }
 
-/// A program, a frame and the interface it is seen on.
-struct Case {
+/// A program and a frame seen on the interface of this index.
+#[derive(Clone)]
+struct Seen {
     program: &'static str,
-    packet: &'static str,
     ifindex: u32,
     frame: Vec<u8>,
+}
+
+/// What is measured.
+struct Case {
+    packet: &'static str,
+    /// What comes before, once.
+    before: Vec<Seen>,
+    seen: Seen,
     /// Return values that show the program did what the row says.
     wanted: &'static [u32],
 }
@@ -83,26 +94,45 @@ fn cases() -> Result<Vec<Case>> {
     let gateway = gateway.context("no gateway device in the host namespace")?;
     let uplink = here.iter().find(|link| link.name == arms::UPLINK).context("no uplink in the host namespace")?;
     let red = pod_link("red")?;
-    let (lan, host_end) = (arms::lan_mac()?, red.peer.context("red's eth0 has no peer")?);
-    let red_sends = |to: Ipv4Addr, port| frame::udp(&ends(red.mac, gateway.mac, (RED, 4000), (to, port)));
+    let blue = pod_link("blue")?;
+    let lan = arms::lan_mac()?;
+    let by_pod = |pod: &Link, frame| -> Result<Seen> {
+        Ok(Seen { program: "from_pod", ifindex: pod.peer.context("a pod's eth0 has no peer")?, frame })
+    };
+    let by_uplink = |frame| Seen { program: "from_uplink", ifindex: uplink.index, frame };
+    let red_sends =
+        |from: u16, to: Ipv4Addr, port| by_pod(&red, frame::udp(&ends(red.mac, gateway.mac, (RED, from), (to, port))));
+    // A port of the SNAT range is kept, so the answer's is known.
+    let question = red_sends(KEPT_PORT, LAN, 5000)?;
+    let answer = by_uplink(frame::udp(&ends(lan, uplink.mac, (LAN, 5000), (HOST_ON_LAN, KEPT_PORT))));
+    let client_sends = |port, seq, ack, flags| {
+        let ends = ends(lan, uplink.mac, (LAN, port), (HOST_ON_LAN, PUBLISHED_PORT));
+        by_uplink(frame::tcp(&ends, seq, ack, flags))
+    };
+    let server_sends = |seq, ack, flags| {
+        let ends = ends(blue.mac, gateway.mac, (BLUE, PUBLISHED_PORT), (LAN, 4001));
+        by_pod(&blue, frame::tcp(&ends, seq, ack, flags))
+    };
+    let handshake = vec![
+        client_sends(4001, 1, 0, frame::SYN),
+        server_sends(100, 2, frame::SYN | frame::ACK)?,
+        client_sends(4001, 2, 101, frame::ACK),
+        server_sends(101, 2, frame::ACK)?,
+    ];
+    let from_host = Seen {
+        program: "from_host",
+        ifindex: gateway.index,
+        frame: frame::udp(&ends(gateway.mac, [0; 6], (arms::GATEWAY, 4000), (BLUE, 5000))),
+    };
+    let asked = vec![question.clone(), answer];
     Ok(vec![
-        Case::new("from_pod", "pod to pod", host_end, red_sends(BLUE, 5000), &[REDIRECT]),
-        Case::new("from_pod", "pod to LAN, SNAT", host_end, red_sends(LAN, 5000), &[REDIRECT]),
-        Case::new(
-            "from_host",
-            "host to pod",
-            gateway.index,
-            frame::udp(&ends(gateway.mac, [0; 6], (arms::GATEWAY, 4000), (BLUE, 5000))),
-            &[REDIRECT],
-        ),
-        Case::new(
-            "from_uplink",
-            "LAN to published port",
-            uplink.index,
-            frame::tcp_syn(&ends(lan, uplink.mac, (LAN, 4000), (HOST_ON_LAN, PUBLISHED_PORT))),
-            &[REDIRECT],
-        ),
-        Case::new("from_uplink", "not for us", uplink.index, frame::foreign(lan), &UP_THE_STACK),
+        Case::new("pod to pod", Vec::new(), red_sends(4000, BLUE, 5000)?, &[REDIRECT]),
+        Case::new("pod to LAN, SNAT", asked, question, &[REDIRECT]),
+        Case::new("the same, never answered", Vec::new(), red_sends(4000, LAN, 5000)?, &[REDIRECT]),
+        Case::new("host to pod", Vec::new(), from_host, &[REDIRECT]),
+        Case::new("LAN to published port", handshake, client_sends(4001, 2, 101, frame::ACK), &[REDIRECT]),
+        Case::new("its SYN, again", Vec::new(), client_sends(4000, 1, 0, frame::SYN), &[REDIRECT]),
+        Case::new("not for us", Vec::new(), by_uplink(frame::foreign(lan)), &UP_THE_STACK),
     ])
 }
 
@@ -116,29 +146,42 @@ fn pod_link(pod: &str) -> Result<Link> {
 }
 
 impl Case {
-    fn new(program: &'static str, packet: &'static str, ifindex: u32, frame: Vec<u8>, wanted: &'static [u32]) -> Self {
-        Self { program, packet, ifindex, frame, wanted }
+    fn new(packet: &'static str, before: Vec<Seen>, seen: Seen, wanted: &'static [u32]) -> Self {
+        Self { packet, before, seen, wanted }
     }
 
     fn measure(&self) -> Result<ProgramCost> {
+        for seen in &self.before {
+            seen.run(1)?;
+        }
+        let mut samples = Vec::with_capacity(RUNS);
+        for (action, nanoseconds) in self.seen.run(RUNS)? {
+            if !self.wanted.contains(&action) {
+                bail!("{}, {}: returned {action}, not {:?}", self.seen.program, self.packet, self.wanted);
+            }
+            samples.push(nanoseconds);
+        }
+        let (program, packet) = (self.seen.program.to_owned(), self.packet.to_owned());
+        Ok(ProgramCost { program, packet, nanoseconds: median(&samples) })
+    }
+}
+
+impl Seen {
+    /// Runs the program over the frame so many times; what it returned each time, and how long it took.
+    fn run(&self, times: usize) -> Result<Vec<(u32, f64)>> {
         let pin = Path::new(PINS).join(INSTANCE).join("progs").join(self.program);
         let program =
             SchedClassifier::from_pin(&pin).with_context(|| format!("cannot open the program {}", pin.display()))?;
         // The host's own packets came in by no interface.
         let ingress_ifindex = if self.program == "from_host" { 0 } else { self.ifindex };
         let context = sk_buff(self.ifindex, ingress_ifindex);
-        let mut samples = Vec::with_capacity(RUNS);
-        for _ in 0..RUNS {
+        let one = |_| {
             let options =
                 TestRunOptions { data_in: Some(&self.frame), ctx_in: Some(&context), ..TestRunOptions::default() };
             let result = program.test_run(options).with_context(|| format!("{} cannot be run", self.program))?;
-            if !self.wanted.contains(&result.return_value) {
-                bail!("{}, {}: returned {}, not {:?}", self.program, self.packet, result.return_value, self.wanted);
-            }
-            samples.push(result.duration.as_nanos() as f64);
-        }
-        let (program, packet) = (self.program.to_owned(), self.packet.to_owned());
-        Ok(ProgramCost { program, packet, nanoseconds: median(&samples) })
+            Ok((result.return_value, result.duration.as_nanos() as f64))
+        };
+        (0..times).map(one).collect()
     }
 }
 
