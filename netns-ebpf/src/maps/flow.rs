@@ -356,10 +356,28 @@ impl<F: FamilyMaps> FlowRef<F> {
     /// Notes a packet in this direction; writes at most once per tick of the clock it is fed with.
     #[inline(always)]
     pub fn touch(self, now_ns: u64) {
-        if self.stamp() != now_ns {
-            // SAFETY: as in `last_seen_ns`.
-            unsafe { core::ptr::addr_of_mut!((*self.0.as_ptr()).last_seen_ns).write_volatile(now_ns) };
+        if self.last_seen_ns() != now_ns {
+            self.set_stamp(now_ns);
         }
+    }
+
+    /// Stores the time with a note in its last bit.
+    #[inline(always)]
+    pub fn set_stamp(self, stamp: u64) {
+        // SAFETY: as in `stamp`.
+        unsafe { core::ptr::addr_of_mut!((*self.0.as_ptr()).last_seen_ns).write_volatile(stamp) };
+    }
+
+    /// Whether nobody has asked this in this direction since the clock's last tick; notes that somebody has.
+    #[inline(always)]
+    pub fn is_first_of_its_tick(self) -> bool {
+        const ASKED: u64 = 1;
+        let stamp = self.stamp();
+        if stamp & ASKED != 0 {
+            return false;
+        }
+        self.set_stamp(stamp | ASKED);
+        true
     }
 
     /// What this direction of a connection has shown of itself.

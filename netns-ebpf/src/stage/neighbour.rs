@@ -27,7 +27,8 @@ pub fn is_silent<F: FamilyMaps>(
     p: &Parsed<<F as Family>::Addr>,
     flow: FlowRef<F>,
 ) -> bool {
-    if !flow.is_original() {
+    // A stream of datagrams nobody answers pays for no more.
+    if !flow.is_original() || !flow.is_first_of_its_tick() {
         return false;
     }
     // Nothing has come back: the other entry has the time.
@@ -39,7 +40,7 @@ pub fn is_silent<F: FamilyMaps>(
     }
     let is_there = !route::lacks_neighbour::<F>(pkt, network, p);
     let is_silent = !is_there && asked & THERE == 0 && age_ns <= KNOWN_NS;
-    reply.touch(match (is_there, is_silent) {
+    reply.set_stamp(match (is_there, is_silent) {
         (true, _) => now | THERE,
         // As long ago as makes the next packet search.
         (false, true) => now.saturating_sub(KNOWN_NS + 2),
