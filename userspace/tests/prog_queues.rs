@@ -18,15 +18,6 @@ use prog::*;
 /// Flows one account gets of an empty table.
 const SHARE: u16 = FLOWS as u16 / 2;
 
-/// A client of blue's web server gets in, and its connection stays.
-fn enters(b: &Bench, v: Version, sport: u16) -> bool {
-    to_web(b, v, sport, flag::SYN);
-    from_web(b, v, sport, flag::SYN | flag::ACK);
-    to_web(b, v, sport, flag::ACK);
-    from_web(b, v, sport, flag::ACK);
-    clients(b).contains(&(sport, State::Assured))
-}
-
 /// Somebody opens a tuple anew, over and over, by resets of his own.
 fn opens_anew(b: &Bench, v: Version, times: u32) {
     for _ in 0..times {
@@ -48,10 +39,7 @@ both!(
         // A handshake of nobody; a connection.
         b.run(Hook::FromUplink, lan(b), &forged(v, 40_000, 77, 0, flag::SYN));
         ends_and_goes_on(40_000, 78, 1);
-        to_web(b, v, 40_001, flag::SYN);
-        from_web(b, v, 40_001, flag::SYN | flag::ACK);
-        to_web(b, v, 40_001, flag::ACK);
-        from_web(b, v, 40_001, flag::ACK);
+        assert!(enters(b, v, 40_001));
         let (seq, ack) = match tcp(40_001, 8080, flag::ACK) {
             L4::Tcp { seq, ack, .. } => (seq, ack),
             _ => unreachable!("a TCP segment"),
@@ -94,10 +82,7 @@ both!(
     /// Connections whose clients have vanished, with more openings since than are remembered by age.
     fn no_flow_stays_for_good_where_nobody_sweeps(b, v) {
         for sport in 40_000..40_000 + SHARE {
-            to_web(b, v, sport, flag::SYN);
-            from_web(b, v, sport, flag::SYN | flag::ACK);
-            to_web(b, v, sport, flag::ACK);
-            from_web(b, v, sport, flag::ACK);
+            assert!(enters(b, v, sport));
         }
         let pod = meta(RED);
         for n in 0..OPENED_RING + 1000 {

@@ -64,10 +64,7 @@ both!(
 both!(
     fn assured_clients_never_give_way(b, v) {
         for sport in 40_000..40_000 + SHARE {
-            to_web(b, v, sport, flag::SYN);
-            from_web(b, v, sport, flag::SYN | flag::ACK);
-            to_web(b, v, sport, flag::ACK);
-            from_web(b, v, sport, flag::ACK);
+            assert!(enters(b, v, sport));
         }
         let sent = from_lan(CLIENT.ip(v), HOST.ip(v), tcp(41_000, 8080, flag::SYN));
         for _ in 0..3 {
@@ -312,10 +309,7 @@ both!(
     /// A server that has closed, and a client that never does: its place is another's when it has rested for long.
     fn half_closed_connections_give_way_when_they_have_rested(b, v) {
         for sport in 40_000..40_000 + SHARE {
-            to_web(b, v, sport, flag::SYN);
-            from_web(b, v, sport, flag::SYN | flag::ACK);
-            to_web(b, v, sport, flag::ACK);
-            from_web(b, v, sport, flag::ACK);
+            assert!(enters(b, v, sport));
         }
         let sent = from_lan(CLIENT.ip(v), HOST.ip(v), tcp(41_000, 8080, flag::SYN));
         b.lan_sends(&sent, &Want::drop(DropReason::FlowLimit).rx_dropped(BLUE));

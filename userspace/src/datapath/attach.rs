@@ -7,7 +7,7 @@ use aya::programs::tc::TcAttachOptions;
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType};
 use netns_ebpf_common::counters::Hook;
 
-use super::load::{LINKS, PROGS, remove};
+use super::load::{LINKS, PROGS, make_dir, remove};
 use super::{Datapath, DatapathError};
 
 /// The side of the interface a hook is on.
@@ -46,6 +46,7 @@ impl Datapath {
             ifname: ifname.to_owned(),
             source: Box::new(e),
         })?;
+        make_dir(&self.pins.join(LINKS))?;
         link.pin(&pin).map_err(|source| DatapathError::Pin { path: pin, source })?;
         Ok(())
     }

@@ -21,7 +21,7 @@ use netns_ebpf_common::plain::Plain;
 use netns_ebpf_common::{Addr4, Addr6};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
-use super::load::{LINKS, PROGS, remove};
+use super::load::{LINKS, PROGS, make_dir, remove};
 use super::{Datapath, DatapathError, call, io_error, map_error, or_absent};
 
 /// Mounts as the calling thread sees them.
@@ -179,6 +179,7 @@ impl Datapath {
             ifname: cgroup.display().to_string(),
             source: Box::new(e),
         })?;
+        make_dir(&self.pins.join(LINKS))?;
         link.pin(&pin).map_err(|source| DatapathError::Pin { path: pin, source })?;
         Ok(())
     }

@@ -170,7 +170,7 @@ fn load_despite_signals(program: &mut SchedClassifier) -> Result<(), ProgramErro
 }
 
 /// Makes a directory and those above it, each for root only.
-fn make_dir(path: &Path) -> Result<(), DatapathError> {
+pub(super) fn make_dir(path: &Path) -> Result<(), DatapathError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| DatapathError::Io {
         what: "create",
         path: path.to_owned(),

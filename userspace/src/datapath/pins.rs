@@ -10,7 +10,7 @@ use netns_ebpf_common::abi;
 use netns_ebpf_common::counters::Hook;
 use netns_ebpf_common::host_socket::SocketHook;
 
-use super::load::{LINKS, MAPS, PROGS, entries};
+use super::load::{LINKS, MAPS, PROGS, entries, make_dir};
 use super::{Datapath, DatapathError, call};
 
 impl Datapath {
@@ -34,6 +34,9 @@ impl Datapath {
 
     /// Pins what lives on by others again: programs by where they are attached, maps by the programs. Says whether that was all.
     pub fn restore_pins(&self) -> Result<bool, DatapathError> {
+        for directory in [PROGS, MAPS, LINKS] {
+            make_dir(&self.pins.join(directory))?;
+        }
         let attached = self.attached_programs()?;
         for (name, info) in &attached {
             let pin = self.pins.join(PROGS).join(name);

@@ -96,6 +96,11 @@ fn open(dir: &Path, path: &Path, create: bool) -> Result<Option<File>, InstanceE
             Ok(file) => return Ok(Some(file)),
             Err(e) if e.kind() == io::ErrorKind::NotFound && create => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // Who waits is not told who has it; it is a lock all the same.
+            Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => match File::open(path) {
+                Ok(file) => return Ok(Some(file)),
+                Err(_) => return Err(failed("open", path)(e)),
+            },
             Err(e) => return Err(failed("open", path)(e)),
         }
     }

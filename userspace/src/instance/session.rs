@@ -1,11 +1,14 @@
 //! One mutating verb at work: the lock, the store, what it plans and how that is carried out.
 
-use super::difference::{Difference, Trouble, differences};
+use super::difference::{Difference, Trouble, differences, unfinished};
 use super::plan::{NextId, Plan, Surroundings};
 use super::platform::{Platform, PlatformError};
 use super::{Applied, Dirs, Instance, InstanceError};
 use crate::netns::{NetnsId, names_of, pids_in};
-use crate::store::{Change, InstanceRow, Phase, PublishRow, Row, RowId, SqliteStore, State, Store, StoreError};
+use crate::store::{
+    AttachmentRow, BackendRow, Change, InstanceRow, Phase, PublishRow, Row, RowId, SqliteStore, State, Store,
+    StoreError,
+};
 use crate::topology::HostFacts;
 
 /// Flow entries of a family a verb sweeps in passing, a fraction of a second's work; `run` does the rest, or the next verb.
@@ -16,6 +19,8 @@ pub(super) struct Session<'a, P> {
     pub(super) platform: &'a mut P,
     pub(super) store: SqliteStore,
     pub(super) state: State,
+    /// What a verb before has left unfinished, and this one has carried on.
+    pub(super) carried_on: Vec<Difference>,
     /// What was to be removed and was not there.
     pub(super) missing: Vec<String>,
     lock: super::lock::Lock,
@@ -33,6 +38,7 @@ impl<P: Platform> Instance<P> {
     /// Takes the lock and deals with what a killed verb left; `None` when the instance has no state and none is to be made.
     pub(super) fn begin(&mut self, create: bool) -> Result<Option<Session<'_, P>>, InstanceError> {
         let Some(mut session) = self.session(create, false)? else { return Ok(None) };
+        session.carried_on = unfinished(&session.state);
         let left = session.carry_on()?;
         if !left.is_empty() {
             return Err(InstanceError::Unfinished(left));
@@ -85,6 +91,7 @@ impl<P: Platform> Instance<P> {
             platform: &mut self.platform,
             store,
             state,
+            carried_on: Vec::new(),
             missing: Vec::new(),
             lock,
             shared,
@@ -279,11 +286,18 @@ impl<P: Platform> Session<'_, P> {
         Ok(())
     }
 
-    /// Whether a row can be made only when something that goes has gone.
+    /// Whether a row can be made only when something that goes has gone, or what it stands on has changed.
     fn waits(&self, row: &Row, plan: &Plan) -> bool {
-        let Row::Publish(new) = row else { return false };
-        let going = self.state.publishes.iter().filter(|q| plan.removes_publish(&self.state, q));
-        going.into_iter().any(|q| q.publish.conflicts(&new.publish))
+        let changes = |a: &AttachmentRow| plan.networks_changed.iter().any(|n| n.id == a.network);
+        match row {
+            Row::Attachment(new) => changes(new),
+            Row::Publish(new) => {
+                let mut going = self.state.publishes.iter().filter(|q| plan.removes_publish(&self.state, q));
+                let led = |b: &BackendRow| plan.attachments.iter().find(|a| a.id == b.attachment);
+                going.any(|q| q.publish.conflicts(&new.publish)) || new.backends.iter().filter_map(led).any(changes)
+            }
+            _ => false,
+        }
     }
 
     /// Makes what a row says, writing down what is known of it only then.

@@ -204,10 +204,11 @@ impl<P: Platform> Instance<P> {
             None => None,
             Some(name) => Some(session.state.pod(name).ok_or_else(|| InstanceError::NoPod(name.to_owned()))?.id),
         };
+        let carried_on = std::mem::take(&mut session.carried_on);
         let (mended, not_mended) = session.mend(pod)?;
         session.open()?;
         session.refresh()?;
-        let mended: Vec<DifferenceView> = mended.iter().map(Into::into).collect();
+        let mended: Vec<DifferenceView> = carried_on.iter().chain(&mended).map(Into::into).collect();
         let left = session.differences()?;
         let left = if pod.is_some() { Vec::new() } else { left.iter().map(Into::into).collect() };
         Ok(Repaired { instance: session.name(), changed: !mended.is_empty(), mended, not_mended, left })

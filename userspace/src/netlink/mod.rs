@@ -7,6 +7,7 @@ mod abort;
 mod addr;
 mod link;
 mod monitor;
+mod neighbour;
 mod nsid;
 mod route;
 mod settings;

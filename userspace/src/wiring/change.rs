@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use netns_ebpf_common::host::Uplink;
 use netns_ebpf_common::{Addr4, Addr6, Mac};
 
-use super::names::gateway_ifindex;
+use super::names::{endpoint_ifindex, gateway_ifindex};
 use super::pod::nets;
 use super::{Host, NetworkSpec, PodSpec, WiringError, local_route};
 use crate::datapath::FlowRecord;
@@ -98,7 +98,11 @@ impl Host {
         let moves = before.is_some_and(|e| e.network != u32::from(network.id));
         let left: Vec<IpAddr> = former.into_iter().filter(|a| moves || !has(pod, *a)).collect();
         let inside = Netlink::in_netns(netns)?;
-        if let Some(eth) = inside.link_by_name(ifname)?.filter(|link| link.mac == Some(mac)) {
+        let links = inside.links()?;
+        let here = self.netlink.link_by_index(endpoint_ifindex(pod.slot))?.filter(|link| self.is_ours(link));
+        // Whatever it is called by now.
+        let eth = here.map(|here| self.pods_end(&here, netns, &links)).transpose()?.flatten();
+        if let Some(eth) = eth {
             readdress(&inside, eth.index, &nets(network, pod), &left)?;
         }
         self.mend_pod(network, pod, netns, ifname, mac, false)?;

@@ -6,6 +6,7 @@ use super::device::{in_the_way, is_veth};
 use super::names::{
     endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, gateway_peer_ifname, gateway_peer_mac, host_ifname,
 };
+use super::pod::nets;
 use super::{Host, NetworkSpec, PodSpec, WiringError};
 use crate::netlink::{Link, Netlink, Request};
 use crate::netns::Netns;
@@ -62,6 +63,13 @@ impl Host {
                 let host_mac = gateway_mac(&self.instance, network.id);
                 restore(&self.netlink, here, &Wanted { name: &name, mac: host_mac, mtu_bytes, noarp: true })?;
                 restore(&inside, there, &Wanted { name: ifname, mac, mtu_bytes, noarp: false })?;
+                if here.mac != Some(host_mac) {
+                    // What the pod has found out of its gateways is another device's by now.
+                    let gateways = nets(network, pod).into_iter().map(|(_, gateway)| gateway);
+                    inside.request_all(
+                        gateways.map(|a| Request::forget_neighbour(there.index, a).or_absent()).collect(),
+                    )?;
+                }
             }
             _ => {
                 for link in &remnants {

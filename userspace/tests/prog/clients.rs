@@ -51,6 +51,15 @@ pub fn from_web(b: &Bench, v: Version, dport: u16, flags: u8) {
     b.run(Hook::FromPod, meta(BLUE), &from_pod(BLUE, CLIENT.ip(v), tcp(80, dport, flags)).bytes());
 }
 
+/// A client of blue's web server gets in, and its connection stays.
+pub fn enters(b: &Bench, v: Version, sport: u16) -> bool {
+    to_web(b, v, sport, flag::SYN);
+    from_web(b, v, sport, flag::SYN | flag::ACK);
+    to_web(b, v, sport, flag::ACK);
+    from_web(b, v, sport, flag::ACK);
+    clients(b).contains(&(sport, State::Assured))
+}
+
 /// The ports of the clients that have a flow to the web server, with its state.
 pub fn clients(b: &Bench) -> Vec<(u16, State)> {
     table(b.datapath()).iter().filter(|r| r.original && r.dport == 8080).map(|r| (r.sport, r.state)).collect()

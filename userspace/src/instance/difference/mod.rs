@@ -9,7 +9,7 @@ use std::fmt;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::store::{Row, RowId, State};
+use crate::store::{Phase, Row, RowId, State};
 
 pub use present::{Device, Inside, Led, Present, Way};
 pub use trouble::{Repair, Trouble};
@@ -64,16 +64,27 @@ impl From<&Difference> for DifferenceView {
     }
 }
 
-/// What of the rows of the instance of this name is not there.
+/// What is between two phases. Of an instance that is itself nothing else is said: all of it is.
+pub fn unfinished(all: &State) -> Vec<Difference> {
+    let is_whole = all.instance.as_ref().is_none_or(|row| row.phase.is_live());
+    let rows = all.rows().filter(|row| row.phase() != Phase::Ready);
+    let rows = rows.filter(|row| is_whole || matches!(row, Row::Instance(_)));
+    rows.map(|row| Difference { row: row.id(), object: words(&row, all), trouble: Trouble::Unfinished(row.phase()) })
+        .collect()
+}
+
+/// What of the rows of the instance of this name is not there, and what of them is [unfinished].
 ///
 /// Of a row whose namespace or device is gone nothing else is said: all of it is made anew.
 pub fn differences(instance: &str, all: &State, present: &Present) -> Vec<Difference> {
     let wanted = Present::wanted(instance, all);
-    let mut found = Vec::new();
+    let mut found = unfinished(all);
+    if !wanted.loaded {
+        return found;
+    }
     for row in all.rows() {
         let mut troubles = Vec::new();
         match &row {
-            Row::Instance(_) if !wanted.loaded => return Vec::new(),
             Row::Instance(_) => instance_troubles(&wanted, present, &mut troubles),
             Row::Network(r) => {
                 let index = u16::try_from(r.id).map_or(0, crate::wiring::gateway_ifindex);
@@ -104,9 +115,8 @@ pub fn differences(instance: &str, all: &State, present: &Present) -> Vec<Differ
         }
         let object = words(&row, all);
         found.extend(troubles.into_iter().map(|trouble| Difference { row: row.id(), object: object.clone(), trouble }));
-        if matches!(found.first(), Some(Difference { trouble: Trouble::NotLoaded | Trouble::PinsGone(_), .. })) {
+        if matches!(found.last(), Some(Difference { trouble: Trouble::NotLoaded | Trouble::PinsGone(_), .. })) {
             // Without its maps there is nothing to compare with.
-            found.truncate(1);
             return found;
         }
     }

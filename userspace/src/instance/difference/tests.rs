@@ -281,7 +281,7 @@ fn each_harm_is_named_once() {
 }
 
 #[test]
-fn what_is_not_ready_is_not_missed() {
+fn what_is_not_ready_is_unfinished_and_not_missed() {
     let mut state = state(1);
     let present = whole(&state);
     for row in &mut state.attachments {
@@ -292,7 +292,9 @@ fn what_is_not_ready_is_not_missed() {
     gone.namespaces.clear();
     gone.inside.clear();
     gone.devices.retain(|index, _| *index >= crate::wiring::gateway_ifindex(0));
-    assert_eq!(found(&state, &gone), []);
+    let found = found(&state, &gone);
+    assert_eq!(found.len(), state.attachments.len() + 1, "{found:?}");
+    assert!(found.iter().all(|(_, kind)| *kind == "unfinished"), "{found:?}");
 }
 
 proptest! {

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::present::Way;
 use crate::netns::NetnsId;
+use crate::store::Phase;
 use crate::sysctl::PortSet;
 
 /// What can be wrong.
@@ -16,6 +17,8 @@ pub enum Trouble {
     NotLoaded,
     /// Pins of programs and maps are gone; what they stood for may live on.
     PinsGone(BTreeSet<String>),
+    /// A verb is at work on it, or was killed on the way: it has come to this phase.
+    Unfinished(Phase),
     /// The pod's namespace is gone.
     NamespaceGone,
     /// The pod's namespace is there, but has lost its name.
@@ -148,6 +151,7 @@ impl Trouble {
         match self {
             Self::NotLoaded => "not-loaded",
             Self::PinsGone(_) => "pins-gone",
+            Self::Unfinished(_) => "unfinished",
             Self::NamespaceGone => "namespace-gone",
             Self::NameGone => "name-gone",
             Self::NamespaceReplaced(_) => "namespace-replaced",
@@ -211,6 +215,8 @@ impl Trouble {
             | Self::Port(_)
             | Self::Setting { .. }
             | Self::NotKnown
+            // Whoever changes anything carries it on before.
+            | Self::Unfinished(_)
             | Self::Detached(_)
             | Self::SocketHooks(_)
             | Self::NotForwarding(_) => Ok(Repair::Again),
@@ -227,6 +233,13 @@ impl fmt::Display for Trouble {
         match self {
             Self::NotLoaded => f.write_str("its programs and maps are gone"),
             Self::PinsGone(names) => write!(f, "pins are gone: {}", list(names)),
+            Self::Unfinished(phase) => f.write_str(match phase {
+                Phase::Creating => "it is being made, or its maker was killed",
+                Phase::Waiting => "it is to be made when another has gone",
+                Phase::Updating => "it is changing to what is wanted, or who changed it was killed",
+                Phase::Deleting => "it is being removed, or its remover was killed",
+                Phase::Ready => "it is there",
+            }),
             Self::NamespaceGone => f.write_str("its namespace is gone"),
             Self::NameGone => f.write_str("its namespace has lost its name"),
             Self::NamespaceReplaced(_) => f.write_str("another namespace has its name"),

@@ -26,7 +26,7 @@ use crate::probe::{self, Listener};
 use crate::store::{AttachmentRow, InstanceRow, PodRow, PublishRow, Row, Source, State, UplinkRow, Withdrawal};
 use crate::sysctl::PortSet;
 use crate::topology::HostFacts;
-use crate::wiring::{Host, PodSpec};
+use crate::wiring::{Host, PodSpec, WiringError};
 
 /// The kernel, seen from one host namespace.
 #[derive(Debug)]
@@ -224,6 +224,11 @@ impl KernelPlatform {
                 Err(Cause::Netns(e))
                     if e.is_absent() || matches!(e, NetnsError::Another(_) | NetnsError::NotNetns { .. }) =>
                 {
+                    tracing::warn!("pod {:?} is changed when it is mended: {e}", all.pod_name(r.id));
+                    Ok(())
+                }
+                // A pod's root may put anything in the way, and is to keep nobody else from anything.
+                Err(Cause::Wiring(e @ WiringError::Taken { .. })) => {
                     tracing::warn!("pod {:?} is changed when it is mended: {e}", all.pod_name(r.id));
                     Ok(())
                 }
