@@ -13,6 +13,7 @@ mod settings;
 mod sock_diag;
 mod socket;
 mod sockets;
+mod tc;
 
 use std::io;
 use std::net::IpAddr;
@@ -32,6 +33,8 @@ pub use nsid::{Nsid, NsidEntry};
 pub use route::{Family, Route, RouteKind, RouteSpec, default_routes};
 pub use socket::{Opaque, Refusal, Socket, SocketError};
 pub use sockets::abort_sockets;
+pub use tc::BlockFilter;
+pub(crate) use tc::PRIORITY as BLOCK_PRIORITY;
 
 /// What can go wrong with a link, an address or a route.
 #[derive(Debug, thiserror::Error)]

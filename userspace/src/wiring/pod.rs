@@ -92,8 +92,9 @@ impl Host {
             errors.note(self.datapath.put_endpoint(slot, &endpoint));
         }
         let index = endpoint_ifindex(slot);
-        errors.note(self.delete_cable(slot));
-        errors.note(self.datapath.detach(Hook::FromPod, index));
+        if errors.note(self.delete_cable(slot)) != Some(true) {
+            errors.note(self.detach(Hook::FromPod, index));
+        }
         if found.is_some() {
             errors.note(self.datapath.delete_flows(|flow| flow.concerns_slot(slot)));
             // Last, and only after all else: a slot that still has something is not free.
@@ -144,10 +145,8 @@ impl Host {
             Some(link) => link,
             None => self.lay(network, pod, netns, inside)?,
         };
-        self.netns.run(|| {
-            write_device_settings(&name, &HOST_END)?;
-            self.datapath.attach(Hook::FromPod, &name, index).map_err(WiringError::from)
-        })??;
+        self.netns.run(|| write_device_settings(&name, &HOST_END))??;
+        self.attach(Hook::FromPod, &name, index)?;
         self.netlink.set_up(index, true)?;
         self.set_up_inside(network, pod, netns, inside, &eth, is_new)
     }
