@@ -125,6 +125,9 @@ impl Datapath {
 
     /// Clears a network, its SNAT addresses and its `no_masquerade` prefixes.
     pub fn remove_network(&self, id: u16) -> Result<(), DatapathError> {
+        if self.network(id)?.is_some() {
+            self.mark_stale()?;
+        }
         self.put_network(id, &Network::default())?;
         self.put_snat_pools(id, &[], |_| false)?;
         self.sync_no_masquerade(id, &[])

@@ -73,6 +73,11 @@ pub trait Platform: PortProbe {
     /// them.
     fn make(&mut self, row: &Row, all: &State, note: Note<'_>) -> Result<(), PlatformError>;
 
+    /// The same of rows of one kind, none of which needs another of them. When one fails, others may have been made.
+    fn make_all(&mut self, rows: &[Row], all: &State, note: Note<'_>) -> Result<(), PlatformError> {
+        rows.iter().try_for_each(|row| self.make(row, all, note))
+    }
+
     /// Brings what is live to what its rows, of one kind, say.
     ///
     /// Publishes get their backends, clients and flags. Connections end with a RST if their client may not come in any more;
@@ -94,7 +99,8 @@ pub trait Platform: PortProbe {
     /// rows that are something else by it.
     fn refresh(&mut self, all: &State) -> Result<Vec<Row>, PlatformError>;
 
-    /// Removes flows whose time is over, about `limit` entries of each family at most; says how many went.
+    /// Removes flows whose time is over: all, or those among about `limit` entries of each family, in a time that does not depend on
+    /// how many there are. Says how many went.
     fn expire_flows(&self, limit: usize) -> Result<usize, PlatformError>;
 
     /// What is there of what the rows say.
