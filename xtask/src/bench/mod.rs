@@ -52,7 +52,7 @@ enum What {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Output {
+pub enum Output {
     /// A table
     Text,
     /// One JSON document

@@ -4,6 +4,8 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::Path;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -17,6 +19,9 @@ const FLOWS_PER_POD: u32 = 125_000;
 /// Where their datagrams go: routed to the LAN, and there to nowhere. Each port of it has all source ports to itself.
 const SINK: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 
+/// Datagrams the host takes in one go: its queue of packets that come in is short (`net.core.netdev_max_backlog`).
+const AT_ONCE: u32 = 256;
+
 /// Ports used of one address of the sink.
 const PORTS: u32 = 50_000;
 
@@ -26,8 +31,11 @@ pub fn send(first: u32, count: u32) -> Result<()> {
     for n in first..first + count {
         let port = u16::try_from(1024 + n % PORTS).context("a port")?;
         let to = SocketAddrV4::new(Ipv4Addr::from(u32::from(SINK) + n / PORTS), port);
-        // What is refused for want of room is seen by the number of flows.
+        // What is lost for want of room is seen by the number of flows, and sent again.
         let _lost = socket.send_to(&[0], to);
+        if n % AT_ONCE == 0 {
+            sleep(Duration::from_millis(1));
+        }
     }
     Ok(())
 }
