@@ -27,6 +27,8 @@ pub(super) const LINKS: &str = "links";
 const ABI: &str = "abi";
 /// Marks that flows may be there whose address or uplink has gone.
 const STALE: &str = "stale";
+/// Marks that slots or indexes of publishes rest.
+const RESTING: &str = "resting";
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netns-ebpf.o"));
 
@@ -84,6 +86,7 @@ impl Datapath {
         // The marker first: from here on this is no instance any more.
         remove(&self.pins.join(ABI))?;
         remove(&self.pins.join(STALE))?;
+        remove(&self.pins.join(RESTING))?;
         for dir in [LINKS, PROGS, MAPS] {
             let dir = self.pins.join(dir);
             for path in entries(&dir)? {
@@ -142,7 +145,23 @@ impl Datapath {
     /// Notes, before an address or an uplink is taken from the programs, that flows may have it: whoever is killed after it leaves
     /// the note to the next verb.
     pub(super) fn mark_stale(&self) -> Result<(), DatapathError> {
-        let path = self.pins.join(STALE);
+        self.mark(STALE)
+    }
+
+    /// Notes that something is about to rest.
+    pub(crate) fn mark_resting(&self) -> Result<(), DatapathError> {
+        self.mark(RESTING)
+    }
+
+    /// Whether that was noted; takes the note back.
+    pub(super) fn take_resting(&self) -> Result<bool, DatapathError> {
+        let path = self.pins.join(RESTING);
+        let was = fs::symlink_metadata(&path).is_ok();
+        remove(&path).map(|()| was)
+    }
+
+    fn mark(&self, name: &str) -> Result<(), DatapathError> {
+        let path = self.pins.join(name);
         match symlink("flows", &path) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             done => done.map_err(|source| DatapathError::Io { what: "mark", path, source }),

@@ -83,6 +83,40 @@ impl Datapath {
         Ok(v4 + v6)
     }
 
+    /// Ends the flows of pods and publishes that are gone, and gives their slots and indexes to whoever comes next.
+    ///
+    /// May run beside the programs, and beside verbs: what is not resting any more by then, or rests again for another, is left.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::expire_flows`].
+    pub fn sweep_resting(&self) -> Result<(), DatapathError> {
+        // Before anything is looked at: what rests from now on notes it anew.
+        if !self.take_resting()? {
+            return Ok(());
+        }
+        self.sweep_what_rests().inspect_err(|_| drop(self.mark_resting()))
+    }
+
+    fn sweep_what_rests(&self) -> Result<(), DatapathError> {
+        let slots: BTreeMap<u32, u64> = self.resting_endpoints()?.collect();
+        let publishes: BTreeMap<u32, u64> = self.resting_publishes()?.collect();
+        if slots.is_empty() && publishes.is_empty() {
+            return Ok(());
+        }
+        // A program that ran when they went may have made a flow since.
+        self.wait_for_programs()?;
+        let of_pod = |slot: Option<u32>| slot.is_some_and(|slot| slots.contains_key(&slot));
+        let of_publish =
+            |flow: &FlowRecord| !flow.is_connection() && flow.publish.is_some_and(|id| publishes.contains_key(&id));
+        self.delete_flows(|flow| of_pod(flow.owner_slot) || of_pod(flow.target_slot) || of_publish(flow))?;
+        if !publishes.is_empty() {
+            self.orphan_flows(&publishes.keys().copied().collect())?;
+        }
+        slots.into_iter().try_for_each(|(slot, owner)| self.wake_endpoint(slot, owner))?;
+        publishes.into_iter().try_for_each(|(id, owner)| self.wake_publish(id, owner))
+    }
+
     /// Cuts flows that stay from publishes that go, whose indexes others get: they count for nobody then.
     pub fn orphan_flows(&self, publishes: &BTreeSet<u32>) -> Result<(), DatapathError> {
         self.orphan_flows_of::<Addr4>(publishes)?;

@@ -100,14 +100,29 @@ pub trait Platform: PortProbe {
     fn refresh(&mut self, all: &State) -> Result<Vec<Row>, PlatformError>;
 
     /// Removes flows whose time is over: all, or those among about `limit` entries of each family, in a time that does not depend on
-    /// how many there are. Says how many went.
+    /// how many there are. Says how many went. With all, those of what is gone go too ([`Self::rests`]).
     fn expire_flows(&self, limit: usize) -> Result<usize, PlatformError>;
+
+    /// Whether a number is one of something that is gone, and to be given to another only if there is none left: what it had is swept
+    /// first, then.
+    fn rests(&self, _: Numbered) -> bool {
+        false
+    }
 
     /// What is there of what the rows say.
     fn observe(&self, all: &State) -> Result<Present, PlatformError>;
 
     /// Mends one difference; one that is mended already is none.
     fn mend(&mut self, difference: &Difference, all: &State, note: Note<'_>) -> Result<(), PlatformError>;
+}
+
+/// What has a number of which there are few.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Numbered {
+    /// An interface of a pod: its slot.
+    Slot(u32),
+    /// A publish: its index.
+    Publish(u32),
 }
 
 /// What was tried.

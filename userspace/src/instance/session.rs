@@ -196,6 +196,7 @@ impl<P: Platform> Session<'_, P> {
         let host = Surroundings {
             facts: &facts,
             ports: &*self.platform,
+            rests: &|number| self.platform.rests(number),
             instance: self.dirs.name(),
             host_id: self.platform.host_id().unwrap_or_default(),
             others: &others,

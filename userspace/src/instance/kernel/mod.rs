@@ -19,7 +19,7 @@ use self::host::is_bpffs;
 use super::Dirs;
 use super::difference::{Difference, Present, Repair};
 use super::dirs::{BPFFS, STATE_ROOT, note_run_dir};
-use super::platform::{Cause, HostPorts, Note, Object, Op, Platform, PlatformError, Tried, Wreck};
+use super::platform::{Cause, HostPorts, Note, Numbered, Object, Op, Platform, PlatformError, Tried, Wreck};
 use super::specs::{id16, network_spec, network_spec_of, publish_spec, publish_specs};
 use crate::datapath::{Datapath, Sizes};
 use crate::netns::{Netns, NetnsError, NetnsName, delete_named_if};
@@ -383,8 +383,21 @@ impl Platform for KernelPlatform {
 
     fn expire_flows(&self, limit: usize) -> Result<usize, PlatformError> {
         let datapath = self.host.datapath();
-        let done = if limit == usize::MAX { datapath.expire_flows(limit) } else { datapath.expire_some_flows(limit) };
-        done.tried(Op::Remove, Object::Flows)
+        if limit < usize::MAX {
+            return datapath.expire_some_flows(limit).tried(Op::Remove, Object::Flows);
+        }
+        datapath.sweep_resting().tried(Op::Remove, Object::Flows)?;
+        datapath.expire_flows(limit).tried(Op::Remove, Object::Flows)
+    }
+
+    fn rests(&self, number: Numbered) -> bool {
+        let datapath = self.host.datapath();
+        let found = match number {
+            Numbered::Slot(slot) => datapath.endpoint_rests(slot),
+            Numbered::Publish(id) => datapath.publish_rests(id),
+        };
+        // Before the data path is loaded, nothing rests.
+        found.unwrap_or(false)
     }
 
     fn observe(&self, all: &State) -> Result<Present, PlatformError> {
