@@ -25,6 +25,9 @@ const TOPOLOGY: &str = r#"
 [host]
 uplink = "up0"
 
+[nat]
+flows = 1048576
+
 [[network]]
 name = "pods"
 subnets = ["10.244.0.0/16", "fd00:244::/64"]
