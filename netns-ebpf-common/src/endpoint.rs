@@ -31,6 +31,15 @@ pub struct Endpoint {
 impl Endpoint {
     /// The veth exists and its programs are attached.
     pub const UP: u16 = 1;
+    /// The pod is gone; flows may be left that have its slot. Nobody else gets it until they are swept: they count as absent, and
+    /// are taken for nobody's.
+    pub const RESTING: u16 = 1 << 1;
+
+    /// Whether it is one of a pod that is gone.
+    #[inline(always)]
+    pub const fn is_resting(&self) -> bool {
+        self.flags & Self::RESTING != 0
+    }
 }
 
 /// Key of the address maps: finds the slot behind an address of a network.

@@ -52,6 +52,15 @@ impl Publish {
     pub const SEVERAL: u32 = 1 << 3;
     /// The client's address alone says which backend a new flow goes to.
     pub const STICKY: u32 = 1 << 4;
+    /// The publish is gone; flows may be left that have its index. Nobody else gets it until they are swept: connections go on,
+    /// other flows count as absent.
+    pub const RESTING: u32 = 1 << 5;
+
+    /// Whether it is one that is gone.
+    #[inline(always)]
+    pub const fn is_resting(&self) -> bool {
+        self.flags & Self::RESTING != 0
+    }
 }
 
 /// Buckets a publish's new flows fall into.

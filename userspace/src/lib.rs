@@ -8,6 +8,7 @@ pub mod instance;
 pub mod ipam;
 pub mod netlink;
 pub mod netns;
+mod parallel;
 pub mod probe;
 pub mod sandbox;
 pub mod store;

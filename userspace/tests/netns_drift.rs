@@ -183,7 +183,11 @@ fn programs_that_were_detached() {
     isolated(|here| {
         here.pods();
         let veth = slot(here, "red");
-        for (device, hook) in [(veth.as_str(), "from_pod"), ("nngw1", "from_host"), ("up0", "from_uplink")] {
+        let off = |words: &str| drop(here.tool("tc", words));
+        let join = format!("qdisc del dev {veth} clsact");
+        harmed(here, "from_pod", "program-detached", Mender::Repair, || off(&join));
+        harmed(here, "from_pod", "program-detached", Mender::Up, || off(&join));
+        for (device, hook) in [("nngw1", "from_host"), ("up0", "from_uplink")] {
             harmed(here, hook, "program-detached", Mender::Repair, || detach(here, hook, device));
             harmed(here, hook, "program-detached", Mender::Up, || detach(here, hook, device));
         }

@@ -25,7 +25,7 @@ fn what_is_changed_is_mended_without_a_verb() {
         let sysctl = |key: &str, value: &str| {
             fs::write(format!("/proc/sys/net/{key}"), value).unwrap_or_else(|e| panic!("write {key}: {e}"));
         };
-        let harms: [(&str, &dyn Fn()); 13] = [
+        let harms: [(&str, &dyn Fn()); 14] = [
             ("a host veth gone", &|| drop(here.ip("link del nn0"))),
             ("a gateway device gone", &|| drop(here.ip("link del nngw1"))),
             ("a namespace gone", &|| drop(here.ip("netns del blue"))),
@@ -46,7 +46,8 @@ fn what_is_changed_is_mended_without_a_verb() {
             ("a map's pin removed", &|| {
                 fs::remove_file(format!("{BPFFS}/netns-ebpf/default/maps/ENDPOINTS")).expect("unpin");
             }),
-            ("a link's pin removed", &|| fs::remove_file(link("from_pod-16777216")).expect("unpin")),
+            ("a link's pin removed", &|| fs::remove_file(link("from_host-33554433")).expect("unpin")),
+            ("a pod's filter gone", &|| drop(here.tool("tc", "qdisc del dev nn0 clsact"))),
             ("an uplink renamed", &|| {
                 for words in ["link set up0 down", "link set up0 name wan", "link set wan up"] {
                     here.ip(words);

@@ -68,8 +68,8 @@ fn assert_is_wired(here: &Isolated, host: &Host, red: &PodSpec) {
     assert_eq!(here.tool("cat", "/proc/sys/net/ipv4/ip_forward").trim(), "0");
     let endpoint = host.datapath().endpoint(red.slot).expect("read").expect("there");
     assert_eq!((endpoint.owner, endpoint.flags, endpoint.mtu_bytes), (red.owner, 1, 1400));
-    assert!(host.datapath().is_attached(Hook::FromPod, &host_ifname(red.slot), endpoint.ifindex).expect("query"));
-    assert!(host.datapath().is_attached(Hook::FromHost, "nngw1", 0x0200_0001).expect("query"));
+    assert!(host.is_attached(Hook::FromPod, endpoint.ifindex).expect("query"));
+    assert!(host.is_attached(Hook::FromHost, 0x0200_0001).expect("query"));
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn a_pod_whose_namespace_is_gone_can_be_unwired() {
         // The link's pin of a device that is gone does not keep the next one from being attached.
         Netns::create_named(&red.netns).expect("create");
         host.wire_pod(&network(), &red).expect("pod again");
-        assert!(host.datapath().is_attached(Hook::FromPod, "nn2", endpoint_ifindex(2)).expect("query"));
+        assert!(host.is_attached(Hook::FromPod, endpoint_ifindex(2)).expect("query"));
     });
 }
 
@@ -220,7 +220,7 @@ fn the_uplink_is_found_and_followed() {
         host.unwire_uplink(state.ifindex).expect("unwire");
         host.unwire_uplink(state.ifindex).expect("unwire again");
         assert_eq!(host.datapath().uplinks().expect("list"), []);
-        assert!(!host.datapath().is_attached(Hook::FromUplink, "up0", state.ifindex).expect("query"));
+        assert!(!host.is_attached(Hook::FromUplink, state.ifindex).expect("query"));
     });
 }
 

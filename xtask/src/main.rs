@@ -46,6 +46,8 @@ enum Command {
     BenchInside(bench::Args),
     #[command(hide = true)]
     BenchPrograms,
+    #[command(hide = true)]
+    BenchFlows { first: u32, count: u32 },
     #[command(hide = true, subcommand)]
     Crr(bench::crr::Side),
 }
@@ -70,6 +72,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Bench(args) => bench::bench(&args),
         Command::BenchInside(args) => bench::inside(&args),
         Command::BenchPrograms => bench::programs::print().map(|()| ExitCode::SUCCESS),
+        Command::BenchFlows { first, count } => bench::verbs::load::send(first, count).map(|()| ExitCode::SUCCESS),
         Command::Crr(side) => bench::crr::run(&side).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -165,6 +165,12 @@ pub fn endpoint(slot: u32) -> Option<&'static Endpoint> {
     ENDPOINTS.get(slot).filter(|e| e.flags & Endpoint::UP != 0)
 }
 
+/// Whether the pod that had a slot is gone.
+#[inline(always)]
+pub fn rests(slot: u32) -> bool {
+    ENDPOINTS.get(slot).is_some_and(Endpoint::is_resting)
+}
+
 /// The slot and endpoint whose host veth is `ifindex`.
 #[inline(always)]
 pub fn endpoint_by_ifindex(ifindex: u32) -> Option<(u32, &'static Endpoint)> {

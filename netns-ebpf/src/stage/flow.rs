@@ -1,11 +1,12 @@
 //! The flow table: finding a packet's flow, and what the packet does to it.
 
 use netns_ebpf_common::family::Family;
-use netns_ebpf_common::flow::{self, FlowFlags, FlowKey, FlowTuple};
+use netns_ebpf_common::flow::{self, FlowEntry, FlowFlags, FlowKey, FlowTuple};
 use netns_ebpf_common::hdr::tcp::flag;
 use netns_ebpf_common::mapping::stamps;
 use netns_ebpf_common::parse::{IcmpKind, L4, Parsed};
 use netns_ebpf_common::proto;
+use netns_ebpf_common::publish::Publish;
 use netns_ebpf_common::state::State;
 use netns_ebpf_common::tcp::{self, Fit};
 use netns_ebpf_common::verdict::DropReason;
@@ -66,7 +67,7 @@ pub fn find<F: FamilyMaps>(zone: u16, p: &Parsed<<F as Family>::Addr>) -> Option
         return None;
     }
     let now = now_ns();
-    if is_expired(flow, p.proto, now) {
+    if is_expired(flow, p.proto, now) || is_orphan(flow, p.proto) {
         flow.remove_both(key);
         return None;
     }
@@ -159,7 +160,7 @@ pub fn find_quoted<F: FamilyMaps>(zone: u16, proto: u8, quoted: &FlowTuple<F::Ad
     if flow.flags().has(FlowFlags::MAPPING) {
         return None;
     }
-    if is_expired(flow, proto, now_ns()) { None } else { Some(flow) }
+    if is_expired(flow, proto, now_ns()) || is_orphan(flow, proto) { None } else { Some(flow) }
 }
 
 /// How long a flow of this state may be idle.
@@ -175,12 +176,40 @@ pub fn idle_ns<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, now: u64) -> u64 {
     now.saturating_sub(flow.last_seen_ns().max(peer_seen_ns))
 }
 
-/// Whether both directions have been idle for too long. The other entry is looked at only if this one has.
+/// Whether a flow counts as absent: the pod it is accounted to or leads to is gone, or both directions have been idle for too long. The
+/// other entry is looked at only if this one has.
 #[inline(always)]
 pub fn is_expired<F: FamilyMaps>(flow: FlowRef<F>, proto: u8, now: u64) -> bool {
+    if is_of_gone(flow) {
+        return true;
+    }
     let timeout_ns = timeout_ns(flow.state(), proto);
     let peer_last_seen_ns = || flow.peer(proto).map(FlowRef::last_seen_ns);
     flow::is_expired(flow.last_seen_ns(), peer_last_seen_ns, now, timeout_ns)
+}
+
+/// Whether a pod is gone that the flow's own entry names. Out of line: the verifier forgets how it came out.
+#[inline(never)]
+fn is_of_gone<F: FamilyMaps>(flow: FlowRef<F>) -> bool {
+    let (owner, target) = (flow.owner_slot(), flow.target());
+    maps::rests(owner) || !target.is_uplink() && maps::rests(target.id)
+}
+
+/// Whether what only a published flow has is gone: the publish, if it is no connection, or the pod that answers a pod, which the
+/// other entry alone names.
+#[inline(never)]
+fn is_orphan<F: FamilyMaps>(flow: FlowRef<F>, proto: u8) -> bool {
+    let published = flow.publish();
+    if published == FlowEntry::<F::Addr>::NO_OWNER {
+        return false;
+    }
+    if !matches!(proto, proto::TCP | proto::SCTP) && maps::publish(published).is_some_and(Publish::is_resting) {
+        return true;
+    }
+    if flow.flags().has(FlowFlags::INCOMING) || flow.is_original() {
+        return false;
+    }
+    flow.peer(proto).is_some_and(|original| maps::rests(original.target().id))
 }
 
 /// The same of a flow or a mapping.

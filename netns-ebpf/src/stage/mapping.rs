@@ -23,9 +23,12 @@ pub fn stamp<F: FamilyMaps>(key: &FlowKey<<F as Family>::Addr>, now: u64) {
     }
 }
 
-/// Whether a mapping's time is over, by either of its entries; one without its inside entry is no pod's.
+/// Whether a mapping's time is over, by either of its entries, or its pod is gone; one without its inside entry is no pod's.
 #[inline(always)]
 pub fn is_expired<F: FamilyMaps>(entry: FlowRef<F>, proto: u8, now: u64) -> bool {
+    if maps::rests(entry.owner_slot()) {
+        return true;
+    }
     let inside = if entry.target().is_uplink() { Some(entry) } else { entry.peer(proto) };
     let Some(inside) = inside else { return true };
     let timeout_ns = maps::timeout_ns(mapping::timeout_class(proto));

@@ -7,9 +7,13 @@ use aya::Pod;
 use aya::maps::{HashMap, Map};
 use netns_ebpf_common::abi::{MAX_ENDPOINTS, map};
 use netns_ebpf_common::account::{Admission, Destination, PodAccounts, PortSearch};
+use netns_ebpf_common::host::HostConfig;
 use netns_ebpf_common::{Addr4, Addr6};
 
 use super::{Datapath, DatapathError, map_error};
+
+/// Flows that are few: they take less time than the empty places of the table.
+const FEW: u64 = 4096;
 
 /// A destination towards which flows were refused for want of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +57,13 @@ impl Datapath {
             found.map(|a| a.total).map_err(|e| map_error(name, "read the number of flows", e))
         };
         Ok([of(map::ADMISSION4)?, of(map::ADMISSION6)?])
+    }
+
+    /// Whether there are so few flows that looking through all of them takes a verb no time to speak of.
+    pub fn has_few_flows(&self) -> Result<bool, DatapathError> {
+        // Mappings are not counted.
+        let mappings = self.host_config()?.flags & HostConfig::MAPPINGS != 0;
+        Ok(!mappings && self.flow_totals()?.iter().sum::<u64>() <= FEW)
     }
 
     /// Where flows of pods were refused for want of a port, the most refusals first.

@@ -56,16 +56,21 @@ impl Datapath {
         remove(&self.link_pin(hook, ifindex))
     }
 
-    /// Whether a hook's program is attached to the interface (of the calling thread's namespace) and pinned.
-    pub fn is_attached(&self, hook: Hook, ifname: &str, ifindex: u32) -> Result<bool, DatapathError> {
-        let fail = |e: ProgramError| DatapathError::Program {
-            name: format!("{} on {ifname}", hook.as_str()),
-            source: Box::new(e),
-        };
-        let program = SchedClassifier::from_pin(self.pins.join(PROGS).join(hook.as_str())).map_err(fail)?;
-        let ours = program.info().map_err(fail)?.id();
-        let (_, attached) = SchedClassifier::query_tcx(ifname, attach_type(hook)).map_err(fail)?;
-        Ok(self.link_pin(hook, ifindex).exists() && attached.iter().any(|p| p.id() == ours))
+    /// A hook's program.
+    pub(crate) fn program(&self, hook: Hook) -> Result<SchedClassifier, DatapathError> {
+        SchedClassifier::from_pin(self.pins.join(PROGS).join(hook.as_str())).map_err(|e| match e {
+            ProgramError::SyscallError(e) if e.io_error.kind() == std::io::ErrorKind::NotFound => {
+                DatapathError::NotLoaded(self.pins.clone())
+            }
+            e => DatapathError::Program { name: hook.as_str().to_owned(), source: Box::new(e) },
+        })
+    }
+
+    /// The kernel's id of a hook's program.
+    pub(crate) fn program_id(&self, hook: Hook) -> Result<u32, DatapathError> {
+        let info = self.program(hook)?.info();
+        let fail = |e| DatapathError::Program { name: hook.as_str().to_owned(), source: Box::new(e) };
+        info.map(|info| info.id()).map_err(fail)
     }
 
     /// To which of these interfaces of the calling thread's namespace a hook's program is attached, by index. The kernel is asked:

@@ -46,18 +46,19 @@ fn fd(map: BorrowedFd<'_>) -> u32 {
     map.as_raw_fd().cast_unsigned()
 }
 
-/// Visits the elements of a hash (Linux 5.6), some thousands at a time and without a lock: one that comes or goes meanwhile
-/// may be seen or not, every other is seen once. `visit` may end the walk.
+/// Visits the elements of a hash (Linux 5.6) from one of its buckets on, 0 for all, some thousands at a time and without a lock:
+/// one that comes or goes meanwhile may be seen or not, every other is seen once. `visit` may end the walk.
 ///
 /// `K` and `V` must be the map's, as those of the typed maps of `netns_ebpf_common` are.
 #[expect(unsafe_code, reason = "see the module")]
 pub(super) fn walk<K: Plain, V: Plain>(
     map: BorrowedFd<'_>,
+    bucket: u32,
     mut visit: impl FnMut(&[K], &[V]) -> ControlFlow<()>,
 ) -> io::Result<()> {
     let (mut keys, mut values) = (Vec::<K>::with_capacity(BATCH), Vec::<V>::with_capacity(BATCH));
     // The kernel's place in the map: the number of a bucket.
-    let mut place: Option<u32> = None;
+    let mut place: Option<u32> = (bucket != 0).then_some(bucket);
     loop {
         let room = keys.capacity().min(values.capacity());
         let (from, mut next) = (place.unwrap_or_default(), 0_u32);

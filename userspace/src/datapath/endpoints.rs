@@ -109,6 +109,37 @@ impl Datapath {
         Ok(true)
     }
 
+    /// Takes a slot from a pod that is gone; it [rests](Endpoint::RESTING) until its flows are swept.
+    ///
+    /// `false`: the slot is free or another owner's, and left as it is.
+    pub fn rest_endpoint(&self, slot: u32, owner: u64) -> Result<bool, DatapathError> {
+        let Some(found) = self.endpoint(slot)?.filter(|e| e.owner == owner) else { return Ok(false) };
+        self.remove_addresses(slot, &found)?;
+        self.set_endpoint(slot, &Endpoint { flags: Endpoint::RESTING, ..found })?;
+        self.mark_resting()?;
+        Ok(true)
+    }
+
+    /// Whether a slot rests.
+    pub fn endpoint_rests(&self, slot: u32) -> Result<bool, DatapathError> {
+        Ok(self.endpoint(slot)?.is_some_and(|e| e.is_resting()))
+    }
+
+    /// The slots that rest, each with its former owner.
+    pub(super) fn resting_endpoints(&self) -> Result<impl Iterator<Item = (u32, u64)>, DatapathError> {
+        let all = self.array::<Endpoint>(map::ENDPOINTS)?.iter().collect::<Result<Vec<_>, _>>();
+        let all = all.map_err(|e| map_error(map::ENDPOINTS, "list slots", e))?;
+        Ok((0..).zip(all).filter(|(_, e)| e.is_resting()).map(|(slot, e)| (slot, e.owner)))
+    }
+
+    /// Ends the rest of a slot, if it is still this owner's.
+    pub(super) fn wake_endpoint(&self, slot: u32, owner: u64) -> Result<(), DatapathError> {
+        match self.endpoint(slot)? {
+            Some(found) if found.is_resting() && found.owner == owner => self.set_endpoint(slot, &Endpoint::default()),
+            _ => Ok(()),
+        }
+    }
+
     /// The network of this id; `None` when the id is free.
     pub fn network(&self, id: u16) -> Result<Option<Network>, DatapathError> {
         let found = self.array::<Network>(map::NETWORKS)?.get(&u32::from(id), 0);
@@ -125,6 +156,9 @@ impl Datapath {
 
     /// Clears a network, its SNAT addresses and its `no_masquerade` prefixes.
     pub fn remove_network(&self, id: u16) -> Result<(), DatapathError> {
+        if self.network(id)?.is_some() {
+            self.mark_stale()?;
+        }
         self.put_network(id, &Network::default())?;
         self.put_snat_pools(id, &[], |_| false)?;
         self.sync_no_masquerade(id, &[])

@@ -150,7 +150,7 @@ impl Datapath {
         FlowEntry<A>: Plain,
     {
         let data = self.map_data(A::MAP)?;
-        let read = call::walk(data.fd().as_fd(), |keys: &[FlowKey<A>], entries: &[FlowEntry<A>]| {
+        let read = call::walk(data.fd().as_fd(), 0, |keys: &[FlowKey<A>], entries: &[FlowEntry<A>]| {
             keys.iter().zip(entries).for_each(|(key, entry)| visit(key, entry));
             ControlFlow::Continue(())
         });

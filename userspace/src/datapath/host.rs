@@ -48,7 +48,12 @@ impl Datapath {
     /// Removes an uplink; not there means done.
     pub fn remove_uplink(&self, ifindex: u32) -> Result<(), DatapathError> {
         let what = format!("remove uplink {ifindex}");
-        or_absent(map::UPLINKS, what, self.hash::<u32, Uplink>(map::UPLINKS)?.remove(&ifindex))
+        let mut uplinks = self.hash::<u32, Uplink>(map::UPLINKS)?;
+        match uplinks.get(&ifindex, 0) {
+            Ok(_) => self.mark_stale()?,
+            Err(e) => return or_absent(map::UPLINKS, what, Err(e)),
+        }
+        or_absent(map::UPLINKS, what, uplinks.remove(&ifindex))
     }
 
     /// The uplinks by interface index.
@@ -76,8 +81,14 @@ impl Datapath {
     /// Deletes the flows that would leave with a source the host no longer has, or by an uplink it no longer has, by what
     /// the maps say of both; says how many entries went.
     ///
-    /// Both directions of each: of source NAT, of published ports, and of pods that reach one another by them.
+    /// Both directions of each: of source NAT, of published ports, and of pods that reach one another by them. Nothing is looked
+    /// at unless an address, a network or an uplink has gone since the last time.
     pub fn end_stale_flows(&self) -> Result<usize, DatapathError> {
+        if !self.is_stale() {
+            return Ok(0);
+        }
+        // A program that runs now may still make a flow of what was before.
+        self.wait_for_programs()?;
         let mut sources = self.addresses::<Addr4>(map::HOST_ADDRS4)?;
         sources.extend(self.addresses::<Addr6>(map::HOST_ADDRS6)?);
         // A network the host has no way to has its gateway in the programs only.
@@ -87,10 +98,12 @@ impl Datapath {
             }
         }
         let uplinks: HashSet<u32> = self.uplinks()?.into_iter().map(|(index, _)| index).collect();
-        self.delete_flows(|flow| {
+        let ended = self.delete_flows(|flow| {
             flow.target_uplink.is_some_and(|index| !uplinks.contains(&index))
                 || (flow.src != flow.to_src && !sources.contains(&flow.to_src))
-        })
+        })?;
+        self.unmark_stale()?;
+        Ok(ended)
     }
 
     fn addresses<A: Pod + Into<IpAddr>>(&self, name: &'static str) -> Result<HashSet<IpAddr>, DatapathError> {
@@ -111,6 +124,9 @@ impl Datapath {
         }
         let mut went = false;
         for key in found.keys().filter(|k| !wanted.contains_key(k)) {
+            if !went {
+                self.mark_stale()?;
+            }
             or_absent(name, format!("remove address {key:?}"), hash.remove(key))?;
             went = true;
         }

@@ -11,7 +11,6 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use aya::Ebpf;
 use aya::maps::{HashMap, Map};
 use aya::programs::links::{FdLink, LinkError};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, CgroupSockAddrAttachType, ProgramError};
@@ -31,24 +30,6 @@ const MOUNTS: &str = "/proc/thread-self/mounts";
 pub type HostPeers = std::collections::HashMap<(SocketAddr, [u8; 8]), (u32, IpAddr)>;
 
 impl Datapath {
-    /// Loads and pins the programs of the socket hooks; a kernel that refuses them gets a warning and goes without.
-    pub(super) fn load_socket_programs(&self, ebpf: &mut Ebpf) {
-        for hook in SocketHook::ALL {
-            if let Err(e) = self.load_socket_program(ebpf, hook) {
-                tracing::warn!("processes of this host cannot reach published ports: {e}");
-                return;
-            }
-        }
-    }
-
-    fn load_socket_program(&self, ebpf: &mut Ebpf, hook: SocketHook) -> Result<(), DatapathError> {
-        let program = ebpf.program_mut(hook.as_str()).ok_or(DatapathError::NoProgram(hook.as_str()))?;
-        let program: &mut CgroupSockAddr = program.try_into().map_err(|e| program_error(hook, e))?;
-        program.load().map_err(|e| program_error(hook, e))?;
-        let path = self.pins.join(PROGS).join(hook.as_str());
-        program.pin(&path).map_err(|source| DatapathError::Pin { path, source })
-    }
-
     /// Attaches the socket hooks to a cgroup and all below it, for sockets of the namespace with this cookie; all of them,
     /// or none. Attached already is success.
     ///
@@ -116,7 +97,7 @@ impl Datapath {
         HostPeer<A>: Plain,
     {
         let data = self.map_data(name)?;
-        let read = call::walk(data.fd().as_fd(), |keys: &[HostPeerKey<A>], peers: &[HostPeer<A>]| {
+        let read = call::walk(data.fd().as_fd(), 0, |keys: &[HostPeerKey<A>], peers: &[HostPeer<A>]| {
             let theirs = keys.iter().zip(peers).filter(|(_, peer)| publishes.contains(&peer.publish.into()));
             theirs.for_each(|(key, peer)| visit(key, peer));
             ControlFlow::Continue(())

@@ -1,26 +1,34 @@
 //! Loading once per instance, and unloading.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use aya::programs::{ProgramError, SchedClassifier};
+use aya::programs::{Program, ProgramError};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 use netns_ebpf_common::abi;
 use netns_ebpf_common::counters::Hook;
+use netns_ebpf_common::host_socket::SocketHook;
 use netns_ebpf_common::kfunc::HOST_CONNTRACK;
 use netns_ebpf_common::skb::SKB_FIELDS;
 
 use super::link::link;
 use super::{Datapath, DatapathError, map_error};
+use crate::parallel::for_all;
 
 pub(super) const MAPS: &str = "maps";
 pub(super) const PROGS: &str = "progs";
 pub(super) const LINKS: &str = "links";
 const ABI: &str = "abi";
+/// Marks that flows may be there whose address or uplink has gone.
+const STALE: &str = "stale";
+/// Marks that slots or indexes of publishes rest.
+const RESTING: &str = "resting";
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netns-ebpf.o"));
 
@@ -77,6 +85,8 @@ impl Datapath {
     pub fn unload(&self) -> Result<(), DatapathError> {
         // The marker first: from here on this is no instance any more.
         remove(&self.pins.join(ABI))?;
+        remove(&self.pins.join(STALE))?;
+        remove(&self.pins.join(RESTING))?;
         for dir in [LINKS, PROGS, MAPS] {
             let dir = self.pins.join(dir);
             for path in entries(&dir)? {
@@ -119,10 +129,7 @@ impl Datapath {
             .map_max_entries(abi::map::DATAGRAMS6, datagrams)
             .load(&linked.object)
             .map_err(|e| DatapathError::Load(Box::new(e)))?;
-        for name in Hook::ALL.map(Hook::as_str).into_iter().chain([abi::program::SWEEP]) {
-            self.load_program(&mut ebpf, name)?;
-        }
-        self.load_socket_programs(&mut ebpf);
+        self.load_programs(&mut ebpf)?;
         for (name, map) in ebpf.maps() {
             // Sections of constants belong to the programs, which keep them; bpffs takes no dots.
             if !name.starts_with('.') {
@@ -135,6 +142,42 @@ impl Datapath {
         symlink(abi::ABI_VERSION.to_string(), &path).map_err(|source| DatapathError::Io { what: "mark", path, source })
     }
 
+    /// Notes, before an address or an uplink is taken from the programs, that flows may have it: whoever is killed after it leaves
+    /// the note to the next verb.
+    pub(super) fn mark_stale(&self) -> Result<(), DatapathError> {
+        self.mark(STALE)
+    }
+
+    /// Notes that something is about to rest.
+    pub(crate) fn mark_resting(&self) -> Result<(), DatapathError> {
+        self.mark(RESTING)
+    }
+
+    /// Whether that was noted; takes the note back.
+    pub(super) fn take_resting(&self) -> Result<bool, DatapathError> {
+        let path = self.pins.join(RESTING);
+        let was = fs::symlink_metadata(&path).is_ok();
+        remove(&path).map(|()| was)
+    }
+
+    fn mark(&self, name: &str) -> Result<(), DatapathError> {
+        let path = self.pins.join(name);
+        match symlink("flows", &path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            done => done.map_err(|source| DatapathError::Io { what: "mark", path, source }),
+        }
+    }
+
+    /// Whether that was noted.
+    pub(super) fn is_stale(&self) -> bool {
+        fs::symlink_metadata(self.pins.join(STALE)).is_ok()
+    }
+
+    /// Takes the note back.
+    pub(super) fn unmark_stale(&self) -> Result<(), DatapathError> {
+        remove(&self.pins.join(STALE))
+    }
+
     /// Gives the programs' hashes a start nobody can foresee, who would make others' flows count as his.
     fn seed(&self) -> Result<(), DatapathError> {
         // The standard library's own hash keys come from the system's random numbers.
@@ -144,24 +187,64 @@ impl Datapath {
         set.map_err(|e| map_error(abi::map::SEED, "write it", e))
     }
 
-    fn load_program(&self, ebpf: &mut Ebpf, name: &'static str) -> Result<(), DatapathError> {
+    /// Loads and pins all programs, several at once: the verifier looks at each on one CPU.
+    ///
+    /// A kernel that refuses those of the socket hooks gets a warning and goes without.
+    fn load_programs(&self, ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+        let hooks = Hook::ALL.map(Hook::as_str);
+        let mut programs: BTreeMap<String, Mutex<&mut Program>> =
+            ebpf.programs_mut().map(|(name, program)| (name.to_owned(), Mutex::new(program))).collect();
+        // Those that take longest come first.
+        let names = hooks.into_iter().chain([abi::program::SWEEP]).chain(SocketHook::ALL.map(SocketHook::as_str));
+        let jobs = names.map(|name| programs.remove(name).map(|program| (name, program)));
+        let jobs: Vec<(&'static str, Mutex<&mut Program>)> = jobs.flatten().collect();
+        if let Some(name) = hooks.iter().chain(&[abi::program::SWEEP]).find(|name| jobs.iter().all(|(n, _)| n != *name))
+        {
+            return Err(DatapathError::NoProgram(name));
+        }
+        let refused = Mutex::new(None);
+        for_all(&jobs, |(name, program)| {
+            let mut program = program.lock().unwrap_or_else(PoisonError::into_inner);
+            match (self.load_program(name, *program), SocketHook::ALL.iter().any(|hook| hook.as_str() == *name)) {
+                (Err(e), true) => {
+                    refused.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
+                    Ok(())
+                }
+                (done, _) => done,
+            }
+        })?;
+        if let Some(e) = refused.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            tracing::warn!("processes of this host cannot reach published ports: {e}");
+        }
+        Ok(())
+    }
+
+    fn load_program(&self, name: &'static str, program: &mut Program) -> Result<(), DatapathError> {
         let fail = |e| DatapathError::Program { name: name.to_owned(), source: Box::new(e) };
-        let program = ebpf.program_mut(name).ok_or(DatapathError::NoProgram(name))?;
-        let program: &mut SchedClassifier = program.try_into().map_err(fail)?;
         load_despite_signals(program).map_err(fail)?;
         let path = self.pins.join(PROGS).join(name);
-        program.pin(&path).map_err(|source| DatapathError::Pin { path, source })
+        let pinned = match program {
+            Program::SchedClassifier(program) => program.pin(&path),
+            Program::CgroupSockAddr(program) => program.pin(&path),
+            _ => return Err(fail(ProgramError::UnexpectedProgramType)),
+        };
+        pinned.map_err(|source| DatapathError::Pin { path, source })
     }
 }
 
 /// Loads a program, again when a signal to this thread cut the verifier short: it then gives up with `EAGAIN`
 /// (`do_check`, kernel 4.20, commit c3494801cd17).
-fn load_despite_signals(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+fn load_despite_signals(program: &mut Program) -> Result<(), ProgramError> {
     const ATTEMPTS: u32 = 10;
     let mut left = ATTEMPTS;
     loop {
         left -= 1;
-        match program.load() {
+        let loaded = match program {
+            Program::SchedClassifier(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            _ => Err(ProgramError::UnexpectedProgramType),
+        };
+        match loaded {
             Err(ProgramError::LoadError { io_error, .. })
                 if left > 0 && io_error.kind() == std::io::ErrorKind::WouldBlock => {}
             result => return result,

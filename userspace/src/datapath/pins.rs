@@ -33,11 +33,18 @@ impl Datapath {
     }
 
     /// Pins what lives on by others again: programs by where they are attached, maps by the programs. Says whether that was all.
-    pub fn restore_pins(&self) -> Result<bool, DatapathError> {
+    ///
+    /// `elsewhere` are ids of programs that are attached by something else than a pinned link, each with the hook it should be of.
+    pub fn restore_pins(&self, elsewhere: &[(Hook, u32)]) -> Result<bool, DatapathError> {
         for directory in [PROGS, MAPS, LINKS] {
             make_dir(&self.pins.join(directory))?;
         }
-        let attached = self.attached_programs()?;
+        let mut attached = self.attached_programs()?;
+        for (hook, id) in elsewhere {
+            // Another's has another name.
+            let info = program(*id).filter(|info| info.name_as_str() == Some(hook.as_str()));
+            attached.extend(info.map(|info| (hook.as_str(), info)));
+        }
         for (name, info) in &attached {
             let pin = self.pins.join(PROGS).join(name);
             if !pin.exists() {
@@ -108,6 +115,9 @@ impl Datapath {
 }
 
 fn program_of(link: &FdLink) -> Option<ProgramInfo> {
-    let id = link.info().ok()?.program_id();
+    program(link.info().ok()?.program_id())
+}
+
+fn program(id: u32) -> Option<ProgramInfo> {
     loaded_programs().find_map(|info| info.ok().filter(|info| info.id() == id))
 }

@@ -148,6 +148,37 @@ impl Datapath {
         self.set_publish(id, &Publish::default())
     }
 
+    /// Lets the index of a withdrawn declaration [rest](Publish::RESTING) until its flows are swept.
+    pub fn rest_publish(&self, id: u32) -> Result<(), DatapathError> {
+        match self.publish(id)? {
+            Some(found) => {
+                self.set_publish(id, &Publish { flags: Publish::RESTING, ..found })?;
+                self.mark_resting()
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Whether an index rests.
+    pub fn publish_rests(&self, id: u32) -> Result<bool, DatapathError> {
+        Ok(self.publish(id)?.is_some_and(|found| found.is_resting()))
+    }
+
+    /// The indexes that rest, each with its former owner.
+    pub(super) fn resting_publishes(&self) -> Result<impl Iterator<Item = (u32, u64)>, DatapathError> {
+        let all = self.array::<Publish>(map::PUBLISHES)?.iter().collect::<Result<Vec<_>, _>>();
+        let all = all.map_err(|e| map_error(map::PUBLISHES, "list publishes", e))?;
+        Ok((0..).zip(all).filter(|(_, p)| p.is_resting()).map(|(id, p)| (id, p.owner)))
+    }
+
+    /// Ends the rest of an index, if it is still this owner's.
+    pub(super) fn wake_publish(&self, id: u32, owner: u64) -> Result<(), DatapathError> {
+        match self.publish(id)? {
+            Some(found) if found.is_resting() && found.owner == owner => self.free_publish(id),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes a declaration no flow has: its ports, and the declaration. `false`: the index is another owner's.
     pub fn remove_publish(&self, id: u32, owner: u64, ports: &PublishPorts) -> Result<bool, DatapathError> {
         let ours = self.withdraw_publish(id, owner, ports)?;

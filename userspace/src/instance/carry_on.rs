@@ -49,7 +49,8 @@ impl<P: Platform> Session<'_, P> {
         for row in rows {
             // A part of it may be there, of one who was killed here.
             let cleared = self.platform.remove(std::slice::from_ref(&row), &self.state, false);
-            match cleared.map(|_| ()).map_err(InstanceError::from).and_then(|()| self.make(&row)) {
+            match cleared.map(|_| ()).map_err(InstanceError::from).and_then(|()| self.make(std::slice::from_ref(&row)))
+            {
                 Ok(()) => self.write(&[Change::Put(row.at(Phase::Ready))])?,
                 Err(InstanceError::Platform(e)) => {
                     left.push(e);

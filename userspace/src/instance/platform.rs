@@ -83,6 +83,11 @@ pub trait Platform: PortProbe {
     /// them.
     fn make(&mut self, row: &Row, all: &State, note: Note<'_>) -> Result<(), PlatformError>;
 
+    /// The same of rows of one kind, none of which needs another of them. When one fails, others may have been made.
+    fn make_all(&mut self, rows: &[Row], all: &State, note: Note<'_>) -> Result<(), PlatformError> {
+        rows.iter().try_for_each(|row| self.make(row, all, note))
+    }
+
     /// Brings what is live to what its rows, of one kind, say.
     ///
     /// Publishes get their backends, clients and flags. Connections end with a RST if their client may not come in any more;
@@ -104,14 +109,30 @@ pub trait Platform: PortProbe {
     /// rows that are something else by it.
     fn refresh(&mut self, all: &State) -> Result<Vec<Row>, PlatformError>;
 
-    /// Removes flows whose time is over, about `limit` entries of each family at most; says how many went.
+    /// Removes flows whose time is over: all, or those among about `limit` entries of each family, in a time that does not depend on
+    /// how many there are. Says how many went. With all, those of what is gone go too ([`Self::rests`]).
     fn expire_flows(&self, limit: usize) -> Result<usize, PlatformError>;
+
+    /// Whether a number is one of something that is gone, and to be given to another only if there is none left: what it had is swept
+    /// first, then.
+    fn rests(&self, _: Numbered) -> bool {
+        false
+    }
 
     /// What is there of what the rows say.
     fn observe(&self, all: &State) -> Result<Present, PlatformError>;
 
     /// Mends one difference; one that is mended already is none.
     fn mend(&mut self, difference: &Difference, all: &State, note: Note<'_>) -> Result<(), PlatformError>;
+}
+
+/// What has a number of which there are few.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Numbered {
+    /// An interface of a pod: its slot.
+    Slot(u32),
+    /// A publish: its index.
+    Publish(u32),
 }
 
 /// What was tried.

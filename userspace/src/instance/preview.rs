@@ -39,6 +39,7 @@ impl<P: Platform> Instance<P> {
         let host = Surroundings {
             facts: &facts,
             ports: &self.platform,
+            rests: &|number| self.platform.rests(number),
             instance: self.dirs.name(),
             host_id: self.platform.host_id().unwrap_or_default(),
             others: &others,

@@ -11,8 +11,8 @@ use crate::store::{
 };
 use crate::topology::HostFacts;
 
-/// Flow entries of a family a verb sweeps in passing, a fraction of a second's work; `run` does the rest, or the next verb.
-const SWEPT_BY_A_VERB: usize = 16_384;
+/// Flow entries of a family a verb looks at in passing, a millisecond's work; the agent does the rest, or the next verb.
+const SWEPT_BY_A_VERB: usize = 4096;
 
 /// The lock and the open store of an instance.
 pub(super) struct Session<'a, P> {
@@ -201,6 +201,7 @@ impl<P: Platform> Session<'_, P> {
         let host = Surroundings {
             facts: &facts,
             ports: &*self.platform,
+            rests: &|number| self.platform.rests(number),
             instance: self.dirs.name(),
             host_id: self.platform.host_id().unwrap_or_default(),
             others: &others,
@@ -265,9 +266,7 @@ impl<P: Platform> Session<'_, P> {
         let touched = plan.touched.iter().cloned().map(Change::put);
         let intent: Vec<Change> = touched.chain(now.iter().cloned().map(Change::Put)).collect();
         self.write(&intent)?;
-        for row in &now {
-            self.make(row)?;
-        }
+        self.make(&now)?;
         if !plan.changes_what_is_there() || !now.is_empty() {
             self.refresh()?;
         }
@@ -300,19 +299,22 @@ impl<P: Platform> Session<'_, P> {
         }
     }
 
-    /// Makes what a row says, writing down what is known of it only then.
-    pub(super) fn make(&mut self, row: &Row) -> Result<(), InstanceError> {
-        let Self { platform, store, state, .. } = self;
-        let mut noted = Vec::new();
-        let done = platform.make(row, state, &mut |row| {
-            let change = [Change::Put(row)];
-            store.apply(&change)?;
-            noted.extend(change);
-            Ok(())
-        });
-        state.apply(&noted);
-        self.opened |= done.is_ok() && matches!(row, Row::Instance(_));
-        Ok(done?)
+    /// Makes what rows say, writing down what is known of it only then.
+    pub(super) fn make(&mut self, rows: &[Row]) -> Result<(), InstanceError> {
+        for alike in rows.chunk_by(|a, b| std::mem::discriminant(a) == std::mem::discriminant(b)) {
+            let Self { platform, store, state, .. } = self;
+            let mut noted = Vec::new();
+            let done = platform.make_all(alike, state, &mut |row| {
+                let change = [Change::Put(row)];
+                store.apply(&change)?;
+                noted.extend(change);
+                Ok(())
+            });
+            state.apply(&noted);
+            self.opened |= done.is_ok() && matches!(alike.first(), Some(Row::Instance(_)));
+            done?;
+        }
+        Ok(())
     }
 
     /// Brings the data path's view of the host up to date.

@@ -14,6 +14,7 @@ mod settings;
 mod sock_diag;
 mod socket;
 mod sockets;
+mod tc;
 
 use std::io;
 use std::net::IpAddr;
@@ -33,6 +34,8 @@ pub use nsid::{Nsid, NsidEntry};
 pub use route::{Family, Route, RouteKind, RouteSpec, default_routes};
 pub use socket::{Opaque, Refusal, Socket, SocketError};
 pub use sockets::abort_sockets;
+pub use tc::BlockFilter;
+pub(crate) use tc::PRIORITY as BLOCK_PRIORITY;
 
 /// What can go wrong with a link, an address or a route.
 #[derive(Debug, thiserror::Error)]

@@ -115,7 +115,7 @@ impl Host {
     /// Removes a network and its gateway device. Its pods are to be gone before.
     pub fn unwire_gateway(&self, id: u16) -> Result<(), WiringError> {
         let mut errors = FirstError::default();
-        errors.note(self.datapath.detach(Hook::FromHost, gateway_ifindex(id)));
+        errors.note(self.detach(Hook::FromHost, gateway_ifindex(id)));
         errors.note(self.delete_gateway_device(id));
         errors.note(self.datapath.remove_network(id));
         errors.done()
@@ -172,7 +172,7 @@ impl Host {
         }
         self.datapath.put_network(spec.id, &spec.network(&self.instance))?;
         self.datapath.sync_no_masquerade(spec.id, &spec.no_masquerade)?;
-        self.netns.run(|| self.datapath.attach(Hook::FromHost, &name, index))??;
+        self.attach(Hook::FromHost, &name, index)?;
         let peer = self.netlink.link_by_name(&peer)?;
         let both = peer.map(|peer| peer.index).into_iter().chain([index]);
         self.netlink.request_all(both.map(|index| Request::set_up(index, true)).collect())?;

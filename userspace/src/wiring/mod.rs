@@ -3,6 +3,7 @@
 //! Each step may be repeated, and undoes what it did when it fails half-way. Each has its exact undo, for which "not
 //! there" means done. What a step needs to know is in its spec; ids, slots and owners are the store's to give.
 
+mod attachment;
 mod buckets;
 mod cable;
 mod change;

@@ -57,6 +57,12 @@ impl Host {
         if there.is_some() {
             endpoint.flags = self.datapath.endpoint(pod.slot)?.map_or(0, |e| e.flags);
         }
+        let found = self.datapath.endpoint(pod.slot)?;
+        if found.is_some_and(|e| e.is_resting() && e.owner != pod.owner) {
+            // No other was to be had.
+            self.datapath.mark_resting()?;
+            self.datapath.sweep_resting()?;
+        }
         self.datapath.put_endpoint(pod.slot, &endpoint)?;
         endpoint.flags |= if up { Endpoint::UP } else { 0 };
         let is_there = there.is_some();
@@ -74,7 +80,12 @@ impl Host {
         done
     }
 
-    /// Disconnects the pod of this owner from its slot, and forgets its flows. Its namespace may be gone already.
+    /// Disconnects the pod of this owner from its slot. Its namespace may be gone already.
+    ///
+    /// Its flows end, or count as absent from then on: among many they are not looked for, which would take longer the more there
+    /// are. The slot rests then until somebody sweeps ([`Datapath::sweep_resting`]).
+    ///
+    /// [`Datapath::sweep_resting`]: crate::datapath::Datapath::sweep_resting
     ///
     /// `false`: the slot is another owner's, and left as it is.
     pub fn unwire_pod(&self, slot: u32, owner: u64) -> Result<bool, WiringError> {
@@ -86,19 +97,27 @@ impl Host {
             return Ok(false);
         }
         let mut errors = FirstError::default();
-        if let Some(mut endpoint) = found {
+        if let Some(mut endpoint) = found.filter(|e| !e.is_resting()) {
             // No new flows towards it: its addresses are unknown from here on.
             endpoint.flags &= !Endpoint::UP;
             errors.note(self.datapath.put_endpoint(slot, &endpoint));
         }
         let index = endpoint_ifindex(slot);
-        errors.note(self.delete_cable(slot));
-        errors.note(self.datapath.detach(Hook::FromPod, index));
+        if errors.note(self.delete_cable(slot)) != Some(true) {
+            errors.note(self.detach(Hook::FromPod, index));
+        }
         if found.is_some() {
-            errors.note(self.datapath.delete_flows(|flow| flow.concerns_slot(slot)));
+            let few = errors.note(self.datapath.has_few_flows()) == Some(true);
+            if few {
+                errors.note(self.datapath.delete_flows(|flow| flow.concerns_slot(slot)));
+            }
             // Last, and only after all else: a slot that still has something is not free.
             if errors.is_none() {
-                errors.note(self.datapath.remove_endpoint(slot, owner));
+                errors.note(if few {
+                    self.datapath.remove_endpoint(slot, owner)
+                } else {
+                    self.datapath.rest_endpoint(slot, owner)
+                });
             }
         }
         errors.done().map(|()| true)
@@ -144,10 +163,8 @@ impl Host {
             Some(link) => link,
             None => self.lay(network, pod, netns, inside)?,
         };
-        self.netns.run(|| {
-            write_device_settings(&name, &HOST_END)?;
-            self.datapath.attach(Hook::FromPod, &name, index).map_err(WiringError::from)
-        })??;
+        self.netns.run(|| write_device_settings(&name, &HOST_END))??;
+        self.attach(Hook::FromPod, &name, index)?;
         self.netlink.set_up(index, true)?;
         self.set_up_inside(network, pod, netns, inside, &eth, is_new)
     }

@@ -125,7 +125,8 @@ impl Host {
 
     /// Withdraws ports; says of how many publishes: the index of others is another owner's. May be repeated.
     ///
-    /// Connections that came in by them run on, and are no publish's any more; other flows end.
+    /// Connections that came in by them run on, and are no publish's any more; other flows end, or count as absent. Among many
+    /// none are looked for, which would take longer the more there are: the index rests then until somebody sweeps.
     pub fn unwire_publishes(&self, specs: &[PublishSpec]) -> Result<usize, WiringError> {
         let mut ours = Vec::new();
         for spec in specs {
@@ -134,12 +135,18 @@ impl Host {
             }
         }
         let ended = Ended::of(ours);
-        self.end_datagrams(&ended, |_, _| true)?;
-        self.datapath.orphan_flows(&ended.indexes())?;
+        let few = self.datapath.has_few_flows()?;
+        if few {
+            self.end_datagrams(&ended, |_, _| true)?;
+            self.datapath.orphan_flows(&ended.indexes())?;
+        }
         self.end_host_sockets(&ended, proto::UDP, |_, _, _| false)?;
         self.datapath.orphan_host_peers(&ended.indexes())?;
         // Last: the index has no other owner until all of this is done, and after a kill the next verb does the rest.
-        ended.indexes().into_iter().try_for_each(|id| self.datapath.free_publish(id))?;
+        ended
+            .indexes()
+            .into_iter()
+            .try_for_each(|id| if few { self.datapath.free_publish(id) } else { self.datapath.rest_publish(id) })?;
         Ok(ended.len())
     }
 
@@ -169,7 +176,13 @@ impl Host {
     /// the next verb has undone before this runs.
     fn around(&self, spec: &PublishSpec, change: impl FnOnce() -> Result<(), WiringError>) -> Result<(), WiringError> {
         let (table, prefixes) = (spec.table(), spec.allow.prefixes().unwrap_or_default());
-        let live = self.datapath.publish(spec.id)?;
+        let mut live = self.datapath.publish(spec.id)?;
+        if live.is_some_and(|live| live.is_resting() && live.owner != spec.owner) {
+            // No other was to be had.
+            self.datapath.mark_resting()?;
+            self.datapath.sweep_resting()?;
+            live = self.datapath.publish(spec.id)?;
+        }
         if live.is_some_and(|live| live.owner != spec.owner) {
             // Refused there, and what belongs to the other is left alone.
             return change();

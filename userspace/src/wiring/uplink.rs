@@ -97,7 +97,7 @@ impl Host {
         };
         let known = self.datapath.uplinks()?.iter().any(|(index, _)| *index == state.ifindex);
         self.datapath.put_uplink(state.ifindex, &uplink)?;
-        let attached = self.netns.run(|| self.datapath.attach(state.hook, ifname, state.ifindex))?;
+        let attached = self.attach(state.hook, ifname, state.ifindex);
         if attached.is_err()
             && !known
             && let Err(e) = self.unwire_uplink(state.ifindex)
@@ -112,7 +112,7 @@ impl Host {
     pub fn unwire_uplink(&self, ifindex: u32) -> Result<(), WiringError> {
         let mut errors = FirstError::default();
         for hook in [Hook::FromUplink, Hook::FromUplinkL3] {
-            errors.note(self.datapath.detach(hook, ifindex));
+            errors.note(self.detach(hook, ifindex));
         }
         errors.note(self.datapath.remove_uplink(ifindex));
         errors.done()

@@ -34,7 +34,7 @@ impl Snapshot {
             ("rules (IPv6)", ip("-6 rule")),
             ("namespaces", namespaces()),
             ("nft rules", lines(&run("nft", ["list", "ruleset"]).ok())),
-            ("attached programs", lines(&run("bpftool", ["net", "show"]).ok())),
+            ("attached programs", attached()),
             ("mounts", mounts()),
             ("bpffs", tree(Path::new(BPFFS))),
             ("/run", without_notes(tree(Path::new("/run")))),
@@ -81,6 +81,13 @@ fn links() -> BTreeSet<String> {
         Some(format!("{own}: {name}:{rest}"))
     };
     text.lines().map(|text| line(text).unwrap_or_else(|| text.to_owned())).collect()
+}
+
+/// Programs and where they are attached, without the numbers the kernel gives to those that are loaded anew.
+fn attached() -> BTreeSet<String> {
+    let text = run("bpftool", ["net", "show"]).ok();
+    let line = |line: &str| line.split_once(" id ").map_or(line, |(named, _)| named).to_owned();
+    text.lines().map(line).collect()
 }
 
 /// Names of namespaces; the numbers they have here are given again in any order.

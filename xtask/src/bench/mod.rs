@@ -19,6 +19,7 @@ mod median;
 mod namespace;
 pub mod programs;
 mod report;
+pub mod verbs;
 mod workload;
 
 use arms::{Arm, ArmKind};
@@ -28,6 +29,8 @@ use workload::Workload;
 /// Arguments of `bench`.
 #[derive(clap::Args, Clone)]
 pub struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
     /// Three rounds of two seconds per figure: under three minutes
     #[arg(long)]
     quick: bool,
@@ -35,15 +38,21 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', default_value = "veth,bridge,ours", value_name = "ARM,...")]
     arms: Vec<ArmKind>,
     /// Form of the result
-    #[arg(short = 'o', long, value_enum, default_value = "text")]
+    #[arg(short = 'o', long, value_enum, default_value = "text", global = true)]
     output: Output,
     /// Measure this `netns` instead of building one
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     netns: Option<PathBuf>,
 }
 
+#[derive(clap::Subcommand, Clone)]
+enum What {
+    /// How long verbs take, against `ip` and CNI's plugins, with many pods, and on a busy host
+    Verbs(verbs::Args),
+}
+
 #[derive(Clone, Copy, ValueEnum)]
-enum Output {
+pub enum Output {
     /// A table
     Text,
     /// One JSON document
@@ -94,6 +103,9 @@ impl Args {
         ];
         words.extend(netns.map(|netns| format!("--netns={}", netns.display())));
         words.extend(self.quick.then(|| "--quick".into()));
+        if let Some(What::Verbs(args)) = &self.what {
+            words.extend(args.words());
+        }
         words
     }
 }
@@ -101,6 +113,9 @@ impl Args {
 /// The measurement itself, inside the namespaces [`bench()`] made.
 pub fn inside(args: &Args) -> Result<ExitCode> {
     make_private()?;
+    if let Some(What::Verbs(verbs)) = &args.what {
+        return verbs::inside(verbs, args.netns.as_deref(), args.output);
+    }
     let mut arms = Vec::new();
     for &kind in &args.arms {
         eprintln!("bench: setting up {}", kind.describe());

@@ -99,8 +99,8 @@ impl KernelPlatform {
         let went = self.host.sync_host_addresses();
         let went = went.tried(Op::Read, Object::Host)?;
         let uplinks = self.sync_uplinks(instance)?;
-        // A program that runs now may still make a flow of what was before.
-        if went || self.host.datapath().uplinks().map_err(stale)? != before {
+        // A program that runs now may still make a flow of what was before. Where something went, that is seen to with the flows.
+        if !went && self.host.datapath().uplinks().map_err(stale)? != before {
             self.host.datapath().wait_for_programs().map_err(stale)?;
         }
         let ended = self.host.datapath().end_stale_flows().map_err(stale)?;

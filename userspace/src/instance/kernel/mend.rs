@@ -29,7 +29,7 @@ impl KernelPlatform {
                 }
                 Ok(())
             }
-            (Repair::Pins, _) if self.host.datapath().restore_pins().tried(Op::Mend, Object::Datapath)? => Ok(()),
+            (Repair::Pins, _) if self.host.restore_pins().tried(Op::Mend, Object::Datapath)? => Ok(()),
             // What they stood for is gone as well.
             (Repair::Pins, _) => self.mend_with(Repair::All, row, all, note),
             (Repair::Name, Row::Pod(pod)) => self.name_again(pod).map_err(fail),

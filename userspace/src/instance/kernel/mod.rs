@@ -2,6 +2,7 @@
 
 mod follow;
 mod host;
+mod many;
 mod mend;
 mod observe;
 mod sweep;
@@ -18,7 +19,7 @@ use self::host::is_bpffs;
 use super::Dirs;
 use super::difference::{Difference, Present, Repair};
 use super::dirs::{BPFFS, STATE_ROOT, note_run_dir};
-use super::platform::{Cause, HostPorts, Note, Object, Op, Platform, PlatformError, Tried, Wreck};
+use super::platform::{Cause, HostPorts, Note, Numbered, Object, Op, Platform, PlatformError, Tried, Wreck};
 use super::specs::{id16, network_spec, network_spec_of, publish_spec, publish_specs};
 use crate::datapath::{Datapath, Sizes};
 use crate::netns::{Netns, NetnsError, NetnsName, delete_named_if};
@@ -138,14 +139,8 @@ impl KernelPlatform {
         }
     }
 
-    /// The namespace of an attachment's pod, which must be the pod's own, and what the wiring is to know.
-    fn attachment(&self, row: &AttachmentRow, all: &State) -> Result<(Netns, PodSpec), Cause> {
-        let pod = all.pod_of(row.id).ok_or(Cause::Refused("its pod is gone"))?;
-        Ok((open_pod(pod)?, pod_spec(row, pod)?))
-    }
-
     fn wire(&self, row: &AttachmentRow, all: &State, how: Wire) -> Result<(), Cause> {
-        let (netns, spec) = self.attachment(row, all)?;
+        let (netns, spec) = attachment(row, all)?;
         let network = all.network(row.network).ok_or(Cause::Refused("its network is gone"))?;
         let network = network_spec_of(row, network);
         match how {
@@ -208,7 +203,7 @@ impl KernelPlatform {
     /// Lets go of what other rows of those that change may be about to get.
     fn leave(&self, row: &Row, all: &State) -> Result<(), Cause> {
         let Row::Attachment(r) = row else { return Ok(()) };
-        match self.attachment(r, all) {
+        match attachment(r, all) {
             Ok((_, spec)) => Ok(self.host.leave_addresses(id16(r.network), &spec)?),
             Err(_) => Ok(()),
         }
@@ -315,6 +310,17 @@ impl Platform for KernelPlatform {
         }
     }
 
+    fn make_all(&mut self, rows: &[Row], all: &State, note: Note<'_>) -> Result<(), PlatformError> {
+        let pods: Vec<&PodRow> = rows.iter().filter_map(|r| if let Row::Pod(p) = r { Some(p) } else { None }).collect();
+        let attachments: Vec<&AttachmentRow> =
+            rows.iter().filter_map(|r| if let Row::Attachment(a) = r { Some(a) } else { None }).collect();
+        match rows {
+            [_, _, ..] if pods.len() == rows.len() => self.make_pods(&pods, note),
+            [_, _, ..] if attachments.len() == rows.len() => self.wire_all(&attachments, all),
+            rows => rows.iter().try_for_each(|row| self.make(row, all, note)),
+        }
+    }
+
     fn update(&mut self, rows: &[Row], all: &State) -> Result<(), PlatformError> {
         let publishes = publishes(rows);
         if let Some(first) = rows.first().filter(|_| !publishes.is_empty()) {
@@ -381,7 +387,22 @@ impl Platform for KernelPlatform {
     }
 
     fn expire_flows(&self, limit: usize) -> Result<usize, PlatformError> {
-        self.host.datapath().expire_flows(limit).tried(Op::Remove, Object::Flows)
+        let datapath = self.host.datapath();
+        if limit < usize::MAX {
+            return datapath.expire_some_flows(limit).tried(Op::Remove, Object::Flows);
+        }
+        datapath.sweep_resting().tried(Op::Remove, Object::Flows)?;
+        datapath.expire_flows(limit).tried(Op::Remove, Object::Flows)
+    }
+
+    fn rests(&self, number: Numbered) -> bool {
+        let datapath = self.host.datapath();
+        let found = match number {
+            Numbered::Slot(slot) => datapath.endpoint_rests(slot),
+            Numbered::Publish(id) => datapath.publish_rests(id),
+        };
+        // Before the data path is loaded, nothing rests.
+        found.unwrap_or(false)
     }
 
     fn observe(&self, all: &State) -> Result<Present, PlatformError> {
@@ -422,6 +443,12 @@ pub fn open_pod(pod: &PodRow) -> Result<Netns, NetnsError> {
 /// Whether a namespace is the one the pod was given, as far as that was recorded.
 pub fn is_pods(pod: &PodRow, netns: &Netns) -> bool {
     pod.netns.is_none_or(|id| id == netns.id()) && pod.cookie.is_none_or(|cookie| netns.cookie().ok() == Some(cookie))
+}
+
+/// The namespace of an attachment's pod, which must be the pod's own, and what the wiring is to know.
+fn attachment(row: &AttachmentRow, all: &State) -> Result<(Netns, PodSpec), Cause> {
+    let pod = all.pod_of(row.id).ok_or(Cause::Refused("its pod is gone"))?;
+    Ok((open_pod(pod)?, pod_spec(row, pod)?))
 }
 
 /// The row with what a namespace is known by.

@@ -81,9 +81,7 @@ impl KernelPlatform {
     fn look_at_programs(&self, links: &[Link], present: &mut Present) -> Result<(), PlatformError> {
         let datapath = self.host.datapath();
         for hook in Hook::ALL {
-            let interfaces = links.iter().map(|l| (l.index, l.name.as_str()));
-            let found = self.host.netns().run(|| datapath.attached_to(hook, interfaces));
-            let found = found.tried(Op::Read, Object::Datapath)?.tried(Op::Read, Object::Datapath)?;
+            let found = self.host.attached_to(hook, links).tried(Op::Read, Object::Datapath)?;
             present.attached.extend(found.into_iter().map(|index| (hook.as_str(), index)));
         }
         if datapath.wants_socket_hooks().tried(Op::Read, Object::Datapath)?

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::instance::platform::Numbered;
 use crate::store::{InstanceRow, State};
 use crate::topology::{HostFacts, InputError, Interface, PortProbe, Problem, Publish, Topology, Uplink};
 
@@ -15,6 +16,10 @@ pub(in crate::instance) struct Surroundings<'a> {
     pub(in crate::instance) instance: &'a str,
     /// Which host namespace it is.
     pub(in crate::instance) host_id: String,
+    /// Which numbers rest: see [`Platform::rests`].
+    ///
+    /// [`Platform::rests`]: crate::instance::platform::Platform::rests
+    pub(in crate::instance) rests: &'a dyn Fn(Numbered) -> bool,
     /// The other instances on the same host namespace, by name.
     pub(in crate::instance) others: &'a [(String, State)],
 }

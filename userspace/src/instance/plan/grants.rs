@@ -5,9 +5,11 @@ use std::net::IpAddr;
 
 use netns_ebpf_common::abi;
 
+use super::around::Surroundings;
 use super::live::Settings;
 use super::rows::{NextId, Plan};
 use crate::instance::InstanceError;
+use crate::instance::platform::Numbered;
 use crate::ipam;
 use crate::store::{
     AttachmentRow, BackendRow, NetworkRow, Origin, Phase, PodRow, PublishRow, Source, State, Withdrawal,
@@ -47,11 +49,13 @@ pub(super) struct Grants<'a> {
     ifnames: HashSet<&'a str>,
     addresses: HashSet<(u32, IpAddr)>,
     facts: &'a HostFacts,
+    rests: &'a dyn Fn(Numbered) -> bool,
     instance: &'a str,
 }
 
 impl<'a> Grants<'a> {
-    pub(super) fn new(instance: &'a str, state: &State, facts: &'a HostFacts, plan: &Plan) -> Self {
+    pub(super) fn new(state: &State, host: &'a Surroundings<'_>, plan: &Plan) -> Self {
+        let (facts, instance, rests) = (host.facts, host.instance, host.rests);
         let staying = |a: &&AttachmentRow| !plan.remove_pods.contains(&a.pod);
         let addresses = state.attachments.iter().filter(staying);
         let networks = state.networks.iter().filter(|n| !plan.remove_networks.contains(&n.id));
@@ -65,13 +69,22 @@ impl<'a> Grants<'a> {
             ifnames: facts.interfaces.iter().map(|i| i.name.as_str()).collect(),
             addresses: addresses.flat_map(|row| row.addresses().map(|a| (row.network, a))).collect(),
             facts,
+            rests,
             instance,
         }
     }
 
-    /// The lowest number that is free and, where it stands for an interface's index and name, taken by no interface.
-    fn lowest(used: &mut HashSet<u32>, taken: impl Fn(u32) -> bool, from: u32, limit: u32) -> Result<u32, Problem> {
-        let free = (from..limit).find(|n| !used.contains(n) && !taken(*n)).ok_or(Problem::TooMany(limit - from))?;
+    /// The lowest number that is free and, where it stands for an interface's index and name, taken by no interface; one that rests only if all
+    /// do.
+    fn lowest(
+        used: &mut HashSet<u32>,
+        taken: impl Fn(u32) -> bool,
+        rests: impl Fn(u32) -> bool,
+        from: u32,
+        limit: u32,
+    ) -> Result<u32, Problem> {
+        let free = || (from..limit).filter(|n| !used.contains(n) && !taken(*n));
+        let free = free().find(|n| !rests(*n)).or_else(|| free().next()).ok_or(Problem::TooMany(limit - from))?;
         used.insert(free);
         Ok(free)
     }
@@ -83,7 +96,7 @@ impl<'a> Grants<'a> {
             self.ifindexes.contains(&(abi::IFINDEX_GATEWAY + id))
                 || names.iter().any(|name| self.ifnames.contains(name.as_str()))
         };
-        let id = Self::lowest(&mut self.ids, taken, 1, abi::MAX_NETWORKS)?;
+        let id = Self::lowest(&mut self.ids, taken, |_| false, 1, abi::MAX_NETWORKS)?;
         let overlaps = |other: &NetworkRow| {
             let pairs = network.subnets.iter().flat_map(|a| other.network.subnets.iter().map(move |b| (a, b)));
             pairs.into_iter().any(|(a, b)| a.contains(b) || b.contains(a))
@@ -193,7 +206,7 @@ impl<'a> Grants<'a> {
             let taken = |slot| {
                 self.ifindexes.contains(&endpoint_ifindex(slot)) || self.ifnames.contains(host_ifname(slot).as_str())
             };
-            let slot = Self::lowest(&mut self.slots, taken, 0, abi::MAX_ENDPOINTS)
+            let slot = Self::lowest(&mut self.slots, taken, |n| (self.rests)(Numbered::Slot(n)), 0, abi::MAX_ENDPOINTS)
                 .map_err(|p| error(InputError::new(field("name"), &pod.name, p)))?;
             let row = PodRow {
                 id: next_id()?,
@@ -287,7 +300,8 @@ impl<'a> Grants<'a> {
                 continue;
             }
             let located = |p| error(InputError::new(&declared.field, port, p));
-            let index = Self::lowest(&mut self.indexes, |_| false, 0, abi::MAX_PUBLISHES).map_err(located)?;
+            let rests = |n| (self.rests)(Numbered::Publish(n));
+            let index = Self::lowest(&mut self.indexes, |_| false, rests, 0, abi::MAX_PUBLISHES).map_err(located)?;
             let backend = |b: &Backend| {
                 let attachment = plan.attachment(state, &b.pod)?;
                 Some(BackendRow { attachment, weight: b.weight, draining: false })

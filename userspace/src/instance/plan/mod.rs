@@ -105,7 +105,7 @@ pub(super) fn up(
             plan.networks_changed.push(row);
         }
     }
-    let mut grants = Grants::new(host.instance, state, facts, &plan);
+    let mut grants = Grants::new(state, host, &plan);
     for (i, network) in wanted.networks.iter().enumerate() {
         if state.network_named(&network.name).is_none() {
             let field = format!("network[{i}]");
@@ -205,7 +205,7 @@ pub(super) fn add(
     taken.publishes.extend(host.publishes());
     topology::validate(&wanted, host.facts, host.ports, &taken).map_err(as_flag)?;
     let mut plan = Plan::default();
-    let mut grants = Grants::new(host.instance, state, host.facts, &plan);
+    let mut grants = Grants::new(state, host, &plan);
     grants.pods(state, &wanted, Origin::Verb, &mut plan, next_id, &|e| as_flag(e).into())?;
     Ok(plan)
 }
@@ -234,7 +234,7 @@ pub(super) fn publish(
     taken.publishes.extend(host.publishes());
     topology::validate(&wanted, host.facts, host.ports, &taken).map_err(as_flag)?;
     let mut plan = Plan::default();
-    let mut grants = Grants::new(host.instance, state, host.facts, &plan);
+    let mut grants = Grants::new(state, host, &plan);
     grants.publishes(state, &wanted, Origin::Verb, &mut plan, next_id, &|e| as_flag(e).into())?;
     Ok(plan)
 }
