@@ -73,7 +73,7 @@ pub fn unfinished(all: &State) -> Vec<Difference> {
         .collect()
 }
 
-/// What of the rows of the instance of this name is not there, and what of them is [unfinished].
+/// What of the rows of the instance of this name is not there, and what of them is unfinished.
 ///
 /// Of a row whose namespace or device is gone nothing else is said: all of it is made anew.
 pub fn differences(instance: &str, all: &State, present: &Present) -> Vec<Difference> {
