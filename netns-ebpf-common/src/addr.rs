@@ -58,6 +58,26 @@ impl Mac {
     }
 }
 
+/// Six pairs of hexadecimal digits with colons between.
+impl core::str::FromStr for Mac {
+    type Err = NotMac;
+
+    fn from_str(s: &str) -> Result<Self, NotMac> {
+        let mut bytes = [0; 6];
+        let mut pairs = s.split(':');
+        for byte in &mut bytes {
+            let pair =
+                pairs.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit())).ok_or(NotMac)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| NotMac)?;
+        }
+        if pairs.next().is_none() { Ok(Self(bytes)) } else { Err(NotMac) }
+    }
+}
+
+/// A text that is no [`Mac`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotMac;
+
 impl Port {
     /// From a host-order number.
     #[inline(always)]

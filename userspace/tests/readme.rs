@@ -80,13 +80,17 @@ fn what_changes_end_is_what_is_said() {
     let cells = |line: &str| line.trim_matches('|').split(" | ").map(|c| c.trim().to_owned()).collect::<Vec<_>>();
     let shown: Vec<_> = text.lines().filter(|l| l.starts_with("| `")).map(cells).collect();
     let ends = |(key, effect): &(&str, Effect)| match effect {
-        Effect::Live { ends: "" } | Effect::Another => None,
+        Effect::Live { ends: "" } | Effect::Another | Effect::Refused => None,
         Effect::Live { ends } => Some(vec![format!("`{key}`"), (*ends).to_owned()]),
     };
     assert_eq!(shown, KEYS.iter().filter_map(ends).collect::<Vec<_>>());
     let names = text.split("Names are no values").nth(1).expect("the sentence");
     for (key, _) in KEYS.iter().filter(|(_, effect)| *effect == Effect::Another) {
         assert!(names.contains(&format!("`{key}`")), "{key}");
+    }
+    let refused = text.split("While a pod is there").nth(1).expect("the sentence");
+    for (key, _) in KEYS.iter().filter(|(_, effect)| *effect == Effect::Refused) {
+        assert!(refused.contains(&format!("`{key}`")), "{key}");
     }
 }
 

@@ -114,7 +114,7 @@ fn all(global: &Global) -> Result<u8, CliError> {
     let owners = Owners::read()?.with_sandbox();
     let (mut done, mut first_error) = (All::default(), None);
     for (name, identity) in found {
-        if let Some(claim) = owners.of(name.as_str()) {
+        if let Some(claim) = owners.of(name.as_str()).or_else(|| owners.of_namespace(identity)) {
             let (instance, role) = (claim.instance.clone(), claim.role.as_str());
             done.kept.push(Kept { namespace: name.to_string(), instance, role });
             continue;

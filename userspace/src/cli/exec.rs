@@ -9,10 +9,10 @@ use clap::Args;
 use serde::Serialize;
 
 use super::name::namespace_name;
-use super::owner::{Owners, of_namespace};
+use super::owner::{Owners, of_namespace, open_namespace};
 use super::{CliError, Format, Global};
 use crate::instance::{Dirs, InstanceError};
-use crate::netns::{NetnsError, NetnsName, exec_in, list_named, run_in};
+use crate::netns::{Netns, NetnsError, NetnsName, exec_in, list_named, run_in};
 use crate::probe;
 use crate::store::Store;
 
@@ -60,7 +60,7 @@ pub(super) fn run(global: &Global, args: &ExecArgs) -> Result<u8, CliError> {
     let name = namespace_name(&args.name.as_deref().unwrap_or_default().to_string_lossy())?;
     // A state that cannot be read says nothing of this name.
     Owners::read().unwrap_or_default().require_own(&name)?;
-    let Err(e) = exec_in(&name, &args.command);
+    let Err(e) = exec_in(&open_namespace(&name)?, &name, &args.command);
     Err(of_namespace(&name, e))
 }
 
@@ -115,7 +115,7 @@ fn one(name: &NetnsName, argv: &[OsString], stdout: Stdio) -> Outcome {
         stdout,
         error: error.map(|e| e.to_string()),
     };
-    match run_in(name, argv, stdout) {
+    match Netns::open_named(name).and_then(|netns| run_in(&netns, name, argv, stdout)) {
         Ok((ended, written)) => {
             outcome(ended.code(), ended.signal(), String::from_utf8_lossy(&written).into_owned(), None)
         }

@@ -8,7 +8,7 @@ use crate::instance::InstanceError;
 pub(super) fn run(global: &Global) -> Result<u8, CliError> {
     let instance = open(global.dirs("export")?)?;
     let state = instance.state()?.ok_or_else(|| InstanceError::NotUp(instance.dirs().name().to_owned()))?;
-    let topology = state.topology();
+    let topology = state.topology(instance.dirs().name());
     let text = toml::to_string(&topology).map_err(|e| CliError::Output(std::io::Error::other(e)))?;
     global.print(&topology, |_| text)?;
     Ok(0)

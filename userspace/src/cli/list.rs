@@ -5,13 +5,14 @@ use std::path::Path;
 use clap::Args;
 use serde::Serialize;
 
-use super::table::{list, table};
+use super::table::{list, networks_of, table};
 use super::{CliError, Global, nsid};
-use crate::instance::{Dirs, PodView, STATE_ROOT, is_hidden, open_pod};
+use crate::instance::{AttachmentView, Dirs, PodView, STATE_ROOT, is_hidden, open_pod};
 use crate::netlink::Nsid;
 use crate::netns::{Netns, list_named};
 use crate::probe;
 use crate::store::Store;
+use crate::topology::Adopt;
 
 /// Arguments of `list`.
 #[derive(Debug, Args)]
@@ -52,6 +53,10 @@ struct PodFields {
     network: String,
     addresses: Vec<std::net::IpAddr>,
     slot: u32,
+    /// Its interfaces, the first one first.
+    attachments: Vec<AttachmentView>,
+    /// Whose namespace it is, of one that was not made for it.
+    adopted: Option<Adopt>,
     publish: Vec<String>,
 }
 
@@ -87,10 +92,10 @@ pub(super) fn run(global: &Global, _: &ListArgs) -> Result<u8, CliError> {
         if !is_here && host_netns.is_none() {
             tracing::warn!("instance {instance:?} is in network namespace {host_id}, not in this one ({current})");
         }
-        for PodView { name, network, addresses, slot, publish, .. } in state.pod_views() {
+        for PodView { name, network, addresses, slot, attachments, adopted, publish, .. } in state.pod_views() {
             // Another namespace of that name is not the pod's.
             let present = state.pod(&name).is_some_and(|pod| open_pod(pod).is_ok());
-            let pod = Some(PodFields { network, addresses, slot, publish });
+            let pod = Some(PodFields { network, addresses, slot, attachments, adopted, publish });
             let nsid = nsid::of_name(&name);
             entries.push(Entry {
                 name,
@@ -122,7 +127,7 @@ pub(super) fn run(global: &Global, _: &ListArgs) -> Result<u8, CliError> {
                         Some(false) => format!("{} (elsewhere)", e.instance.as_deref().unwrap_or_default()),
                         _ => e.instance.clone().unwrap_or_default(),
                     },
-                    p.network.clone(),
+                    networks_of(&p.attachments),
                     list(&p.addresses),
                     list(&p.publish),
                 ],

@@ -3,6 +3,7 @@
 mod add;
 mod agent;
 mod attach;
+mod connect;
 mod del;
 mod down;
 mod error;
@@ -113,6 +114,10 @@ pub enum Verb {
     /// Delete a pod, or a bare network namespace
     #[command(alias = "delete")]
     Del(del::DelArgs),
+    /// Give a pod a further interface, in a network
+    Connect(connect::ConnectArgs),
+    /// Take an interface from a pod
+    Disconnect(connect::DisconnectArgs),
     /// List pods and network namespaces
     #[command(aliases = ["ls", "show"])]
     List(list::ListArgs),
@@ -158,6 +163,8 @@ impl Cli {
             Verb::Status(args) => status::run(global, &args),
             Verb::Add(args) => add::run(global, &args),
             Verb::Del(args) => del::run(global, &args),
+            Verb::Connect(args) => connect::connect(global, &args),
+            Verb::Disconnect(args) => connect::disconnect(global, &args),
             Verb::List(args) => list::run(global, &args),
             Verb::Exec(args) => exec::run(global, &args),
             Verb::Pids(args) => pids::pids(global, &args),

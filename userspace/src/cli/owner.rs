@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::CliError;
-use crate::instance::{Dirs, InstanceError, STATE_ROOT, list};
+use crate::instance::{Dirs, InstanceError, STATE_ROOT, list, open_pod};
 use crate::netns::{Netns, NetnsError, NetnsId, NetnsName, identify};
 use crate::probe::{self, ProbeError};
 use crate::sandbox;
-use crate::store::Store;
+use crate::store::{PodRow, Source, Store};
 
 /// What instances need.
 #[derive(Debug, Default)]
@@ -23,6 +23,8 @@ pub(super) struct Claim {
     pub(super) role: Role,
     /// Which namespace it is; `None`: not known, or none yet.
     netns: Option<NetnsId>,
+    /// The pod, if its namespace does not go by its name.
+    adopted: Option<PodRow>,
 }
 
 /// What for.
@@ -52,8 +54,12 @@ impl Owners {
         for instance in list(Path::new(STATE_ROOT)) {
             let Some(store) = Dirs::new(&instance)?.open()? else { continue };
             let state = store.load().map_err(InstanceError::from)?;
-            let claim = |name: String, role, netns| Claim { name, instance: instance.clone(), role, netns };
-            owners.claims.extend(state.pods.iter().map(|pod| claim(pod.name.clone(), Role::Pod, pod.netns)));
+            let claim =
+                |name: String, role, netns| Claim { name, instance: instance.clone(), role, netns, adopted: None };
+            owners.claims.extend(state.pods.iter().map(|pod| {
+                let adopted = matches!(pod.source, Source::Path(_) | Source::Pid(_)).then(|| pod.clone());
+                Claim { adopted, ..claim(pod.name.clone(), Role::Pod, pod.netns) }
+            }));
             let host = state.instance.and_then(|row| row.host_netns);
             owners.claims.extend(host.map(|host| claim(host, Role::Host, None)));
         }
@@ -65,7 +71,7 @@ impl Owners {
         for name in sandbox::recorded_names() {
             if self.of(&name).is_none() {
                 let instance = sandbox::layout::INSTANCE.to_owned();
-                self.claims.push(Claim { name, instance, role: Role::Host, netns: None });
+                self.claims.push(Claim { name, instance, role: Role::Host, netns: None, adopted: None });
             }
         }
         self
@@ -74,6 +80,12 @@ impl Owners {
     /// Who needs the namespace of this name.
     pub(super) fn of(&self, name: &str) -> Option<&Claim> {
         self.claims.iter().find(|claim| claim.name == name)
+    }
+
+    /// Which pod a namespace is, whatever its name.
+    pub(super) fn of_namespace(&self, id: Option<NetnsId>) -> Option<&Claim> {
+        let id = id?;
+        self.claims.iter().find(|claim| claim.role == Role::Pod && claim.netns == Some(id))
     }
 
     /// Refuses to take for a pod's what has its name and is another namespace.
@@ -87,7 +99,8 @@ impl Owners {
 
     /// Refuses a name somebody needs.
     pub(super) fn require_free(&self, name: &str) -> Result<(), CliError> {
-        let Some(claim) = self.of(name) else { return Ok(()) };
+        let id = || NetnsName::new(name).ok().and_then(|name| identify(&name).ok().flatten());
+        let Some(claim) = self.of(name).or_else(|| self.of_namespace(id())) else { return Ok(()) };
         let hint = match claim.role {
             Role::Pod => "name it with --instance",
             Role::Host => "it is its host; `netns down` ends the instance",
@@ -98,7 +111,9 @@ impl Owners {
 
 /// Opens a namespace by name; one that is not there is told from a pod that has lost its own.
 pub(super) fn open_namespace(name: &NetnsName) -> Result<Netns, CliError> {
-    Netns::open_named(name).map_err(|e| of_namespace(name, e))
+    let owners = Owners::read().unwrap_or_default();
+    let adopted = owners.of(name.as_str()).and_then(|claim| claim.adopted.as_ref());
+    adopted.map_or_else(|| Netns::open_named(name), open_pod).map_err(|e| of_namespace(name, e))
 }
 
 /// An error about a namespace in the words of the verbs.

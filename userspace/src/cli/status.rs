@@ -7,7 +7,7 @@ use netns_ebpf_common::proto;
 
 use super::open::open;
 use super::repair::DIFFERENT;
-use super::table::{bytes, list, table};
+use super::table::{bytes, list, networks_of, table};
 use super::{CliError, Global};
 use crate::instance::{NetworkStatus, PodRefusals, Status, UplinkStatus};
 use crate::topology::Behaviour;
@@ -125,7 +125,7 @@ pub(super) fn pods(s: &Status) -> String {
             let c = &p.counters;
             [
                 p.pod.name.clone(),
-                p.pod.network.clone(),
+                networks_of(&p.pod.attachments),
                 list(&p.pod.addresses),
                 c.tx_packets.to_string(),
                 bytes(c.tx_bytes),

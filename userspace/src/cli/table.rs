@@ -1,5 +1,7 @@
 //! Columns.
 
+use crate::instance::AttachmentView;
+
 /// Lines of columns as wide as their widest cell; every line ends in a newline, none in spaces.
 pub(super) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
     let mut widths = head.map(|h| h.chars().count());
@@ -29,6 +31,11 @@ pub(super) fn list<T: ToString>(items: &[T]) -> String {
         return "-".to_owned();
     }
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// The networks of a pod's interfaces.
+pub(super) fn networks_of(attachments: &[AttachmentView]) -> String {
+    list(&attachments.iter().map(|a| a.network.as_str()).collect::<Vec<_>>())
 }
 
 /// A number of bytes for people.

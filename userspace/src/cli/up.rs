@@ -6,9 +6,9 @@ use clap::Args;
 
 use super::open::{in_file, open, read_topology};
 use super::repair::DIFFERENT;
-use super::table::list;
+use super::table::{list, networks_of};
 use super::{CliError, Global};
-use crate::instance::{Applied, PublishView, Setting};
+use crate::instance::{Applied, InterfaceView, PublishView, Setting};
 use crate::netns::require_lasting_names;
 use crate::topology::{Document, InputError, Problem};
 
@@ -84,6 +84,10 @@ pub(super) fn text(applied: &Applied) -> String {
     for pod in &applied.pods_removed {
         line('-', "pod", pod, String::new());
     }
+    for interface in &applied.interfaces_removed {
+        let more = format!("  {}  in {}", interface.attachment.ifname, interface.attachment.network);
+        line('-', "pod", &interface.pod, more);
+    }
     for network in &applied.networks_removed {
         line('-', "network", network, String::new());
     }
@@ -95,7 +99,18 @@ pub(super) fn text(applied: &Applied) -> String {
         line('+', "network", network, String::new());
     }
     for pod in &applied.pods_added {
-        line('+', "pod", &pod.name, format!("  {}  in {}", list(&pod.addresses), pod.network));
+        let adopted = pod.adopted.as_ref().map_or_else(String::new, |from| format!("  (namespace of {from})"));
+        line(
+            '+',
+            "pod",
+            &pod.name,
+            format!("  {}  in {}{adopted}", list(&pod.addresses), networks_of(&pod.attachments)),
+        );
+    }
+    for interface in &applied.interfaces_added {
+        let InterfaceView { pod, attachment } = interface;
+        let more = format!("  {}  {}  in {}", attachment.ifname, list(&attachment.addresses), attachment.network);
+        line('+', "pod", pod, more);
     }
     for publish in &applied.publishes_added {
         line('+', "publish", &publish.publish, format!("  to {}{}", publish.pod, clients(publish)));

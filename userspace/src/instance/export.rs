@@ -1,12 +1,14 @@
 //! From what is live to the topology that declares it.
 
-use crate::store::State;
-use crate::topology::{Affinity, Pod, PodPublish, SharedPublish, Topology};
+use super::view::adopted;
+use crate::store::{AttachmentRow, State};
+use crate::topology::{Affinity, Attachment, Pod, PodPublish, SharedPublish, Topology};
+use crate::wiring::pod_mac;
 
 impl State {
-    /// What a file says that changes nothing: with every address written out, and with what verbs added. Whose it is does
+    /// What a file says that changes nothing of the instance `name`: with every address written out, and with what verbs added. Whose it is does
     /// not change by that; what drains is not said, and goes on draining.
-    pub fn topology(&self) -> Topology {
+    pub fn topology(&self, name: &str) -> Topology {
         let instance = self.instance.as_ref();
         let mut topology = Topology {
             host: instance.map(|row| row.host.clone()).unwrap_or_default(),
@@ -15,13 +17,12 @@ impl State {
             ..Topology::default()
         };
         for row in &self.pods {
-            let Some(first) = self.attachments_of(row.id).next() else { continue };
-            topology.pods.push(Pod {
-                name: row.name.clone(),
-                network: self.network_name(first.network).to_owned(),
-                address: first.addresses().collect(),
-                publish: Vec::new(),
-            });
+            let mut rows: Vec<&AttachmentRow> = self.attachments_of(row.id).collect();
+            rows.sort_by_key(|a| (a.rank, a.id));
+            let mut interfaces = rows.into_iter().enumerate().map(|(k, a)| self.declared_interface(name, k, a));
+            let Some(first) = interfaces.next() else { continue };
+            let more = interfaces.collect();
+            topology.pods.push(Pod { name: row.name.clone(), adopt: adopted(row), first, publish: Vec::new(), more });
         }
         for row in &self.publishes {
             let backends = self.backends(row);
@@ -40,5 +41,15 @@ impl State {
             }
         }
         topology
+    }
+
+    /// What the file says of an interface, which is number `k` of its pod.
+    fn declared_interface(&self, instance: &str, k: usize, row: &AttachmentRow) -> Attachment {
+        Attachment {
+            network: self.network_name(row.network).to_owned(),
+            address: row.addresses().collect(),
+            interface: Some(row.ifname.clone()).filter(|name| *name != Attachment::default_ifname(k)),
+            mac: Some(row.mac).filter(|mac| *mac != pod_mac(instance, row.slot)),
+        }
     }
 }

@@ -31,14 +31,14 @@ pub use dirs::{
 };
 pub use error::InstanceError;
 pub use kernel::{KernelPlatform, open_pod};
-pub use plan::{Plan, PodRequest, Setting};
+pub use plan::{ConnectRequest, Plan, PodRequest, Setting};
 pub use platform::{Cause, HostPorts, Note, Object, Op, Platform, PlatformError, Tried};
 pub use status::{
     DropStatus, ExhaustedStatus, FlowTotals, HookStatus, NetworkStatus, PodCounters, PodFlows, PodRefusals, PodStatus,
     PublishStatus, Status, Talker, UplinkStatus,
 };
 pub use verbs::{PublishChange, PublishRef, Unpublish};
-pub use view::{Applied, AttachmentView, BackendView, NetworkView, PodView, PublishView, Repaired};
+pub use view::{Applied, AttachmentView, BackendView, InterfaceView, NetworkView, PodView, PublishView, Repaired};
 pub use wanted::wanted;
 
 /// An instance: one set of pins and state, and the kernel side it drives.

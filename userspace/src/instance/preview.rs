@@ -7,7 +7,9 @@ use super::platform::Platform;
 use super::session::look_around;
 use super::{Applied, DifferenceView, Instance, InstanceError, differences};
 use crate::netns::pids_by_namespace;
-use crate::store::{Change, InstanceRow, Phase, PublishRow, Row, State, Store, Withdrawal};
+use crate::store::{
+    AttachmentRow, Change, InstanceRow, Phase, PodRow, PublishRow, Row, Source, State, Store, Withdrawal,
+};
 use crate::topology::{Document, InputError, Problem};
 
 impl<P: Platform> Instance<P> {
@@ -84,7 +86,9 @@ impl Plan {
             return Ok(());
         }
         let processes: HashMap<_, _> = pids_by_namespace()?;
-        let going = state.pods.iter().filter(|p| self.remove_pods.contains(&p.id));
+        // One that is somebody else's goes on.
+        let ends = |p: &&PodRow| self.remove_pods.contains(&p.id) && p.source == Source::Made;
+        let going = state.pods.iter().filter(ends);
         let occupied: Vec<String> = going
             .filter_map(|pod| Some((pod, processes.get(&pod.netns?)?)))
             .map(|(pod, pids)| format!("{} (pid {})", pod.name, pids.first().copied().unwrap_or_default()))
@@ -113,6 +117,8 @@ impl Plan {
         applied.networks_added = self.networks.iter().map(|n| n.network.name.clone()).collect();
         let is_new = |name: &str| self.pods.iter().any(|p| p.name == name);
         applied.pods_added = state.pod_views().into_iter().filter(|v| is_new(&v.name)).collect();
+        let is_new = |a: &&AttachmentRow| !self.pods.iter().any(|p| p.id == a.pod);
+        applied.interfaces_added = self.attachments.iter().filter(is_new).map(|a| state.interface_view(a)).collect();
         applied.publishes_added = self.publishes.iter().map(|q| state.publish_view(q)).collect();
     }
 
@@ -154,7 +160,7 @@ impl Plan {
         for row in state.rows() {
             let goes = match &row {
                 Row::Pod(p) => self.remove_pods.contains(&p.id),
-                Row::Attachment(a) => self.remove_pods.contains(&a.pod),
+                Row::Attachment(a) => self.removes_attachment(a),
                 Row::Network(n) => self.remove_networks.contains(&n.id),
                 Row::Instance(_) | Row::Publish(_) => false,
             };
@@ -162,6 +168,9 @@ impl Plan {
                 match &row {
                     Row::Pod(p) => applied.pods_removed.push(p.name.clone()),
                     Row::Network(n) => applied.networks_removed.push(n.network.name.clone()),
+                    Row::Attachment(a) if !self.remove_pods.contains(&a.pod) => {
+                        applied.interfaces_removed.push(state.interface_view(a));
+                    }
                     _ => {}
                 }
                 changes.push(Change::Put(row.at(Phase::Deleting)));

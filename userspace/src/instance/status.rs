@@ -11,7 +11,7 @@ use super::{
     DifferenceView, Instance, InstanceError, KernelPlatform, NetworkView, Object, Op, PlatformError, PodView,
     PublishView,
 };
-use crate::datapath::DatapathError;
+use crate::datapath::{DatapathError, FlowCount};
 use crate::store::{State, UplinkRow};
 use crate::topology::Nat;
 
@@ -161,6 +161,25 @@ pub struct PodStatus {
     pub refused: PodRefusals,
 }
 
+impl PodStatus {
+    /// Adds what one of its interfaces has counted.
+    fn add(&mut self, c: &EndpointCounters, [v4, v6]: [FlowCount; 2]) {
+        self.counters.tx_packets += c.tx_packets;
+        self.counters.tx_bytes += c.tx_bytes;
+        self.counters.rx_packets += c.rx_packets;
+        self.counters.rx_bytes += c.rx_bytes;
+        self.counters.tx_dropped += c.tx_dropped;
+        self.counters.rx_dropped += c.rx_dropped;
+        self.refused.flow_limit += c.refused_limit;
+        self.refused.flow_table_full += c.refused_table;
+        self.refused.ports_exhausted += c.refused_ports;
+        self.flows.ipv4_opened += v4.opened;
+        self.flows.ipv4_incoming += v4.incoming;
+        self.flows.ipv6_opened += v6.opened;
+        self.flows.ipv6_incoming += v6.incoming;
+    }
+}
+
 /// A pod's packets; a GSO packet counts once, with its full length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct PodCounters {
@@ -274,28 +293,12 @@ impl Instance<KernelPlatform> {
             }
         });
         let pods = state.pod_views().into_iter().map(|pod| {
-            let c: EndpointCounters = datapath.endpoint_counters(pod.slot)?;
-            let counters = PodCounters {
-                tx_packets: c.tx_packets,
-                tx_bytes: c.tx_bytes,
-                rx_packets: c.rx_packets,
-                rx_bytes: c.rx_bytes,
-                tx_dropped: c.tx_dropped,
-                rx_dropped: c.rx_dropped,
-            };
-            let refused = PodRefusals {
-                flow_limit: c.refused_limit,
-                flow_table_full: c.refused_table,
-                ports_exhausted: c.refused_ports,
-            };
-            let [v4, v6] = datapath.flow_counts(pod.slot)?;
-            let flows = PodFlows {
-                ipv4_opened: v4.opened,
-                ipv4_incoming: v4.incoming,
-                ipv6_opened: v6.opened,
-                ipv6_incoming: v6.incoming,
-            };
-            Ok(PodStatus { pod, counters, flows, refused })
+            let (counters, flows, refused) = Default::default();
+            let mut its = PodStatus { pod, counters, flows, refused };
+            for slot in its.pod.attachments.iter().map(|a| a.slot).collect::<Vec<_>>() {
+                its.add(&datapath.endpoint_counters(slot)?, datapath.flow_counts(slot)?);
+            }
+            Ok(its)
         });
         let publishes = state.publish_views().into_iter().map(|publish| {
             let PublishCounters { flows, packets, bytes } = datapath.publish_counters(publish.index)?;

@@ -143,7 +143,7 @@ fn only_who_adds_a_subnet_reads_the_hosts_routes() {
     assert_eq!(read(), 1);
     w.up(FILE).unwrap();
     w.up(&FILE.replace("\"blue\"", "\"green\"")).unwrap();
-    let request = PodRequest { name: "mine".into(), network: Some("pods".into()), ..PodRequest::default() };
+    let request = PodRequest { name: "mine".into(), networks: vec!["pods".into()], ..PodRequest::default() };
     w.verb(|i| i.add(&request)).unwrap();
     w.verb(|i| i.publish(&shared("red", &["7000:7000".parse().unwrap()]))).unwrap();
     w.verb(|i| i.refresh()).unwrap();
@@ -174,7 +174,7 @@ fn a_changed_file_adds_and_removes() {
     let w = World::new();
     w.up(FILE).unwrap();
     w.verb(|i| {
-        let request = PodRequest { name: "mine".into(), network: Some("pods".into()), ..PodRequest::default() };
+        let request = PodRequest { name: "mine".into(), networks: vec!["pods".into()], ..PodRequest::default() };
         i.add(&request)
     })
     .unwrap();
@@ -201,7 +201,7 @@ fn a_changed_file_adds_and_removes() {
 #[test]
 fn verbs_on_pods_and_ports() {
     let w = World::new();
-    let request = |name: &str| PodRequest { name: name.into(), network: Some("pods".into()), ..PodRequest::default() };
+    let request = |name: &str| PodRequest { name: name.into(), networks: vec!["pods".into()], ..PodRequest::default() };
     let absent = w.verb(|i| i.add(&request("a"))).unwrap_err();
     assert!(matches!(absent, InstanceError::NotUp(_)));
     w.assert_nothing_left();
@@ -213,7 +213,7 @@ fn verbs_on_pods_and_ports() {
     let taken = PodRequest { addresses: vec!["10.244.0.10".parse().unwrap()], ..request("b") };
     let taken = input(w.verb(|i| i.add(&taken)).unwrap_err());
     assert_eq!(taken, ("--address".into(), Problem::AddressTaken("red".into())));
-    let ambiguous = input(w.verb(|i| i.add(&PodRequest { network: None, ..request("b") })).unwrap_err());
+    let ambiguous = input(w.verb(|i| i.add(&PodRequest { networks: vec![], ..request("b") })).unwrap_err());
     assert_eq!(ambiguous.0, "--network");
 
     let ports = ["9000:90".parse().unwrap(), "[::1]:9001:91/udp".parse().unwrap()];
@@ -244,7 +244,7 @@ fn a_namespace_that_appears_meanwhile_is_left_alone() {
     let theirs = format!("netns {UNSEEN}");
     w.kernel.objects.borrow_mut().insert(theirs.clone());
     let before = (w.kernel.seen(), w.state().unwrap().pods);
-    let request = PodRequest { name: UNSEEN.into(), network: Some("pods".into()), ..PodRequest::default() };
+    let request = PodRequest { name: UNSEEN.into(), networks: vec!["pods".into()], ..PodRequest::default() };
     let error = w.verb(|i| i.add(&request)).unwrap_err();
     assert!(matches!(&error, InstanceError::Platform(e) if matches!(*e.source, Cause::Exists)), "{error}");
     assert_eq!((w.kernel.seen(), w.state().unwrap().pods), before);
@@ -274,7 +274,7 @@ fn a_failure_at_any_step_of_up_undoes_everything() {
 fn a_failure_at_any_step_of_a_verb_leaves_what_was_live() {
     let request = PodRequest {
         name: "new".into(),
-        network: Some("pods".into()),
+        networks: vec!["pods".into()],
         publishes: vec!["9000:90".parse().unwrap()],
         ..PodRequest::default()
     };
@@ -361,7 +361,7 @@ fn sixteen_at_once_take_turns() {
         model.0.objects.borrow_mut().insert("pins".into());
         model.0.objects.borrow_mut().insert("network 1".into());
         let mut instance = Instance::new(dirs, None, model);
-        let request = PodRequest { name: format!("pod{i}"), network: Some("pods".into()), ..PodRequest::default() };
+        let request = PodRequest { name: format!("pod{i}"), networks: vec!["pods".into()], ..PodRequest::default() };
         instance.add(&request).unwrap();
     };
     let dirs = Dirs::below(&root.path().join("run"), &root.path().join("pins"), "test").unwrap();

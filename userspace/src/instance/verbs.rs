@@ -2,7 +2,7 @@
 
 use super::difference::{Difference, DifferenceView, differences};
 use super::dirs::leave;
-use super::plan::{self, Plan, PodRequest};
+use super::plan::{self, ConnectRequest, Plan, PodRequest};
 use super::platform::Platform;
 use super::session::Session;
 use super::{Applied, Instance, InstanceError, Repaired};
@@ -237,6 +237,33 @@ impl<P: Platform> Instance<P> {
         session.carry_out(&plan)
     }
 
+    /// Gives a live pod a further interface; what it has exactly like this already stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// The instance is not up, there is no such pod, the request is refused, or a step failed and was undone.
+    pub fn connect(&mut self, request: &ConnectRequest) -> Result<Applied, InstanceError> {
+        let mut session = self.live()?;
+        let plan = session.plan(false, |state, host, next_id| plan::connect(state, request, host, next_id))?;
+        session.carry_out(&plan)
+    }
+
+    /// Takes an interface from a pod, by its name or that of its network. Ports that lead to it lead to the first one it has left.
+    ///
+    /// # Errors
+    ///
+    /// There is no such pod or interface (which is all right with `if_exists`), it is the pod's only one, or something of it could not
+    /// be removed.
+    pub fn disconnect(&mut self, pod: &str, interface: &str, if_exists: bool) -> Result<Applied, InstanceError> {
+        let session = self.live()?;
+        let plan = match plan::disconnect(&session.state, pod, interface) {
+            Err(InstanceError::NoPod(_)) if if_exists => Plan::default(),
+            Err(InstanceError::Input(e)) if if_exists && e.problem == Problem::UnknownInterface => Plan::default(),
+            plan => plan?,
+        };
+        session.carry_out(&plan)
+    }
+
     /// Publishes ports of live pods; what is published exactly like this already stays as it is.
     ///
     /// # Errors
@@ -305,7 +332,7 @@ impl<P: Platform> Instance<P> {
         for backend in to {
             let refused = |problem| InstanceError::from(InputError::new("--to", &backend.pod, problem));
             let pod = state.pod(&backend.pod).ok_or_else(|| refused(Problem::UnknownPod))?;
-            let first = state.attachments_of(pod.id).next().ok_or_else(|| refused(Problem::UnknownPod))?;
+            let first = state.first_of(pod.id).ok_or_else(|| refused(Problem::UnknownPod))?;
             if backends.iter().any(|b| b.attachment == first.id) {
                 return Err(refused(Problem::BackendTwice(pod.name.clone())));
             }

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::difference::DifferenceView;
 use super::plan::Setting;
-use crate::store::{AttachmentRow, Origin, Phase, PublishRow, State};
-use crate::topology::{Affinity, Allow, Backend, Behaviour, Nat};
+use crate::store::{AttachmentRow, Origin, Phase, PodRow, PublishRow, Source, State};
+use crate::topology::{Adopt, Affinity, Allow, Backend, Behaviour, Nat};
 
 /// What a mutating verb did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -30,6 +30,12 @@ pub struct Applied {
     pub pods_added: Vec<PodView>,
     /// Names of pods that were removed.
     pub pods_removed: Vec<String>,
+    /// Interfaces that pods which were there got.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub interfaces_added: Vec<InterfaceView>,
+    /// Interfaces that were taken from pods which stay.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub interfaces_removed: Vec<InterfaceView>,
     /// Ports that were published.
     pub publishes_added: Vec<PublishView>,
     /// Published ports that lead elsewhere now, or take new connections or none.
@@ -101,6 +107,9 @@ pub struct PodView {
     pub slot: u32,
     /// Its interfaces, the first one first.
     pub attachments: Vec<AttachmentView>,
+    /// Whose namespace it is, of one that was not made for it: its name, path or process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<Adopt>,
     /// Who asked for it.
     pub origin: Origin,
     /// Phase.
@@ -124,6 +133,16 @@ pub struct AttachmentView {
     pub slot: u32,
     /// Index of its other end, in the host.
     pub ifindex: u32,
+}
+
+/// An interface, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct InterfaceView {
+    /// Its pod.
+    pub pod: String,
+    /// What it is.
+    #[serde(flatten)]
+    pub attachment: AttachmentView,
 }
 
 /// A published port or range.
@@ -169,6 +188,16 @@ pub struct BackendView {
     pub draining: bool,
 }
 
+/// What a pod was adopted by, as a file says it.
+pub(super) fn adopted(row: &PodRow) -> Option<Adopt> {
+    match &row.source {
+        Source::Made => None,
+        Source::Named => Some(Adopt::Name(row.name.clone())),
+        Source::Path(path) => Some(Adopt::Path(path.clone())),
+        Source::Pid(pid) => Some(Adopt::Pid(*pid)),
+    }
+}
+
 impl State {
     /// The networks, by id.
     pub fn network_views(&self) -> Vec<NetworkView> {
@@ -196,19 +225,26 @@ impl State {
         self.pods
             .iter()
             .map(|p| {
-                let attachments: Vec<_> = self.attachments_of(p.id).map(|a| self.attachment_view(a)).collect();
+                let mut rows: Vec<&AttachmentRow> = self.attachments_of(p.id).collect();
+                rows.sort_by_key(|a| (a.rank, a.id));
+                let attachments: Vec<_> = rows.into_iter().map(|a| self.attachment_view(a)).collect();
                 PodView {
                     name: p.name.clone(),
                     network: attachments.first().map_or_else(String::new, |a| a.network.clone()),
                     addresses: attachments.iter().flat_map(|a| a.addresses.iter().copied()).collect(),
                     slot: attachments.first().map_or(0, |a| a.slot),
                     attachments,
+                    adopted: adopted(p),
                     origin: p.origin,
                     phase: p.phase,
                     publish: self.publishes_of(p.id).map(|q| q.publish.to_string()).collect(),
                 }
             })
             .collect()
+    }
+
+    pub(super) fn interface_view(&self, row: &AttachmentRow) -> InterfaceView {
+        InterfaceView { pod: self.pod_name(row.id).to_owned(), attachment: self.attachment_view(row) }
     }
 
     fn attachment_view(&self, row: &AttachmentRow) -> AttachmentView {

@@ -10,6 +10,7 @@ mod monitor;
 mod neighbour;
 mod nsid;
 mod route;
+mod rule;
 mod settings;
 mod sock_diag;
 mod socket;
@@ -32,6 +33,7 @@ pub use link::{Link, VethEnd, VethPair};
 pub use monitor::{Change, Monitor};
 pub use nsid::{Nsid, NsidEntry};
 pub use route::{Family, Route, RouteKind, RouteSpec, default_routes};
+pub use rule::Rule;
 pub use socket::{Opaque, Refusal, Socket, SocketError};
 pub use sockets::abort_sockets;
 pub use tc::BlockFilter;
@@ -107,6 +109,12 @@ impl NetlinkError {
     /// Whether it failed because the object was there already.
     pub fn is_exists(&self) -> bool {
         matches!(self, Self::Exists { .. })
+    }
+
+    /// Whether the kernel has nothing of the kind.
+    pub fn is_unsupported(&self) -> bool {
+        let Self::Refused { source, .. } = self else { return false };
+        matches!(source.errno, Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)
     }
 
     /// Whether it failed because the object, or its device, is not there.

@@ -73,6 +73,10 @@ pub struct RouteSpec {
     pub onlink: bool,
     /// As the kernel makes it with an address, and takes it away with that.
     pub of_address: bool,
+    /// Priority: the lower wins; `None`: what the kernel gives one that has none (0, and 1024 of IPv6).
+    pub metric: Option<u32>,
+    /// Table.
+    pub table: u32,
 }
 
 impl Family {
@@ -108,7 +112,7 @@ impl RouteSpec {
     /// A default route.
     pub fn default_via(gateway: IpAddr, oif: u32) -> Self {
         let destination = Family::of(gateway).default_net();
-        Self { destination, gateway: Some(gateway), oif, preferred_source: None, onlink: false, of_address: false }
+        Self { gateway: Some(gateway), ..Self::connected(destination, oif) }
     }
 
     /// The route the kernel makes when an interface gets an address, to the address's subnet.
@@ -119,7 +123,28 @@ impl RouteSpec {
 
     /// A connected route.
     pub fn connected(destination: IpNet, oif: u32) -> Self {
-        Self { destination, gateway: None, oif, preferred_source: None, onlink: false, of_address: false }
+        Self {
+            destination,
+            gateway: None,
+            oif,
+            preferred_source: None,
+            onlink: false,
+            of_address: false,
+            metric: None,
+            table: MAIN_TABLE,
+        }
+    }
+
+    /// The same route with a priority of its own.
+    #[must_use]
+    pub const fn with_metric(self, metric: Option<u32>) -> Self {
+        Self { metric, ..self }
+    }
+
+    /// The same route in another table.
+    #[must_use]
+    pub const fn in_table(self, table: u32) -> Self {
+        Self { table, ..self }
     }
 
     fn message(&self) -> RouteMessage {
@@ -128,7 +153,7 @@ impl RouteSpec {
         header.address_family = family(self.destination.addr());
         header.destination_prefix_length = self.destination.prefix_len();
         (header.table, header.protocol, header.kind) =
-            (RouteHeader::RT_TABLE_MAIN, RouteProtocol::Static, RouteType::Unicast);
+            (u8::try_from(self.table).unwrap_or_default(), RouteProtocol::Static, RouteType::Unicast);
         if self.gateway.is_none() && self.destination.addr().is_ipv4() {
             header.scope = RouteScope::Link;
         }
@@ -137,6 +162,8 @@ impl RouteSpec {
             vec![RouteAttribute::Destination(self.destination.network().into()), RouteAttribute::Oif(self.oif)];
         message.attributes.extend(self.gateway.map(|a| RouteAttribute::Gateway(a.into())));
         message.attributes.extend(self.preferred_source.map(|a| RouteAttribute::PrefSource(a.into())));
+        message.attributes.extend((self.table > u8::MAX.into()).then_some(RouteAttribute::Table(self.table)));
+        message.attributes.extend(self.metric.map(RouteAttribute::Priority));
         if self.of_address {
             message.header.protocol = RouteProtocol::Kernel;
             // `IP6_RT_PRIO_ADDRCONF`; of IPv4 it is 0.
@@ -147,17 +174,17 @@ impl RouteSpec {
 }
 
 impl Request {
-    /// Adds a route to the main table.
+    /// Adds a route.
     pub fn add_route(route: &RouteSpec) -> Self {
         Self::route("add", NLM_F_EXCL, route)
     }
 
-    /// Adds a route to the main table, in the place of one to the same destination with the same metric.
+    /// Adds a route, in the place of one to the same destination with the same metric.
     pub fn put_route(route: &RouteSpec) -> Self {
         Self::route("put", NLM_F_REPLACE, route)
     }
 
-    /// Adds a route to the main table, before others to the same destination with the same metric. Those stay.
+    /// Adds a route, before others to the same destination with the same metric. Those stay.
     pub fn lead_by(route: &RouteSpec) -> Self {
         Self::route("lead by", 0, route)
     }
@@ -167,7 +194,7 @@ impl Request {
         Self::new(what, NLM_F_CREATE | flags, RouteNetlinkMessage::NewRoute(route.message()))
     }
 
-    /// Adds a route to the main table in place of the one that has its destination and metric.
+    /// Adds a route in place of the one that has its destination and metric.
     pub fn replace_route(route: &RouteSpec) -> Self {
         let what = format!("replace the route to {} by interface {}", route.destination, route.oif);
         Self::new(what, NLM_F_CREATE | NLM_F_REPLACE, RouteNetlinkMessage::NewRoute(route.message()))
@@ -299,9 +326,15 @@ impl Netlink {
 
     /// The routes of the main table of a family, all of them or those by an interface: the kernel leaves out the others.
     fn main_routes(&self, of: Family, oif: Option<u32>) -> Result<Vec<Route>, NetlinkError> {
+        self.routes_in(MAIN_TABLE, of, oif)
+    }
+
+    /// The routes of a table of a family, all of them or those by an interface: the kernel leaves out the others.
+    pub fn routes_in(&self, table: u32, of: Family, oif: Option<u32>) -> Result<Vec<Route>, NetlinkError> {
         let mut message = RouteMessage::default();
         message.header.address_family = family(of.default_net().addr());
-        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.table = u8::try_from(table).unwrap_or_default();
+        message.attributes.extend((table > u8::MAX.into()).then_some(RouteAttribute::Table(table)));
         message.attributes.extend(oif.map(RouteAttribute::Oif));
         let address_family = message.header.address_family;
         match self.dump("list routes", &RouteNetlinkMessage::GetRoute(message)) {

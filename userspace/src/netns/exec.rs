@@ -18,12 +18,12 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::{Netns, NetnsError, NetnsName};
 
-/// Replaces this process by `argv`, inside the namespace `name`; returns only on failure.
+/// Replaces this process by `argv`, inside a namespace that goes by the name `name`; returns only on failure.
 ///
 /// As with `ip netns exec`: the program sees the namespace's `/sys`, and each file of `/etc/netns/NAME` in the place of
 /// its namesake in `/etc`. What is mounted below `/sys` (cgroups, bpffs) stays in view. Exit status and signals are the
 /// program's own, as it is this process.
-pub fn exec_in(name: &NetnsName, argv: &[OsString]) -> Result<Infallible, NetnsError> {
+pub fn exec_in(netns: &Netns, name: &NetnsName, argv: &[OsString]) -> Result<Infallible, NetnsError> {
     let fail = |program: &OsStr, source: io::Error| NetnsError::Exec {
         program: program.to_string_lossy().into_owned(),
         netns: name.clone(),
@@ -32,17 +32,22 @@ pub fn exec_in(name: &NetnsName, argv: &[OsString]) -> Result<Infallible, NetnsE
     let Some((program, args)) = argv.split_first() else {
         return Err(fail(OsStr::new(""), io::ErrorKind::InvalidInput.into()));
     };
-    Netns::open_named(name)?.enter()?;
+    netns.enter()?;
     enter_view_of(name)?;
     // The standard library's exec gives SIGPIPE back its default, which it had taken away.
     Err(fail(program, Command::new(program).args(args).exec()))
 }
 
-/// Runs `argv` inside the namespace `name` and waits for its end; returns how it ended and what it wrote to `stdout`, if that
+/// Runs `argv` inside a namespace that goes by the name `name` and waits for its end; returns how it ended and what it wrote to `stdout`, if that
 /// is a pipe.
 ///
 /// It has the view of [`exec_in`]; the caller's own stays as it is.
-pub fn run_in(name: &NetnsName, argv: &[OsString], stdout: Stdio) -> Result<(ExitStatus, Vec<u8>), NetnsError> {
+pub fn run_in(
+    netns: &Netns,
+    name: &NetnsName,
+    argv: &[OsString],
+    stdout: Stdio,
+) -> Result<(ExitStatus, Vec<u8>), NetnsError> {
     let fail = |source: io::Error| NetnsError::Exec {
         program: argv.first().map_or_else(String::new, |program| program.to_string_lossy().into_owned()),
         netns: name.clone(),
@@ -50,7 +55,7 @@ pub fn run_in(name: &NetnsName, argv: &[OsString], stdout: Stdio) -> Result<(Exi
     };
     let (program, args) = argv.split_first().ok_or_else(|| fail(io::ErrorKind::InvalidInput.into()))?;
     // The child has the namespaces of the thread that starts it.
-    Netns::open_named(name)?.run(|| {
+    netns.run(|| {
         enter_view_of(name)?;
         let child = Command::new(program).args(args).stdout(stdout).spawn();
         let ended = child.and_then(Child::wait_with_output).map_err(fail)?;

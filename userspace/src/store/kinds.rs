@@ -133,6 +133,9 @@ pub struct AttachmentRow {
     pub slot: u32,
     /// Name of the interface in the pod.
     pub ifname: String,
+    /// Its place among the pod's interfaces, which stays when others go: the default route of the lowest one leads.
+    #[serde(default)]
+    pub rank: u32,
     /// Link-layer address of that.
     #[serde(with = "mac")]
     pub mac: Mac,
@@ -179,9 +182,7 @@ mod mac {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Mac, D::Error> {
         let text = String::deserialize(d)?;
-        let bytes: Option<Vec<u8>> = text.split(':').map(|b| u8::from_str_radix(b, 16).ok()).collect();
-        let bytes = bytes.and_then(|b| b.try_into().ok());
-        bytes.map(Mac).ok_or_else(|| D::Error::custom(format!("{text:?} is no link-layer address")))
+        text.parse().map_err(|_| D::Error::custom(format!("{text:?} is no link-layer address")))
     }
 }
 

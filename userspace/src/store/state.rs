@@ -1,6 +1,6 @@
 //! All rows of an instance together.
 
-use super::{AttachmentRow, Change, InstanceRow, NetworkRow, PodRow, PublishRow, Row, RowId};
+use super::{AttachmentRow, Change, InstanceRow, NetworkRow, Phase, PodRow, PublishRow, Row, RowId};
 
 /// Everything an instance holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -116,9 +116,20 @@ impl State {
         self.attachments.binary_search_by_key(&id, |a| a.id).ok().map(|at| &self.attachments[at])
     }
 
-    /// Interfaces of a pod, the first one first.
+    /// Interfaces of a pod, in the order they were made.
     pub fn attachments_of(&self, pod: u64) -> impl Iterator<Item = &AttachmentRow> {
         self.attachments.iter().filter(move |a| a.pod == pod)
+    }
+
+    /// The first interface of a pod: ports lead to it.
+    pub fn first_of(&self, pod: u64) -> Option<&AttachmentRow> {
+        self.attachments_of(pod).min_by_key(|a| (a.rank, a.id))
+    }
+
+    /// Whether the pod of an interface has, or is to have, other ones.
+    pub fn has_others(&self, row: &AttachmentRow) -> bool {
+        let is_other = |a: &AttachmentRow| a.id != row.id && a.phase != Phase::Deleting;
+        self.attachments_of(row.pod).any(is_other)
     }
 
     /// The pod of an attachment.

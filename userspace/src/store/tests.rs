@@ -37,6 +37,7 @@ fn attachment() -> AttachmentRow {
         network: 1,
         slot: 0,
         ifname: "eth0".into(),
+        rank: 0,
         mac: Mac([2, 0, 0xab, 0, 0, 9]),
         ifindex: 1 << 24,
         addr4: Some("10.0.0.9".parse().unwrap()),

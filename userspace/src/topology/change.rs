@@ -7,6 +7,8 @@
 pub enum Effect {
     /// It is another object: the one of the former name goes, unless the file still has it, and one of this name is made.
     Another,
+    /// It cannot be another while the object is there.
+    Refused,
     /// It changes where it is, and so does what the data path does from then on.
     Live {
         /// What ends by it; empty: nothing does.
@@ -17,7 +19,7 @@ pub enum Effect {
 const NOTHING: Effect = Effect::Live { ends: "" };
 
 /// Every key of the file with what its change does, in the order of the file.
-pub const KEYS: [(&str, Effect); 31] = [
+pub const KEYS: [(&str, Effect); 39] = [
     ("host.uplink", Effect::Live { ends: "flows by an uplink that is none any more" }),
     ("host.snat_ports", NOTHING),
     ("host.mtu", NOTHING),
@@ -43,9 +45,17 @@ pub const KEYS: [(&str, Effect); 31] = [
     ("pod.name", Effect::Another),
     ("pod.network", Effect::Live { ends: "the pod's flows" }),
     ("pod.address", Effect::Live { ends: "flows with the former address" }),
+    ("pod.interface", Effect::Another),
+    ("pod.mac", NOTHING),
+    ("pod.adopt", Effect::Refused),
     ("pod.publish", Effect::Live { ends: "all but connections by a port that is published no longer" }),
     ("pod.publish.port", Effect::Another),
     ("pod.publish.allow", Effect::Live { ends: "flows of clients that may not come in any more" }),
+    ("pod.attachment", Effect::Live { ends: "flows of interfaces that go" }),
+    ("pod.attachment.network", Effect::Live { ends: "the interface's flows" }),
+    ("pod.attachment.address", Effect::Live { ends: "flows with the former address" }),
+    ("pod.attachment.interface", Effect::Another),
+    ("pod.attachment.mac", NOTHING),
     ("publish.port", Effect::Another),
     ("publish.backends", Effect::Live { ends: "all but connections with a pod that is not among them any more" }),
     ("publish.backends.pod", Effect::Another),

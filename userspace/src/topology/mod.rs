@@ -40,6 +40,7 @@
 //! An empty list never means "all": no `no_masquerade` means every destination on the LAN is masqueraded, no `publish`
 //! means nothing is reachable from the LAN, an empty `allow` lets nobody in.
 
+mod attachment;
 mod backends;
 mod change;
 mod facts;
@@ -56,6 +57,7 @@ mod written;
 
 pub use netns_ebpf_common::network::MAX_SNAT_ADDRS;
 
+pub use attachment::{Adopt, Attachment};
 pub use backends::{Affinity, Allow, Backend, Declared, PodPublish, SharedPublish};
 pub use change::{Effect, KEYS};
 pub use facts::{HostFacts, HostRoute, Interface, PortProbe};

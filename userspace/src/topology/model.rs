@@ -8,7 +8,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{Nat, PodPublish, PortRange, Problem, SharedPublish};
+use super::{Adopt, Attachment, Nat, PodPublish, PortRange, Problem, SharedPublish};
 
 /// Everything a topology file says. Serialises to the file's own form.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -208,10 +208,15 @@ impl fmt::Display for Behaviour {
 pub struct Pod {
     /// Unique name, also of its namespace.
     pub name: String,
-    /// Its network.
-    pub network: String,
-    /// At most one per family; a family that is not here is allocated.
-    pub address: Vec<IpAddr>,
+    /// Somebody else's namespace that it is; `None`: one is made, and deleted with the pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<Adopt>,
+    /// Its first interface: ports lead to it, and what its processes send leaves by it unless they say otherwise.
+    #[serde(flatten)]
+    pub first: Attachment,
     /// Published ports. Empty: none.
     pub publish: Vec<PodPublish>,
+    /// Its other interfaces.
+    #[serde(rename = "attachment", skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<Attachment>,
 }

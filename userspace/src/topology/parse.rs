@@ -7,10 +7,10 @@ use std::ops::Range;
 use ipnet::IpNet;
 use toml::Spanned;
 
-use super::raw::{RawFile, RawHost, RawNat, RawNetwork, RawPod, RawPodPublish, RawShared};
+use super::raw::{RawAttachment, RawFile, RawHost, RawNat, RawNetwork, RawPod, RawPodPublish, RawShared};
 use super::{
-    Affinity, Allow, Backend, Behaviour, Flows, Host, InputError, Nat, Network, Pod, PodPublish, PortRange, Position,
-    Problem, Profile, Publish, Seconds, SharedPublish, Topology, Uplink,
+    Adopt, Affinity, Allow, Attachment, Backend, Behaviour, Flows, Host, InputError, Nat, Network, Pod, PodPublish,
+    PortRange, Position, Problem, Profile, Publish, Seconds, SharedPublish, Topology, Uplink,
 };
 
 /// A parsed file: what it says, and where.
@@ -235,28 +235,56 @@ impl Reader<'_> {
     fn pod(&mut self, i: usize, raw: Spanned<RawPod>, networks: &[Network]) -> Result<Pod, InputError> {
         let table = format!("pod[{i}]");
         self.mark(&table, raw.span());
-        let raw = raw.into_inner();
-        let name = self.required(&format!("{table}.name"), &table, raw.name)?;
+        let RawPod { name, network, address, interface, mac, adopt, publish: ports, attachment } = raw.into_inner();
+        let name = self.required(&format!("{table}.name"), &table, name)?;
+        let adopt = match adopt {
+            Some(adopt) => {
+                let field = format!("{table}.adopt");
+                let adopt = self.text(&field, adopt);
+                Some(adopt.parse::<Adopt>().map_err(|p| self.error(&field, &adopt, p))?)
+            }
+            None => None,
+        };
+        let first = self.attachment(&table, RawAttachment { network, address, interface, mac }, networks)?;
+        let mut publish = Vec::with_capacity(ports.len());
+        for (k, entry) in ports.into_iter().enumerate() {
+            publish.push(self.pod_publish(&format!("{table}.publish[{k}]"), entry)?);
+        }
+        let mut more = Vec::with_capacity(attachment.len());
+        for (k, raw) in attachment.into_iter().enumerate() {
+            let table = Pod::field(i, k + 1, "");
+            self.mark(&table, raw.span());
+            more.push(self.attachment(&table, raw.into_inner(), networks)?);
+        }
+        Ok(Pod { name, adopt, first, publish, more })
+    }
+
+    fn attachment(&mut self, table: &str, raw: RawAttachment, networks: &[Network]) -> Result<Attachment, InputError> {
         let field = format!("{table}.network");
         let network = match (raw.network, networks) {
             (Some(network), _) => self.text(&field, network),
             (None, [only]) => only.name.clone(),
             (None, []) => {
                 let problem = Problem::UnknownNetwork("declare a [[network]]".to_owned());
-                return Err(InputError::new(field, "", problem).at(self.positions.get(&table).copied()));
+                return Err(InputError::new(field, "", problem).at(self.positions.get(table).copied()));
             }
             (None, many) => {
                 let names: Vec<_> = many.iter().map(|n| n.name.as_str()).collect();
                 let problem = Problem::NetworkAmbiguous(names.join(", "));
-                return Err(InputError::new(field, "", problem).at(self.positions.get(&table).copied()));
+                return Err(InputError::new(field, "", problem).at(self.positions.get(table).copied()));
             }
         };
         let address = self.list(&format!("{table}.address"), raw.address, address)?;
-        let mut publish = Vec::with_capacity(raw.publish.len());
-        for (k, entry) in raw.publish.into_iter().enumerate() {
-            publish.push(self.pod_publish(&format!("{table}.publish[{k}]"), entry)?);
-        }
-        Ok(Pod { name, network, address, publish })
+        let interface = raw.interface.map(|name| self.text(&format!("{table}.interface"), name));
+        let mac = match raw.mac {
+            Some(mac) => {
+                let field = format!("{table}.mac");
+                let mac = self.text(&field, mac);
+                Some(Attachment::mac(&mac).map_err(|p| self.error(&field, &mac, p))?)
+            }
+            None => None,
+        };
+        Ok(Attachment { network, address, interface, mac })
     }
 
     fn pod_publish(&mut self, field: &str, raw: Spanned<RawPodPublish>) -> Result<PodPublish, InputError> {

@@ -171,6 +171,30 @@ pub enum Problem {
     NetworkAmbiguous(String),
     #[error("no such pod; `netns list` names them")]
     UnknownPod,
+    #[error("another interface of the pod has that name ({0}); name one of them with `interface`")]
+    InterfaceTwice(String),
+    #[error("not a link-layer address of an interface; write it like 02:00:00:00:00:07")]
+    Mac,
+    #[error("pod {0:?} has it in this network; choose another")]
+    MacTaken(String),
+    #[error("write a name as `ip netns` has it, an absolute path, or a process id")]
+    AdoptForm,
+    #[error("no network namespace of that name; `netns list` names them")]
+    AdoptMissing,
+    #[error("a pod of instance {0:?} already; a namespace is one pod")]
+    AdoptTaken(String),
+    #[error("the namespace of a live pod cannot become another; `netns del` the pod first")]
+    AdoptChanged,
+    #[error("connected by hand with another network or address; `netns disconnect` it first")]
+    InterfaceByHand,
+    #[error("the pod has no such interface; `netns list -o json` names them")]
+    UnknownInterface,
+    #[error("the pod's only interface; `netns del` removes the pod")]
+    LastInterface,
+    #[error("the pod has several interfaces in it; name one of them: {0}")]
+    InterfaceAmbiguous(String),
+    #[error("{0} leads to it, and the pod has no other interface with {1}; withdraw it first")]
+    InterfacePublished(String, &'static str),
 
     #[error(
         "not a published port: {0}; write [ADDRESS:]HOSTPORT[-END]:PODPORT[-END][/tcp|udp|sctp], IPv6 addresses in brackets"

@@ -69,8 +69,23 @@ pub(super) struct RawPod {
     pub(super) network: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) address: Vec<Spanned<String>>,
+    pub(super) interface: Option<Spanned<String>>,
+    pub(super) mac: Option<Spanned<String>>,
+    pub(super) adopt: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) publish: Vec<Spanned<RawPodPublish>>,
+    #[serde(default)]
+    pub(super) attachment: Vec<Spanned<RawAttachment>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAttachment {
+    pub(super) network: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) address: Vec<Spanned<String>>,
+    pub(super) interface: Option<Spanned<String>>,
+    pub(super) mac: Option<Spanned<String>>,
 }
 
 /// A publish string, or a table with more.

@@ -78,8 +78,8 @@ fn reads_the_documented_file() {
     assert_eq!(t.host.uplink, Uplink::Named(vec!["eth7".into()]));
     assert_eq!(t.networks[0].subnets.len(), 2);
     assert!(t.networks[0].masquerade, "masquerade is the default");
-    assert_eq!(t.pods[1].network, "pods", "the only network is the default");
-    assert!(t.pods[1].publish.is_empty() && t.pods[1].address.is_empty());
+    assert_eq!(t.pods[1].first.network, "pods", "the only network is the default");
+    assert!(t.pods[1].publish.is_empty() && t.pods[1].first.address.is_empty());
     assert_eq!(t.pods[0].publish[2].port.to_string(), "[::]:9000-9010:9000-9010/tcp");
     assert!(t.pods[0].publish[1].port.is_loopback());
 }
@@ -309,7 +309,8 @@ fn what_the_instance_holds_counts() {
         pods: vec![TakenPod {
             name: "old".into(),
             network: "pods".into(),
-            addresses: vec!["10.244.0.10".parse().unwrap()],
+            addresses: vec![("pods".into(), "10.244.0.10".parse().unwrap())],
+            interfaces: 1,
         }],
         publishes: vec![("old".into(), "7000:7000".parse().unwrap())],
         namespaces: HashSet::from(["theirs".to_owned()]),

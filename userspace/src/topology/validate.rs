@@ -4,12 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netns_ebpf_common::abi;
+use netns_ebpf_common::{Mac, abi};
 
 use super::subnet::{check_subnet, overlap};
 use super::{
-    Backend, Behaviour, Declared, HostFacts, InputError, Interface, MAX_SNAT_ADDRS, Network, Pod, PortProbe, Problem,
-    Publish, SharedPublish, Topology, Uplink, check_ifname, check_name, gateway, is_assignable, same_family,
+    Adopt, Attachment, Backend, Behaviour, Declared, HostFacts, InputError, Interface, MAX_SNAT_ADDRS, Network, Pod,
+    PortProbe, Problem, Publish, SharedPublish, Topology, Uplink, check_ifname, check_name, gateway, is_assignable,
+    same_family,
 };
 
 /// What the instance holds beside the topology that is checked.
@@ -32,10 +33,12 @@ pub struct Taken {
 pub struct TakenPod {
     /// Name.
     pub name: String,
-    /// Name of its network.
+    /// Name of its first interface's network.
     pub network: String,
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
+    /// The addresses of all its interfaces, each with its network.
+    pub addresses: Vec<(String, IpAddr)>,
+    /// How many interfaces it has.
+    pub interfaces: usize,
 }
 
 /// Holds a topology against itself, the host and what the instance holds.
@@ -207,8 +210,9 @@ fn pods(topology: &Topology, facts: &HostFacts, taken: &Taken) -> Result<(), Inp
     let mut seen = HashMap::new();
     let mut addresses: HashMap<(&str, IpAddr), &str> = HashMap::new();
     for pod in &taken.pods {
-        addresses.extend(pod.addresses.iter().map(|a| ((pod.network.as_str(), *a), pod.name.as_str())));
+        addresses.extend(pod.addresses.iter().map(|(network, a)| ((network.as_str(), *a), pod.name.as_str())));
     }
+    let mut macs: HashMap<(&str, Mac), &str> = HashMap::new();
     for (i, pod) in topology.pods.iter().enumerate() {
         let field = format!("pod[{i}]");
         unique_name(&field, &pod.name, &mut seen)?;
@@ -216,41 +220,76 @@ fn pods(topology: &Topology, facts: &HostFacts, taken: &Taken) -> Result<(), Inp
         if taken.pods.iter().any(|t| t.name == pod.name) {
             return Err(name_error(Problem::NameTaken));
         }
-        if facts.namespaces.contains(&pod.name) && !taken.namespaces.contains(&pod.name) {
+        let is_adopted = matches!(&pod.adopt, Some(Adopt::Name(name)) if *name == pod.name);
+        if facts.namespaces.contains(&pod.name) && !taken.namespaces.contains(&pod.name) && !is_adopted {
             return Err(name_error(Problem::NamespaceTaken));
         }
-        let network = network_of(&field, pod, topology)?;
-        for (k, address) in pod.address.iter().enumerate() {
-            let error = |problem| InputError::new(format!("{field}.address[{k}]"), address, problem);
-            check_address(pod, network, k, facts).map_err(error)?;
-            if let Some(other) = addresses.insert((&pod.network, *address), &pod.name) {
-                return Err(error(Problem::AddressTaken(other.to_owned())));
+        adopted(i, pod, facts, taken)?;
+        let mut ifnames: HashMap<String, String> = HashMap::new();
+        for (k, (ifname, attachment)) in pod.interfaces().enumerate() {
+            let error = |key: &str, value: &dyn std::fmt::Display, problem| {
+                InputError::new(Pod::field(i, k, key), value, problem)
+            };
+            check_ifname(&ifname).map_err(|p| error("interface", &ifname, p))?;
+            if ifname == "lo" {
+                return Err(error("interface", &ifname, Problem::Ifname));
+            }
+            if let Some(first) = ifnames.insert(ifname.clone(), Pod::field(i, k, "")) {
+                return Err(error("interface", &ifname, Problem::InterfaceTwice(first)));
+            }
+            let network = network_of(&Pod::field(i, k, "network"), &attachment.network, topology)?;
+            for (n, address) in attachment.address.iter().enumerate() {
+                let error = |problem| InputError::new(Pod::field(i, k, &format!("address[{n}]")), address, problem);
+                check_address(attachment, network, n, facts).map_err(error)?;
+                if let Some(other) = addresses.insert((&attachment.network, *address), &pod.name) {
+                    return Err(error(Problem::AddressTaken(other.to_owned())));
+                }
+            }
+            if let Some(mac) = attachment.mac
+                && let Some(other) = macs.insert((&attachment.network, mac), &pod.name)
+            {
+                return Err(error("mac", &mac, Problem::MacTaken(other.to_owned())));
             }
         }
     }
-    if topology.pods.len() + taken.pods.len() > abi::MAX_ENDPOINTS as usize {
+    let interfaces: usize = topology.pods.iter().map(|p| p.attachments().count()).sum();
+    let taken: usize = taken.pods.iter().map(|p| p.interfaces).sum();
+    if interfaces + taken > abi::MAX_ENDPOINTS as usize {
         return Err(InputError::new("pod", "", Problem::TooMany(abi::MAX_ENDPOINTS)));
     }
     Ok(())
 }
 
-fn network_of<'a>(field: &str, pod: &Pod, topology: &'a Topology) -> Result<&'a Network, InputError> {
-    topology.networks.iter().find(|n| n.name == pod.network).ok_or_else(|| {
+/// Whether there is a namespace to adopt, as far as it has a name, and no pod has it.
+fn adopted(i: usize, pod: &Pod, facts: &HostFacts, taken: &Taken) -> Result<(), InputError> {
+    let Some(Adopt::Name(name)) = &pod.adopt else { return Ok(()) };
+    let error = |problem| InputError::new(format!("pod[{i}].adopt"), name, problem);
+    if taken.namespaces.contains(name) && *name != pod.name {
+        return Err(error(Problem::AdoptTaken(name.clone())));
+    }
+    if !facts.namespaces.contains(name) && !taken.namespaces.contains(&pod.name) {
+        return Err(error(Problem::AdoptMissing));
+    }
+    Ok(())
+}
+
+fn network_of<'a>(field: &str, name: &str, topology: &'a Topology) -> Result<&'a Network, InputError> {
+    topology.networks.iter().find(|n| n.name == name).ok_or_else(|| {
         let names: Vec<_> = topology.networks.iter().map(|n| n.name.as_str()).collect();
         let hint =
             if names.is_empty() { "declare it first".to_owned() } else { format!("declared are {}", names.join(", ")) };
-        InputError::new(format!("{field}.network"), &pod.network, Problem::UnknownNetwork(hint))
+        InputError::new(field, name, Problem::UnknownNetwork(hint))
     })
 }
 
-fn check_address(pod: &Pod, network: &Network, k: usize, facts: &HostFacts) -> Result<(), Problem> {
-    let address = pod.address[k];
+fn check_address(of: &Attachment, network: &Network, k: usize, facts: &HostFacts) -> Result<(), Problem> {
+    let address = of.address[k];
     let Some(subnet) = network.subnets.iter().find(|n| same_family(**n, address)) else {
         let subnets: Vec<_> = network.subnets.iter().map(IpNet::to_string).collect();
         return Err(Problem::AddressOutside { network: network.name.clone(), subnets: subnets.join(", ") });
     };
     is_assignable(&network.name, *subnet, address)?;
-    if let Some(first) = pod.address[..k].iter().find(|a| a.is_ipv4() == address.is_ipv4() && **a != address) {
+    if let Some(first) = of.address[..k].iter().find(|a| a.is_ipv4() == address.is_ipv4() && **a != address) {
         return Err(Problem::AddressFamilyTwice { family: family(address), first: first.to_string() });
     }
     if let Some(holder) = facts.holder(address) {
@@ -316,7 +355,7 @@ fn publishes(topology: &Topology, facts: &HostFacts, ports: &dyn PortProbe, take
 
 /// The network of a pod of the topology, or of one that stays beside it.
 fn network_behind<'a>(topology: &'a Topology, taken: &Taken, pod: &str) -> Option<&'a Network> {
-    let declared = topology.pods.iter().find(|p| p.name == pod).map(|p| &p.network);
+    let declared = topology.pods.iter().find(|p| p.name == pod).map(|p| &p.first.network);
     let name = declared.or_else(|| taken.pods.iter().find(|p| p.name == pod).map(|p| &p.network))?;
     topology.networks.iter().find(|n| n.name == *name)
 }

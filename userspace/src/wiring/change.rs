@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netns_ebpf_common::host::Uplink;
-use netns_ebpf_common::{Addr4, Addr6, Mac};
+use netns_ebpf_common::{Addr4, Addr6};
 
 use super::names::{endpoint_ifindex, gateway_ifindex};
-use super::pod::nets;
+use super::pod::{nets, own_table};
 use super::{Host, NetworkSpec, PodSpec, WiringError, local_route};
 use crate::datapath::FlowRecord;
 use crate::netlink::{AddressOptions, Netlink, Request, RouteSpec};
@@ -85,14 +85,7 @@ impl Host {
     /// Brings a live pod's interface to another address, prefix, network or MTU. May be repeated.
     ///
     /// Flows of addresses it has no more end.
-    pub fn change_pod(
-        &self,
-        network: &NetworkSpec,
-        pod: &PodSpec,
-        netns: &Netns,
-        ifname: &str,
-        mac: Mac,
-    ) -> Result<(), WiringError> {
+    pub fn change_pod(&self, network: &NetworkSpec, pod: &PodSpec, netns: &Netns) -> Result<(), WiringError> {
         let before = self.datapath.endpoint(pod.slot)?.filter(|e| e.owner == pod.owner);
         let former: Vec<IpAddr> = before.iter().flat_map(|e| addresses(e.addr4, e.addr6)).collect();
         let moves = before.is_some_and(|e| e.network != u32::from(network.id));
@@ -103,9 +96,9 @@ impl Host {
         // Whatever it is called by now.
         let eth = here.map(|here| self.pods_end(&here, netns, &links)).transpose()?.flatten();
         if let Some(eth) = eth {
-            readdress(&inside, eth.index, &nets(network, pod), &left)?;
+            readdress(&inside, eth.index, (network, pod), &left)?;
         }
-        self.mend_pod(network, pod, netns, ifname, mac, false)?;
+        self.mend_pod(network, pod, netns, false)?;
         if !left.is_empty() {
             self.datapath.wait_for_programs()?;
             let is_of = |flow: &FlowRecord, a: &IpAddr| [flow.src, flow.dst, flow.to_src, flow.to_dst].contains(a);
@@ -146,7 +139,13 @@ fn has(pod: &PodSpec, address: IpAddr) -> bool {
 
 /// Gives an interface in a pod its addresses, and its default routes by their gateways, before it loses what it has `left` and
 /// what it had with another prefix.
-fn readdress(inside: &Netlink, index: u32, wanted: &[(IpNet, IpAddr)], left: &[IpAddr]) -> Result<(), WiringError> {
+fn readdress(
+    inside: &Netlink,
+    index: u32,
+    (network, pod): (&NetworkSpec, &PodSpec),
+    left: &[IpAddr],
+) -> Result<(), WiringError> {
+    let wanted = nets(network, pod);
     let link_local = |a: &IpNet| matches!(a.addr(), IpAddr::V6(a) if a.is_unicast_link_local());
     let found: Vec<IpNet> = inside.addresses(Some(index))?.iter().map(|a| a.net).filter(|a| !link_local(a)).collect();
     let routes = inside.routes()?;
@@ -165,11 +164,15 @@ fn readdress(inside: &Netlink, index: u32, wanted: &[(IpNet, IpAddr)], left: &[I
             r.is_default() && r.oif == Some(index) && r.destination.addr().is_ipv4() == gateway.is_ipv4()
         };
         if routes.iter().filter(default).any(|r| r.gateway.is_some_and(|found| found != *gateway)) {
-            changes.push(Request::replace_route(&RouteSpec::default_via(*gateway, index)));
+            changes.push(Request::replace_route(&pod.default_route(*gateway, index)));
         }
     }
     let gone = found.iter().filter(|f| left.contains(&f.addr()) && !wanted.iter().any(|(net, _)| net == *f));
     last.extend(gone.map(|f| Request::delete_address(index, *f).or_absent()));
+    // Rules that speak of an address it has no more.
+    let table = own_table(pod.slot);
+    let stale = inside.rules()?.into_iter().filter(|r| r.table == table && left.contains(&r.from));
+    last.extend(stale.map(|rule| Request::delete_rule(&rule).or_absent()));
     changes.extend(last);
     Ok(inside.request_all(changes)?)
 }

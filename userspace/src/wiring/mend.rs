@@ -29,15 +29,8 @@ impl Host {
     /// # Errors
     ///
     /// [`WiringError::Taken`] when another device has the index or a name of one of the cable's ends: then nothing is changed.
-    pub fn mend_pod(
-        &self,
-        network: &NetworkSpec,
-        pod: &PodSpec,
-        netns: &Netns,
-        ifname: &str,
-        mac: Mac,
-        anew: bool,
-    ) -> Result<(), WiringError> {
+    pub fn mend_pod(&self, network: &NetworkSpec, pod: &PodSpec, netns: &Netns, anew: bool) -> Result<(), WiringError> {
+        let (ifname, mac) = (pod.ifname.as_str(), pod.mac);
         let (index, name) = (endpoint_ifindex(pod.slot), host_ifname(pod.slot));
         let inside = Netlink::in_netns(netns)?;
         let links = inside.links()?;

@@ -30,10 +30,10 @@ pub use cable::{Cable, CableEnd};
 pub use device::{HOST_END, gateway_settings, is_ours, whose};
 pub use gateway::NetworkSpec;
 pub use names::{
-    POD_IFNAME, endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, gateway_peer_ifname, gateway_peer_mac,
-    host_ifname, pod_mac,
+    endpoint_ifindex, gateway_ifindex, gateway_ifname, gateway_mac, gateway_peer_ifname, gateway_peer_mac, host_ifname,
+    pod_mac,
 };
-pub use pod::PodSpec;
+pub use pod::{PodSpec, own_table};
 pub use publish::{BackendSpec, PublishSpec};
 pub use uplink::{UplinkState, default_uplinks, unfit};
 

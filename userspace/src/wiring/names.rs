@@ -3,9 +3,6 @@
 
 use netns_ebpf_common::{Mac, abi};
 
-/// The interface inside a pod.
-pub const POD_IFNAME: &str = "eth0";
-
 /// Name of the host end of the veth of a slot. As unique as the index, of which one namespace has one.
 pub fn host_ifname(slot: u32) -> String {
     format!("nn{slot}")

@@ -5,12 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netns_ebpf_common::counters::Hook;
 use netns_ebpf_common::endpoint::Endpoint;
-use netns_ebpf_common::{Addr4, Addr6};
+use netns_ebpf_common::{Addr4, Addr6, Mac};
 
 use super::device::{HOST_END, in_the_way, write_device_settings};
-use super::names::{POD_IFNAME, device_group, endpoint_ifindex, gateway_mac, host_ifname, pod_mac};
+use super::names::{device_group, endpoint_ifindex, gateway_mac, host_ifname};
 use super::{FirstError, Host, NetworkSpec, WiringError, local_route, write_settings};
-use crate::netlink::{AddressOptions, Link, Netlink, Request, RouteSpec, VethEnd, VethPair};
+use crate::netlink::{AddressOptions, Link, Netlink, Request, RouteSpec, Rule, VethEnd, VethPair};
 use crate::netns::{Netns, NetnsName};
 
 /// The index of a namespace's loopback interface: the kernel makes it first (`LOOPBACK_IFINDEX`).
@@ -29,6 +29,31 @@ pub struct PodSpec {
     pub addr4: Option<Ipv4Addr>,
     /// IPv6 address, in its network's subnet.
     pub addr6: Option<Ipv6Addr>,
+    /// Name of the interface in the pod.
+    pub ifname: String,
+    /// Its link-layer address.
+    pub mac: Mac,
+    /// Its place among the pod's interfaces: the default route of the lowest one leads.
+    pub rank: u32,
+    /// The pod has other interfaces: what leaves with an address of this one leaves by it.
+    pub has_others: bool,
+    /// The namespace is somebody else's.
+    pub is_adopted: bool,
+}
+
+/// Above the priority IPv6's routes have by default (`IP6_RT_PRIO_USER`).
+const METRIC: u32 = 1024;
+
+impl PodSpec {
+    /// Priority of its default routes.
+    fn metric(&self) -> Option<u32> {
+        Some(METRIC + self.rank).filter(|_| self.rank > 0)
+    }
+
+    /// Its default route in the main table by a gateway.
+    pub(super) fn default_route(&self, gateway: IpAddr, index: u32) -> RouteSpec {
+        RouteSpec::default_via(gateway, index).with_metric(self.metric())
+    }
 }
 
 impl Host {
@@ -123,6 +148,13 @@ impl Host {
         errors.done().map(|()| true)
     }
 
+    /// Takes out of a pod's namespace that stays what was put there beside an interface and does not go with it.
+    pub fn forget_ways(&self, slot: u32, netns: &Netns) -> Result<(), WiringError> {
+        let inside = Netlink::in_netns(netns)?;
+        let ours = inside.rules()?.into_iter().filter(|rule| rule.table == own_table(slot));
+        Ok(inside.request_all(ours.map(|rule| Request::delete_rule(&rule).or_absent()).collect())?)
+    }
+
     /// Whether the data path has the pod as it is to know it, and live.
     pub fn knows_pod(&self, network: &NetworkSpec, pod: &PodSpec) -> Result<bool, WiringError> {
         let endpoint = Endpoint { flags: Endpoint::UP, ..self.endpoint_of(network, pod) };
@@ -135,7 +167,7 @@ impl Host {
             network: u32::from(network.id),
             addr4: pod.addr4.map_or(Addr4::UNSPECIFIED, Into::into),
             addr6: pod.addr6.map_or(Addr6::UNSPECIFIED, Into::into),
-            mac: pod_mac(&self.instance, pod.slot),
+            mac: pod.mac,
             flags: 0,
             mtu_bytes: network.mtu_bytes,
             owner: pod.owner,
@@ -178,13 +210,7 @@ impl Host {
             noarp: true,
             group: device_group(&self.instance),
         };
-        let peer = VethEnd {
-            name: POD_IFNAME.to_owned(),
-            index: None,
-            mac: pod_mac(&self.instance, pod.slot),
-            noarp: false,
-            group: 0,
-        };
+        let peer = VethEnd { name: pod.ifname.clone(), index: None, mac: pod.mac, noarp: false, group: 0 };
         let pair = VethPair { here: &here, peer: &peer, peer_netns: Some(netns), mtu_bytes: network.mtu_bytes };
         if let Err(e) = self.netlink.create_veth(&pair) {
             if e.is_exists() {
@@ -193,7 +219,7 @@ impl Host {
             }
             return Err(e.into());
         }
-        inside.link_by_name(POD_IFNAME)?.ok_or_else(|| WiringError::Gone(POD_IFNAME.to_owned()))
+        inside.link_by_name(&pod.ifname)?.ok_or_else(|| WiringError::Gone(pod.ifname.clone()))
     }
 
     fn set_up_inside(
@@ -205,17 +231,20 @@ impl Host {
         eth: &Link,
         is_new: bool,
     ) -> Result<(), WiringError> {
-        let settings = [
+        let ifname = &pod.ifname;
+        let mut settings = vec![
             // An IPv4-only pod has no IPv6 of its own making either: nobody would answer it.
-            (format!("ipv6/conf/{POD_IFNAME}/disable_ipv6"), if pod.addr6.is_some() { "0" } else { "1" }),
-            (format!("ipv6/conf/{POD_IFNAME}/accept_ra"), "0"),
-            (format!("ipv6/conf/{POD_IFNAME}/autoconf"), "0"),
-            // The kernel looks at both. Addresses are ours to give, so there is nothing to detect.
-            ("ipv6/conf/all/accept_dad".to_owned(), "0"),
-            (format!("ipv6/conf/{POD_IFNAME}/accept_dad"), "0"),
+            (format!("ipv6/conf/{ifname}/disable_ipv6"), if pod.addr6.is_some() { "0" } else { "1" }),
+            (format!("ipv6/conf/{ifname}/accept_ra"), "0"),
+            (format!("ipv6/conf/{ifname}/autoconf"), "0"),
+            (format!("ipv6/conf/{ifname}/accept_dad"), "0"),
             // The link-local address follows from the MAC; `from_pod` lets only that one out.
-            (format!("ipv6/conf/{POD_IFNAME}/addr_gen_mode"), "0"),
+            (format!("ipv6/conf/{ifname}/addr_gen_mode"), "0"),
         ];
+        if !pod.is_adopted {
+            // The kernel looks at both. Addresses are ours to give, so there is nothing to detect.
+            settings.push(("ipv6/conf/all/accept_dad".to_owned(), "0"));
+        }
         netns.run(|| write_settings(&settings))??;
         let options = AddressOptions { nodad: true, noprefixroute: false };
         let mut changes = vec![Request::set_up(LOOPBACK, true), Request::set_up(eth.index, true)];
@@ -226,9 +255,10 @@ impl Host {
             let found = inside.addresses(Some(eth.index))?.into_iter().map(|a| a.net).filter(is_changed);
             changes.extend(found.map(|net| Request::delete_address(eth.index, net).or_absent()));
         }
-        for (net, gateway) in nets(network, pod) {
+        let pod_nets = nets(network, pod);
+        for (net, gateway) in pod_nets.iter().copied() {
             changes.push(Request::add_address(eth.index, net, options).or_exists());
-            let default = RouteSpec::default_via(gateway, eth.index);
+            let default = pod.default_route(gateway, eth.index);
             if is_new {
                 changes.push(Request::add_route(&default).or_exists());
             } else {
@@ -238,9 +268,28 @@ impl Host {
                 changes.push(Request::put_route(&default).or_exists());
             }
         }
+        if pod.has_others {
+            changes.extend(ways_of_its_own(&pod_nets, pod.slot, eth.index));
+        }
         inside.request_all(changes)?;
         local_route::wait(netns, inside, pod.addr6.map(IpAddr::V6).as_slice())
     }
+}
+
+/// The routing table in a pod of what leaves with an address of the interface in this slot: numbers as high are nobody's.
+pub fn own_table(slot: u32) -> u32 {
+    endpoint_ifindex(slot)
+}
+
+/// Has what leaves with an interface's addresses leave by that interface, whichever others lead to the same destination: a pod may
+/// send with no address but the interface's.
+fn ways_of_its_own(nets: &[(IpNet, IpAddr)], slot: u32, index: u32) -> Vec<Request> {
+    let table = own_table(slot);
+    let ways = nets.iter().flat_map(|(net, gateway)| {
+        let way = RouteSpec::default_via(*gateway, index).in_table(table);
+        [Request::put_route(&way).or_exists(), Request::add_rule(&Rule { from: net.addr(), table }).or_exists()]
+    });
+    ways.collect()
 }
 
 /// A pod's addresses with their subnet's prefix length, each with its gateway.

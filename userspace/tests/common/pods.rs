@@ -92,9 +92,9 @@ impl Isolated {
         self.up(TOPOLOGY).ok();
     }
 
-    /// Namespaces for traffic between the pods of [`TOPOLOGY`] that are there, the host and the LAN.
+    /// Namespaces for traffic between the pods of [`TOPOLOGY`] and of others in tests that are there, the host and the LAN.
     pub fn places(&self) -> Places {
-        let names = ["lan", "wan", "red", "blue", "green"].map(|name| (name, name));
+        let names = ["lan", "wan", "red", "blue", "green", "disk", "box"].map(|name| (name, name));
         let there = names.into_iter().filter(|(_, name)| Path::new("/run/netns").join(name).exists());
         let host = netns::netns::Netns::current().expect("open the own namespace");
         Places::open(there).expect("open the namespaces").with("host", host)

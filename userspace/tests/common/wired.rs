@@ -4,7 +4,7 @@ use std::path::Path;
 
 use netns::datapath::{Datapath, Sizes};
 use netns::netns::{Netns, NetnsName};
-use netns::wiring::{Host, NetworkSpec, PodSpec};
+use netns::wiring::{Host, NetworkSpec, PodSpec, pod_mac};
 
 use super::{Isolated, isolated};
 
@@ -45,5 +45,10 @@ pub fn pod(name: &str, slot: u32) -> PodSpec {
         netns: NetnsName::new(name).expect("name"),
         addr4: Some([10, 244, 0, 10 + slot as u8].into()),
         addr6: format!("fd00:244::{}", 10 + slot).parse().ok(),
+        ifname: "eth0".to_owned(),
+        mac: pod_mac("test", slot),
+        rank: 0,
+        has_others: false,
+        is_adopted: false,
     }
 }

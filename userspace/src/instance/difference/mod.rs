@@ -252,6 +252,10 @@ fn inside_troubles(attachment: u64, wanted: &Present, present: &Present, trouble
     if !routes.is_empty() {
         troubles.push(Trouble::RoutesGone(routes));
     }
+    let own_ways: BTreeSet<_> = should.own_ways.difference(&is.own_ways).copied().collect();
+    if !own_ways.is_empty() {
+        troubles.push(Trouble::RulesGone(own_ways));
+    }
 }
 
 /// Compares a device with what it should be; `other` has its place, by name or at its index.

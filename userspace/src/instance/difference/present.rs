@@ -60,6 +60,8 @@ pub struct Inside {
     pub addresses: BTreeSet<IpNet>,
     /// Routes by it.
     pub routes: BTreeSet<Way>,
+    /// Addresses of it that leave by it, whatever others lead there; of a pod that has others.
+    pub own_ways: BTreeSet<IpAddr>,
     /// The data path knows it as it should.
     pub known: bool,
 }
@@ -145,7 +147,9 @@ impl Present {
                     wanted.led.insert(address, Led { destination: subnet.trunc(), index: gateway_ifindex(id) });
                 }
             }
-            wanted.inside.insert(row.id, Inside { device, addresses, routes, known: true, ..Inside::default() });
+            let own_ways = row.addresses().filter(|_| all.has_others(row)).collect();
+            let inside = Inside { device, addresses, routes, own_ways, known: true, ..Inside::default() };
+            wanted.inside.insert(row.id, inside);
         }
         let pods = all.pods.iter().filter(|r| ready(r.phase));
         wanted.namespaces = pods.filter_map(|p| Some((p.id, p.netns?))).collect();

@@ -69,6 +69,7 @@ fn state(pods: u64) -> State {
                     network,
                     slot,
                     ifname: format!("eth{k}"),
+                    rank: k as u32,
                     mac: pod_mac(NAME, slot),
                     ifindex: endpoint_ifindex(slot),
                     addr4: format!("10.{network}.0.{}", slot + 2).parse().ok(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -60,6 +61,8 @@ pub enum Trouble {
     AddressesAdded(BTreeSet<IpNet>),
     /// A pod's interface lacks routes.
     RoutesGone(BTreeSet<Way>),
+    /// What leaves with addresses of a pod's interface does not leave by it, though the pod has others.
+    RulesGone(BTreeSet<IpAddr>),
     /// The host's routes do not lead to subnets.
     HostRoutesGone(BTreeSet<IpNet>),
     /// More particular routes of the host lead elsewhere.
@@ -164,6 +167,7 @@ impl Trouble {
             Self::AddressesAdded(_) => "addresses-added",
             Self::InTheWay { .. } => "device-in-the-way",
             Self::RoutesGone(_) | Self::HostRoutesGone(_) => "routes-gone",
+            Self::RulesGone(_) => "rules-gone",
             Self::LedElsewhere { .. } => "led-elsewhere",
             Self::Neighbours(_) => "neighbours",
             Self::Port(_) => "port",
@@ -210,6 +214,7 @@ impl Trouble {
             | Self::AddressesGone(_)
             | Self::AddressesAdded(_)
             | Self::RoutesGone(_)
+            | Self::RulesGone(_)
             | Self::HostRoutesGone(_)
             | Self::Neighbours(_)
             | Self::Port(_)
@@ -252,6 +257,7 @@ impl fmt::Display for Trouble {
             Self::AddressesAdded(nets) => write!(f, "it has {}, which nobody gave it", list(nets)),
             Self::InTheWay { wanted, other } => write!(f, "in the way of {wanted} is {other}"),
             Self::RoutesGone(ways) => write!(f, "it lacks its {}", list(ways)),
+            Self::RulesGone(addresses) => write!(f, "it lacks its rules for what leaves with {}", list(addresses)),
             Self::HostRoutesGone(nets) => write!(f, "the host has no route to {} by it", list(nets)),
             Self::LedElsewhere { destinations, by } => {
                 write!(f, "a route of the host leads to {} by {by}", list(destinations))

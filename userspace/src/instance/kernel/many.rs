@@ -15,7 +15,7 @@ const MOST_OPEN: usize = 64;
 
 impl KernelPlatform {
     /// Makes the namespaces of pods, each of which is written down before it has its name.
-    pub(super) fn make_pods(&self, rows: &[&PodRow], note: Note<'_>) -> Result<(), PlatformError> {
+    pub(super) fn make_pods(&self, rows: &[&PodRow], all: &State, note: Note<'_>) -> Result<(), PlatformError> {
         for rows in rows.chunks(MOST_OPEN) {
             note_run_dir(Path::new(STATE_ROOT)).tried(Op::Make, Object::Host)?;
             let new: Vec<&PodRow> = rows.iter().copied().filter(|row| row.source == Source::Made).collect();
@@ -33,7 +33,7 @@ impl KernelPlatform {
                 }
             }
             for row in rows.iter().filter(|row| row.source != Source::Made) {
-                self.make_pod(row, note)?;
+                self.make_pod(row, all, note)?;
             }
         }
         Ok(())

@@ -33,6 +33,9 @@ impl KernelPlatform {
             // What they stood for is gone as well.
             (Repair::Pins, _) => self.mend_with(Repair::All, row, all, note),
             (Repair::Name, Row::Pod(pod)) => self.name_again(pod).map_err(fail),
+            (Repair::Pod, Row::Pod(pod)) if pod.source != Source::Made => {
+                Err(fail(Cause::Refused("it is somebody else's; `netns del` the pod, or have it made there again")))
+            }
             (Repair::Pod, Row::Pod(pod)) => {
                 let of_pod: Vec<_> = all.attachments_of(pod.id).cloned().collect();
                 for row in &of_pod {
@@ -42,7 +45,7 @@ impl KernelPlatform {
                 leave_no_file(pod).map_err(fail)?;
                 let mut made = all.clone();
                 let changed = RefCell::new(None);
-                self.make_pod(pod, &mut |row| {
+                self.make_pod(pod, all, &mut |row| {
                     *changed.borrow_mut() = Some(row.clone());
                     note(row)
                 })?;

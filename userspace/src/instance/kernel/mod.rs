@@ -9,6 +9,7 @@ mod sweep;
 
 use std::cell::RefCell;
 use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -119,13 +120,20 @@ impl KernelPlatform {
         self.unmount_bpffs()
     }
 
-    fn make_pod(&self, row: &PodRow, note: Note<'_>) -> Result<(), PlatformError> {
+    fn make_pod(&self, row: &PodRow, all: &State, note: Note<'_>) -> Result<(), PlatformError> {
         let fail = |source: Cause| {
             PlatformError::new(Op::Make, Object::Row(Row::from(row.clone()).id(), format!("{:?}", row.name)), source)
         };
         if row.source != Source::Made {
             let adopted = open_pod(&PodRow { netns: None, cookie: None, ..row.clone() }).map_err(|e| fail(e.into()))?;
-            return note(known(row, &adopted).into()).map_err(|e| fail(e.into()));
+            if adopted.is_same(self.host.netns()) {
+                return Err(fail(Cause::Refused("that namespace is the host")));
+            }
+            let known = known(row, &adopted);
+            if all.pods.iter().any(|p| p.id != row.id && p.netns == known.netns && p.cookie == known.cookie) {
+                return Err(fail(Cause::Refused("that namespace is another pod's")));
+            }
+            return note(known.into()).map_err(|e| fail(e.into()));
         }
         let name = NetnsName::new(&row.name).map_err(|e| fail(NetnsError::from(e).into()))?;
         note_run_dir(Path::new(STATE_ROOT)).map_err(|e| fail(e.into()))?;
@@ -144,9 +152,9 @@ impl KernelPlatform {
         let network = all.network(row.network).ok_or(Cause::Refused("its network is gone"))?;
         let network = network_spec_of(row, network);
         match how {
-            Wire::Change => self.host.change_pod(&network, &spec, &netns, &row.ifname, row.mac)?,
+            Wire::Change => self.host.change_pod(&network, &spec, &netns)?,
             Wire::New => self.host.wire_pod_at(&network, &spec, &netns, !all.shares_address(row))?,
-            Wire::Again { anew } => self.host.mend_pod(&network, &spec, &netns, &row.ifname, row.mac, anew)?,
+            Wire::Again { anew } => self.host.mend_pod(&network, &spec, &netns, anew)?,
         }
         Ok(())
     }
@@ -183,12 +191,15 @@ impl KernelPlatform {
                 Ok(missing(done || !whole))
             }
             Row::Attachment(_) if self.host_is_gone => Ok(missing(false)),
-            Row::Attachment(r) if self.is_loaded() && !whole => {
-                self.host.unwire_pod(r.slot, r.id)?;
-                Ok(None)
+            Row::Attachment(r) => {
+                self.leave_namespace(r, all);
+                if self.is_loaded() && !whole {
+                    self.host.unwire_pod(r.slot, r.id)?;
+                    return Ok(None);
+                }
+                // Its flows and its entry go with the maps.
+                Ok(missing(self.host.delete_cable(r.slot)?))
             }
-            // Its flows and its entry go with the maps.
-            Row::Attachment(r) => Ok(missing(self.host.delete_cable(r.slot)?)),
             Row::Publish(r) => {
                 match self.is_loaded().then(|| self.host.forget_publish(&publish_spec(r, all))) {
                     // It goes with the maps, of which some may have gone before.
@@ -197,6 +208,18 @@ impl KernelPlatform {
                 }
                 Ok(None)
             }
+        }
+    }
+
+    /// Takes what is an interface's out of a namespace that stays. Best effort: it may be gone, or another by now.
+    fn leave_namespace(&self, row: &AttachmentRow, all: &State) {
+        let Some(pod) = all.pod_of(row.id) else { return };
+        if pod.source == Source::Made && !pod.phase.is_live() {
+            return;
+        }
+        let done = open_pod(pod).map_err(Cause::from).and_then(|netns| Ok(self.host.forget_ways(row.slot, &netns)?));
+        if let Err(e) = done {
+            tracing::debug!("what was put into pod {:?} is not taken out: {e}", pod.name);
         }
     }
 
@@ -299,7 +322,7 @@ impl Platform for KernelPlatform {
         match row {
             Row::Instance(r) => self.make_instance(r, note),
             Row::Network(r) => tried(self.host.wire_gateway(&network_spec(r)).map_err(Into::into)),
-            Row::Pod(r) => self.make_pod(r, note),
+            Row::Pod(r) => self.make_pod(r, all, note),
             Row::Attachment(r) => tried(self.wire(r, all, Wire::New)),
             Row::Publish(r) => {
                 if r.publish.is_loopback() && !self.host.datapath().has_socket_hooks() {
@@ -315,7 +338,7 @@ impl Platform for KernelPlatform {
         let attachments: Vec<&AttachmentRow> =
             rows.iter().filter_map(|r| if let Row::Attachment(a) = r { Some(a) } else { None }).collect();
         match rows {
-            [_, _, ..] if pods.len() == rows.len() => self.make_pods(&pods, note),
+            [_, _, ..] if pods.len() == rows.len() => self.make_pods(&pods, all, note),
             [_, _, ..] if attachments.len() == rows.len() => self.wire_all(&attachments, all),
             rows => rows.iter().try_for_each(|row| self.make(row, all, note)),
         }
@@ -420,9 +443,19 @@ impl Platform for KernelPlatform {
 }
 
 /// What the wiring is to know of an attachment.
-fn pod_spec(row: &AttachmentRow, pod: &PodRow) -> Result<PodSpec, Cause> {
-    let name = NetnsName::new(&pod.name).map_err(NetnsError::from)?;
-    Ok(PodSpec { owner: row.id, slot: row.slot, netns: name, addr4: row.addr4, addr6: row.addr6 })
+fn pod_spec(row: &AttachmentRow, pod: &PodRow, all: &State) -> Result<PodSpec, Cause> {
+    Ok(PodSpec {
+        owner: row.id,
+        slot: row.slot,
+        netns: NetnsName::new(&pod.name).map_err(NetnsError::from)?,
+        addr4: row.addr4,
+        addr6: row.addr6,
+        ifname: row.ifname.clone(),
+        mac: row.mac,
+        rank: row.rank,
+        has_others: all.has_others(row),
+        is_adopted: pod.source != Source::Made,
+    })
 }
 
 /// Opens a pod's namespace, if it is the pod's: one of its name that is another is not.
@@ -434,7 +467,12 @@ pub fn open_pod(pod: &PodRow) -> Result<Netns, NetnsError> {
     let name = NetnsName::new(&pod.name)?;
     let netns = match &pod.source {
         Source::Made | Source::Named => Netns::open_named(&name)?,
-        Source::Path(path) => Netns::open_path(path)?,
+        Source::Path(path) => Netns::open_path(path).map_err(|e| match e {
+            NetnsError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                NetnsError::Absent(name.clone())
+            }
+            e => e,
+        })?,
         Source::Pid(pid) => Netns::of_pid(*pid)?,
     };
     if is_pods(pod, &netns) { Ok(netns) } else { Err(NetnsError::Another(name)) }
@@ -448,7 +486,7 @@ pub fn is_pods(pod: &PodRow, netns: &Netns) -> bool {
 /// The namespace of an attachment's pod, which must be the pod's own, and what the wiring is to know.
 fn attachment(row: &AttachmentRow, all: &State) -> Result<(Netns, PodSpec), Cause> {
     let pod = all.pod_of(row.id).ok_or(Cause::Refused("its pod is gone"))?;
-    Ok((open_pod(pod)?, pod_spec(row, pod)?))
+    Ok((open_pod(pod)?, pod_spec(row, pod, all)?))
 }
 
 /// The row with what a namespace is known by.

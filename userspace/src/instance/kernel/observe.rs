@@ -1,6 +1,6 @@
 //! What is there of an instance, asked of the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netns_ebpf_common::counters::Hook;
@@ -15,7 +15,7 @@ use crate::netlink::{Family, Link, Netlink};
 use crate::netns::{Netns, NetnsError, NetnsId};
 use crate::store::{AttachmentRow, PodRow, State};
 use crate::topology::Uplink;
-use crate::wiring::{gateway_ifindex, unfit, whose};
+use crate::wiring::{gateway_ifindex, own_table, unfit, whose};
 
 impl KernelPlatform {
     pub(super) fn look(&self, all: &State) -> Result<Present, PlatformError> {
@@ -141,6 +141,8 @@ impl KernelPlatform {
     ) -> Result<BTreeMap<u64, Inside>, Cause> {
         let netlink = Netlink::in_netns(netns)?;
         let (links, addresses, routes) = (netlink.links()?, netlink.addresses(None)?, netlink.routes()?);
+        // Nobody asks of a pod with one interface.
+        let rules = if rows.len() > 1 { netlink.rules()? } else { Vec::new() };
         let mut found = BTreeMap::new();
         for row in rows {
             let here = host.iter().find(|link| link.index == row.ifindex && self.host.is_ours(link));
@@ -152,11 +154,20 @@ impl KernelPlatform {
             let addresses = addresses.iter().filter(|a| of(a.index) && !is_link_local(a.addr()));
             let ways = routes.iter().filter(|r| r.oif.is_some_and(of));
             let known = match all.network(row.network) {
-                Some(network) => self.host.knows_pod(&network_spec_of(row, network), &pod_spec(row, pod)?)?,
+                Some(network) => self.host.knows_pod(&network_spec_of(row, network), &pod_spec(row, pod, all)?)?,
                 None => false,
             };
+            let table = own_table(row.slot);
+            let mut own_ways = BTreeSet::new();
+            for rule in rules.iter().filter(|rule| rule.table == table) {
+                let mut ways = netlink.routes_in(table, Family::of(rule.from), None)?.into_iter();
+                if ways.any(|r| r.is_default() && r.oif.is_some_and(of)) {
+                    own_ways.insert(rule.from);
+                }
+            }
             let inside = Inside {
                 known,
+                own_ways,
                 device: link.map(|link| device(link, true)),
                 other: links.iter().find(is_other).map(|link| device(link, false)),
                 addresses: addresses.map(|a| a.net).collect(),

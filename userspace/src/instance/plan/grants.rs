@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::path::Path;
 
 use netns_ebpf_common::abi;
 
@@ -11,16 +12,21 @@ use super::rows::{NextId, Plan};
 use crate::instance::InstanceError;
 use crate::instance::platform::Numbered;
 use crate::ipam;
+use crate::netns::RUN_DIR;
 use crate::store::{
     AttachmentRow, BackendRow, NetworkRow, Origin, Phase, PodRow, PublishRow, Source, State, Withdrawal,
 };
-use crate::topology::{self, Backend, HostFacts, InputError, Network, Pod, Problem, SharedPublish, Topology};
-use crate::wiring::{POD_IFNAME, endpoint_ifindex, gateway_ifname, gateway_peer_ifname, host_ifname, pod_mac};
+use crate::topology::{
+    self, Adopt, Attachment, Backend, HostFacts, InputError, Network, Pod, Problem, SharedPublish, Topology,
+};
+use crate::wiring::{endpoint_ifindex, gateway_ifname, gateway_peer_ifname, host_ifname, pod_mac};
 
-/// The interface the file speaks of when it declares a live pod: none of one that a verb added.
-fn declared<'a>(state: &'a State, pod: &str) -> Option<&'a AttachmentRow> {
-    let row = state.pod(pod).filter(|p| p.origin == Origin::File)?;
-    state.attachments_of(row.id).next()
+/// What the file says of a live interface: nothing of one that a verb added, or whose pod one did. With its place in the file.
+fn declared<'a>(state: &State, row: &AttachmentRow, wanted: &'a Topology) -> Option<(usize, usize, &'a Attachment)> {
+    let pod = state.pod_of(row.id).filter(|p| p.origin == Origin::File && row.origin == Origin::File)?;
+    let i = wanted.pods.iter().position(|p| p.name == pod.name)?;
+    let mut interfaces = wanted.pods[i].interfaces().enumerate();
+    interfaces.find(|(_, (ifname, _))| *ifname == row.ifname).map(|(k, (_, attachment))| (i, k, attachment))
 }
 
 /// Whether a pod has to be told of it that its network is another: not that there are more addresses behind the gateway.
@@ -37,6 +43,22 @@ fn prefix_bits(row: &AttachmentRow, network: &NetworkRow) -> [Option<u8>; 2] {
     let of = |subnet: Option<ipnet::IpNet>, own: Option<u8>| own.or(subnet.map(|s| s.prefix_len()));
     let [four, six] = row.prefix_bits;
     [of(network.network.subnet4().map(Into::into), four), of(network.network.subnet6().map(Into::into), six)]
+}
+
+/// Whose namespace a declared pod is.
+pub(super) fn source_of(pod: &Pod) -> Source {
+    match &pod.adopt {
+        None => Source::Made,
+        Some(Adopt::Name(name)) if *name == pod.name => Source::Named,
+        Some(Adopt::Name(name)) => Source::Path(Path::new(RUN_DIR).join(name)),
+        Some(Adopt::Path(path)) => Source::Path(path.clone()),
+        Some(Adopt::Pid(pid)) => Source::Pid(*pid),
+    }
+}
+
+fn pod_row(pod: &Pod, id: u64, origin: Origin) -> PodRow {
+    let (name, source) = (pod.name.clone(), source_of(pod));
+    PodRow { id, name, netns: None, cookie: None, source, origin, phase: Phase::Creating }
 }
 
 /// Numbers and addresses that are still free.
@@ -56,7 +78,7 @@ pub(super) struct Grants<'a> {
 impl<'a> Grants<'a> {
     pub(super) fn new(state: &State, host: &'a Surroundings<'_>, plan: &Plan) -> Self {
         let (facts, instance, rests) = (host.facts, host.instance, host.rests);
-        let staying = |a: &&AttachmentRow| !plan.remove_pods.contains(&a.pod);
+        let staying = |a: &&AttachmentRow| !plan.removes_attachment(a);
         let addresses = state.attachments.iter().filter(staying);
         let networks = state.networks.iter().filter(|n| !plan.remove_networks.contains(&n.id));
         let networks = networks.map(|n| plan.networks_changed.iter().find(|c| c.id == n.id).unwrap_or(n));
@@ -119,9 +141,9 @@ impl<'a> Grants<'a> {
 
     /// Addresses that are asked for come before those that are chosen.
     fn ask(&mut self, wanted: &Topology) {
-        for pod in &wanted.pods {
-            let network = self.id_of(&pod.network);
-            self.addresses.extend(pod.address.iter().map(|a| (network, *a)));
+        for attachment in wanted.pods.iter().flat_map(Pod::attachments) {
+            let network = self.id_of(&attachment.network);
+            self.addresses.extend(attachment.address.iter().map(|a| (network, *a)));
         }
     }
 
@@ -132,35 +154,40 @@ impl<'a> Grants<'a> {
     /// Interfaces that stay and are to be something else: the file says so of theirs, or their network is.
     pub(super) fn change(&mut self, state: &State, wanted: &Topology, plan: &mut Plan) -> Result<(), InputError> {
         // Whoever gets another address leaves his own to others.
-        for (pod, row) in wanted.pods.iter().filter_map(|pod| Some((pod, declared(state, &pod.name)?))) {
-            let gives_up = |a: &IpAddr| pod.address.iter().any(|b| b.is_ipv4() == a.is_ipv4() && b != a);
-            let moves = self.id_of(&pod.network) != row.network;
+        let told = state.attachments.iter().filter_map(|row| Some((declared(state, row, wanted)?, row)));
+        for ((.., said), row) in told {
+            let gives_up = |a: &IpAddr| said.address.iter().any(|b| b.is_ipv4() == a.is_ipv4() && b != a);
+            let moves = self.id_of(&said.network) != row.network;
             for address in row.addresses().filter(|a| moves || gives_up(a)) {
                 self.addresses.remove(&(row.network, address));
             }
         }
         self.ask(wanted);
-        for row in state.attachments.iter().filter(|a| !plan.remove_pods.contains(&a.pod)) {
+        let staying: Vec<_> = state.attachments.iter().filter(|a| !plan.removes_attachment(a)).collect();
+        for row in staying {
             let name = state.pod_name(row.id);
-            let at = wanted.pods.iter().position(|p| p.name == name);
-            let declared =
-                at.filter(|_| declared(state, name).is_some_and(|d| d.id == row.id)).map(|i| &wanted.pods[i]);
-            let of = declared.map_or(row.network, |pod| self.id_of(&pod.network));
+            let place = declared(state, row, wanted);
+            let said = place.map(|(.., said)| said);
+            let of = said.map_or(row.network, |said| self.id_of(&said.network));
             let Some(network) = self.networks.iter().find(|n| n.id == of).cloned() else { continue };
             let mut new = AttachmentRow { network: of, ..row.clone() };
             if of != row.network {
                 (new.addr4, new.addr6) = (None, None);
             }
-            for address in declared.iter().flat_map(|pod| &pod.address) {
+            if let Some(said) = said {
+                new.mac = said.mac.unwrap_or_else(|| pod_mac(self.instance, row.slot));
+            }
+            for address in said.iter().flat_map(|said| &said.address) {
                 match address {
                     IpAddr::V4(a) => new.addr4 = Some(*a),
                     IpAddr::V6(a) => new.addr6 = Some(*a),
                 }
             }
-            self.allot(&mut new)
-                .map_err(|p| InputError::new(format!("pod[{}].address", at.unwrap_or_default()), name, p))?;
+            self.allot(&mut new).map_err(|p| {
+                InputError::new(place.map_or("pod".to_owned(), |(i, k, _)| Pod::field(i, k, "address")), name, p)
+            })?;
             let before = state.network(row.network);
-            let object = format!("pod {name}");
+            let object = if row.rank == 0 { format!("pod {name}") } else { format!("pod {name} {}", row.ifname) };
             let mut settings = Settings::of(&object, &mut plan.settings);
             let network_name = before.map_or("", |n| n.network.name.as_str());
             settings.compare("network", &network_name, &network.network.name.as_str(), |n| (*n).to_owned());
@@ -168,6 +195,7 @@ impl<'a> Grants<'a> {
             settings.compare("address", &now, &then, |list| {
                 list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
             });
+            settings.compare("mac", &row.mac, &new.mac, ToString::to_string);
             let grown = before.filter(|before| before.network.subnets != network.network.subnets && of == row.network);
             let felt = before.is_some_and(|before| is_felt_inside(before, &network));
             let mut told = |bits: [Option<u8>; 2]| new.prefix_bits = bits;
@@ -179,7 +207,8 @@ impl<'a> Grants<'a> {
                 None => {}
             }
             if new != *row || felt {
-                let moves = (new.network, new.addr4, new.addr6) != (row.network, row.addr4, row.addr6);
+                let of = |row: &AttachmentRow| (row.network, row.addr4, row.addr6, row.mac);
+                let moves = of(&new) != of(row);
                 let phase = if moves || felt { Phase::Updating } else { Phase::Ready };
                 plan.attachments_changed.push(AttachmentRow { phase, ..new });
             }
@@ -199,28 +228,33 @@ impl<'a> Grants<'a> {
     ) -> Result<(), InstanceError> {
         self.ask(wanted);
         for (i, pod) in wanted.pods.iter().enumerate() {
-            if state.pod(&pod.name).is_some() {
+            let live = state.pod(&pod.name);
+            if live.is_some_and(|row| row.origin != origin) {
                 continue;
             }
-            let field = |f: &str| format!("pod[{i}].{f}");
-            let taken = |slot| {
-                self.ifindexes.contains(&endpoint_ifindex(slot)) || self.ifnames.contains(host_ifname(slot).as_str())
+            let id = match live {
+                Some(row) => row.id,
+                None => {
+                    let row = pod_row(pod, next_id()?, origin);
+                    let id = row.id;
+                    plan.pods.push(row);
+                    id
+                }
             };
-            let slot = Self::lowest(&mut self.slots, taken, |n| (self.rests)(Numbered::Slot(n)), 0, abi::MAX_ENDPOINTS)
-                .map_err(|p| error(InputError::new(field("name"), &pod.name, p)))?;
-            let row = PodRow {
-                id: next_id()?,
-                name: pod.name.clone(),
-                netns: None,
-                cookie: None,
-                source: Source::Made,
-                origin,
-                phase: Phase::Creating,
-            };
-            let attachment = self.attachment(pod, row.id, next_id()?, slot, origin);
-            plan.attachments.push(attachment.map_err(|p| error(InputError::new(field("address"), "", p)))?);
-            plan.pods.push(row);
+            for (k, (ifname, attachment)) in pod.interfaces().enumerate() {
+                if state.attachments_of(id).any(|a| a.ifname == ifname && !plan.removes_attachment(a)) {
+                    continue;
+                }
+                let used: Vec<u32> = plan.attachments_after(state).filter(|a| a.pod == id).map(|a| a.rank).collect();
+                let place = u32::try_from(k).unwrap_or(u32::MAX);
+                let rank =
+                    if used.contains(&place) { used.iter().max().copied().unwrap_or_default() + 1 } else { place };
+                let row = self.attachment(attachment, (id, next_id()?), (ifname, rank), origin);
+                let row = row.map_err(|(key, p)| error(InputError::new(Pod::field(i, k, key), &pod.name, p)))?;
+                plan.attachments.push(row);
+            }
         }
+        plan.tell_firsts(state);
         self.publishes(state, wanted, origin, plan, next_id, error)?;
         let moved = self.networks.iter().filter(|n| state.network(n.id).is_some_and(|old| old != *n));
         let is_changed = |n: &&NetworkRow| plan.networks_changed.iter().any(|c| c.id == n.id);
@@ -233,18 +267,55 @@ impl<'a> Grants<'a> {
         Ok(())
     }
 
-    fn attachment(&mut self, pod: &Pod, of: u64, id: u64, slot: u32, origin: Origin) -> Result<AttachmentRow, Problem> {
-        let Some(network) = self.networks.iter().find(|n| n.network.name == pod.network) else {
-            return Err(Problem::UnknownNetwork("declare it first".to_owned()));
+    /// Plans a further interface of a live pod; what is wrong is said of a key of its table.
+    pub(super) fn connect(
+        &mut self,
+        state: &State,
+        pod: &PodRow,
+        wanted: &Attachment,
+        plan: &mut Plan,
+        next_id: NextId<'_>,
+    ) -> Result<(), (&'static str, Problem)> {
+        for address in &wanted.address {
+            self.addresses.insert((self.id_of(&wanted.network), *address));
+        }
+        let used: Vec<u32> = state.attachments_of(pod.id).map(|a| a.rank).collect();
+        let rank = used.iter().max().map_or(0, |last| last + 1);
+        let id = next_id().map_err(|e| ("name", Problem::Usage(e.to_string())))?;
+        let ifname = wanted.interface.clone().unwrap_or_else(|| Attachment::default_ifname(used.len()));
+        let row = self.attachment(wanted, (pod.id, id), (ifname, rank), Origin::Verb)?;
+        plan.attachments.push(row);
+        plan.tell_firsts(state);
+        let moved = self.networks.iter().filter(|n| state.network(n.id).is_some_and(|old| old != *n));
+        plan.touched = moved.cloned().collect();
+        Ok(())
+    }
+
+    /// The row of a new interface, with a slot and addresses; what is wrong is said of a key of its table.
+    fn attachment(
+        &mut self,
+        wanted: &Attachment,
+        (pod, id): (u64, u64),
+        (ifname, rank): (String, u32),
+        origin: Origin,
+    ) -> Result<AttachmentRow, (&'static str, Problem)> {
+        let taken = |slot| {
+            self.ifindexes.contains(&endpoint_ifindex(slot)) || self.ifnames.contains(host_ifname(slot).as_str())
         };
-        let asked = |v4: bool| pod.address.iter().find(|a| a.is_ipv4() == v4).copied();
+        let slot = Self::lowest(&mut self.slots, taken, |n| (self.rests)(Numbered::Slot(n)), 0, abi::MAX_ENDPOINTS)
+            .map_err(|p| ("name", p))?;
+        let Some(network) = self.networks.iter().find(|n| n.network.name == wanted.network) else {
+            return Err(("network", Problem::UnknownNetwork("declare it first".to_owned())));
+        };
+        let asked = |v4: bool| wanted.address.iter().find(|a| a.is_ipv4() == v4).copied();
         let mut row = AttachmentRow {
             id,
-            pod: of,
+            pod,
             network: network.id,
             slot,
-            ifname: POD_IFNAME.to_owned(),
-            mac: pod_mac(self.instance, slot),
+            ifname,
+            rank,
+            mac: wanted.mac.unwrap_or_else(|| pod_mac(self.instance, slot)),
             ifindex: endpoint_ifindex(slot),
             prefix_bits: [None; 2],
             addr4: asked(true).and_then(|a| if let IpAddr::V4(a) = a { Some(a) } else { None }),
@@ -252,7 +323,7 @@ impl<'a> Grants<'a> {
             origin,
             phase: Phase::Creating,
         };
-        self.allot(&mut row)?;
+        self.allot(&mut row).map_err(|p| ("address", p))?;
         Ok(row)
     }
 

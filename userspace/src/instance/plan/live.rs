@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{DEFAULT_MTU_BYTES, Plan};
 use crate::store::{InstanceRow, NetworkRow, Phase, State, UplinkRow};
-use crate::topology::{self, Host, HostFacts, InputError, Interface, Network, Problem, Topology, Uplink};
+use crate::topology::{self, Host, HostFacts, InputError, Interface, Network, Pod, Problem, Topology, Uplink};
 
 /// A setting that changes where it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -190,10 +190,12 @@ pub(super) fn check_addresses(wanted: &Topology, state: &State, plan: &Plan) -> 
     }
     for ((_, address), names) in holders.into_iter().filter(|(_, names)| names.len() > 1) {
         for (i, pod) in wanted.pods.iter().enumerate().filter(|(_, pod)| names.contains(&pod.name.as_str())) {
-            if let Some(k) = pod.address.iter().position(|a| *a == address) {
-                let other = names.iter().find(|n| **n != pod.name).unwrap_or(&"");
-                let problem = Problem::AddressTaken((*other).to_owned());
-                return Err(InputError::new(format!("pod[{i}].address[{k}]"), address, problem));
+            for (k, said) in pod.attachments().enumerate() {
+                if let Some(n) = said.address.iter().position(|a| *a == address) {
+                    let other = names.iter().find(|n| **n != pod.name).unwrap_or(&"");
+                    let problem = Problem::AddressTaken((*other).to_owned());
+                    return Err(InputError::new(Pod::field(i, k, &format!("address[{n}]")), address, problem));
+                }
             }
         }
     }

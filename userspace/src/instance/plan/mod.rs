@@ -16,9 +16,12 @@ pub(super) use rows::NextId;
 pub use rows::Plan;
 
 use super::InstanceError;
+use netns_ebpf_common::Mac;
+
 use crate::store::{AttachmentRow, BackendRow, InstanceRow, Origin, Phase, PodRow, PublishRow, State, UplinkRow};
 use crate::topology::{
-    self, Backend, Document, InputError, Pod, Problem, Publish, SharedPublish, Taken, TakenPod, Topology,
+    self, Adopt, Attachment, Backend, Document, InputError, Pod, Problem, Publish, SharedPublish, Taken, TakenPod,
+    Topology,
 };
 
 /// MTU where neither file nor uplink name one, in bytes.
@@ -29,10 +32,12 @@ const DEFAULT_MTU_BYTES: u32 = 1500;
 pub struct PodRequest {
     /// Name.
     pub name: String,
-    /// Its network; may be left out when there is one.
-    pub network: Option<String>,
-    /// Addresses; a family that is not here is allocated.
+    /// Its networks, an interface in each; may be left out when there is one.
+    pub networks: Vec<String>,
+    /// Addresses, each of the first of those networks it is in; a family that is not here is allocated.
     pub addresses: Vec<IpAddr>,
+    /// Somebody else's namespace that it is to be.
+    pub adopt: Option<Adopt>,
     /// Published ports.
     pub publishes: Vec<Publish>,
 }
@@ -61,6 +66,7 @@ pub(super) fn up(
     let (wanted, facts) = (&document.topology, host.facts);
     let located = |e| InstanceError::Input(document.locate(e));
     spare_networks(state, wanted).map_err(located)?;
+    check_interfaces(state, wanted).map_err(located)?;
     let (mut taken, mut plan) = divide(state, wanted);
     taken.publishes.extend(host.publishes());
     let kept = taken.live.clone();
@@ -122,6 +128,10 @@ pub(super) fn up(
     }
     live::check_addresses(wanted, state, &plan).map_err(located)?;
     plan.switched = switched(state, wanted, &kept, &plan);
+    plan.lead_on(state).map_err(|(publish, family)| {
+        let publish = publish.publish.to_string();
+        located(InputError::new("pod", &publish, Problem::InterfacePublished(publish.clone(), family)))
+    })?;
     Ok(plan)
 }
 
@@ -165,10 +175,44 @@ fn is_as_declared(state: &State, row: &PublishRow, publish: &SharedPublish) -> b
         && sorted(state.backends(row)) == sorted(publish.backends.clone())
 }
 
+/// Whether a live interface is what the file says.
+fn is_interface_as_declared(state: &State, row: &AttachmentRow, said: &Attachment) -> bool {
+    state.network_name(row.network) == said.network
+        && said.mac.is_none_or(|mac| mac == row.mac)
+        && said.address.iter().all(|a| row.addresses().any(|b| b == *a))
+}
+
+/// Whether a live pod's namespace is the one the file says.
+fn is_source(row: &PodRow, pod: &Pod) -> bool {
+    row.source == grants::source_of(pod)
+}
+
+/// Refuses what of live pods' interfaces cannot become what the file says.
+fn check_interfaces(state: &State, wanted: &Topology) -> Result<(), InputError> {
+    for (i, pod) in wanted.pods.iter().enumerate() {
+        let Some(row) = state.pod(&pod.name).filter(|row| row.origin == Origin::File) else { continue };
+        if !is_source(row, pod) {
+            let adopt = pod.adopt.as_ref().map_or_else(String::new, ToString::to_string);
+            return Err(InputError::new(format!("pod[{i}].adopt"), adopt, Problem::AdoptChanged));
+        }
+        for (k, (ifname, said)) in pod.interfaces().enumerate() {
+            let by_hand = state.attachments_of(row.id).find(|a| a.ifname == ifname && a.origin == Origin::Verb);
+            if by_hand.is_some_and(|a| !is_interface_as_declared(state, a, said)) {
+                return Err(InputError::new(Pod::field(i, k, "interface"), ifname, Problem::InterfaceByHand));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Whether a live pod is what the file says: what a verb added may be declared as it is, and stays the verb's.
 fn is_pod_as_declared(state: &State, row: &PodRow, pod: &Pod) -> bool {
     let live = taken_pod(state, row);
-    live.name == pod.name && live.network == pod.network && pod.address.iter().all(|a| live.addresses.contains(a))
+    let is_there = |(ifname, said): (String, &Attachment)| {
+        let row = state.attachments_of(row.id).find(|a| a.ifname == ifname);
+        row.is_some_and(|row| is_interface_as_declared(state, row, said))
+    };
+    live.name == pod.name && is_source(row, pod) && pod.interfaces().all(is_there)
 }
 
 /// What `add` has to do.
@@ -182,23 +226,17 @@ pub(super) fn add(
     host: &Surroundings<'_>,
     next_id: NextId<'_>,
 ) -> Result<Plan, InstanceError> {
-    let network = match (&request.network, state.networks.as_slice()) {
-        (Some(name), _) => name.clone(),
-        (None, [only]) => only.network.name.clone(),
-        (None, []) => {
-            let problem = Problem::UnknownNetwork("the instance has none; declare one in its file".to_owned());
-            return Err(InputError::new("--network", "", problem).into());
-        }
-        (None, many) => {
-            let names: Vec<_> = many.iter().map(|n| n.network.name.as_str()).collect();
-            return Err(InputError::new("--network", "", Problem::NetworkAmbiguous(names.join(", "))).into());
-        }
+    let networks = match request.networks.as_slice() {
+        [] => vec![only_network(state)?],
+        several => several.to_vec(),
     };
+    let mut attachments = in_networks(state, &networks, &request.addresses);
     let pod = Pod {
         name: request.name.clone(),
-        network,
-        address: request.addresses.clone(),
+        adopt: request.adopt.clone(),
+        first: attachments.remove(0),
         publish: request.publishes.iter().map(|p| (*p).into()).collect(),
+        more: attachments,
     };
     let (mut wanted, mut taken) = beside(state);
     wanted.pods.push(pod);
@@ -207,6 +245,129 @@ pub(super) fn add(
     let mut plan = Plan::default();
     let mut grants = Grants::new(state, host, &plan);
     grants.pods(state, &wanted, Origin::Verb, &mut plan, next_id, &|e| as_flag(e).into())?;
+    Ok(plan)
+}
+
+/// The network that goes without saying.
+fn only_network(state: &State) -> Result<String, InputError> {
+    let error = |problem| Err(InputError::new("--network", "", problem));
+    match state.networks.as_slice() {
+        [only] => Ok(only.network.name.clone()),
+        [] => error(Problem::UnknownNetwork("the instance has none; declare one in its file".to_owned())),
+        many => {
+            let names: Vec<_> = many.iter().map(|n| n.network.name.as_str()).collect();
+            error(Problem::NetworkAmbiguous(names.join(", ")))
+        }
+    }
+}
+
+/// An interface in each of these networks, with the addresses that are in them: one that is in none is the first's, where it is refused.
+fn in_networks(state: &State, networks: &[String], addresses: &[IpAddr]) -> Vec<Attachment> {
+    let interface = |network: &String| Attachment { network: network.clone(), ..Attachment::default() };
+    let mut found: Vec<Attachment> = networks.iter().map(interface).collect();
+    for address in addresses {
+        let has_place = |a: &Attachment| {
+            let network = state.network_named(&a.network);
+            let is_in = network.is_some_and(|n| n.network.subnets.iter().any(|s| s.contains(address)));
+            is_in && !a.address.iter().any(|other| other.is_ipv4() == address.is_ipv4())
+        };
+        let place = found.iter().position(has_place).unwrap_or(0);
+        if let Some(attachment) = found.get_mut(place) {
+            attachment.address.push(*address);
+        }
+    }
+    found
+}
+
+/// An interface asked for by a verb.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConnectRequest {
+    /// The pod.
+    pub pod: String,
+    /// Its network.
+    pub network: String,
+    /// Name in the pod; `None`: `eth` and the first number that is free.
+    pub interface: Option<String>,
+    /// Addresses; a family that is not here is allocated.
+    pub addresses: Vec<IpAddr>,
+    /// Link-layer address.
+    pub mac: Option<Mac>,
+}
+
+/// What `connect` has to do; nothing when the pod has exactly that already.
+///
+/// # Errors
+///
+/// There is no such pod, or the request breaks a rule.
+pub(super) fn connect(
+    state: &State,
+    request: &ConnectRequest,
+    host: &Surroundings<'_>,
+    next_id: NextId<'_>,
+) -> Result<Plan, InstanceError> {
+    let pod = state.pod(&request.pod).ok_or_else(|| InstanceError::NoPod(request.pod.clone()))?;
+    let has = |name: &str| state.attachments_of(pod.id).find(|a| a.ifname == name);
+    let free = || (0..).map(Attachment::default_ifname).find(|name| has(name).is_none()).unwrap_or_default();
+    let ifname = request.interface.clone().unwrap_or_else(free);
+    let said = Attachment {
+        network: request.network.clone(),
+        address: request.addresses.clone(),
+        interface: Some(ifname.clone()),
+        mac: request.mac,
+    };
+    match has(&ifname) {
+        Some(row) if is_interface_as_declared(state, row, &said) => return Ok(Plan::default()),
+        Some(row) => {
+            let network = state.network_name(row.network).to_owned();
+            return Err(InputError::new("--interface", ifname, Problem::InterfaceTwice(network)).into());
+        }
+        None => {}
+    }
+    let (mut wanted, mut taken) = beside(state);
+    // It is judged as the only interface of a pod of its own, beside what the pod has.
+    taken.pods.iter_mut().filter(|t| t.name == pod.name).for_each(|t| t.name.insert(0, '/'));
+    wanted.pods.push(Pod {
+        name: pod.name.clone(),
+        adopt: None,
+        first: said.clone(),
+        publish: Vec::new(),
+        more: Vec::new(),
+    });
+    topology::validate(&wanted, host.facts, host.ports, &taken).map_err(as_flag)?;
+    let mut plan = Plan::default();
+    Grants::new(state, host, &plan)
+        .connect(state, pod, &said, &mut plan, next_id)
+        .map_err(|(key, p)| as_flag(InputError::new(Pod::field(0, 0, key), &request.pod, p)))?;
+    Ok(plan)
+}
+
+/// What `disconnect` has to do. `which` is the name of an interface, or of a network in which the pod has one.
+///
+/// # Errors
+///
+/// There is no such pod or interface, it is the last one, or ports lead to it that cannot lead to another.
+pub(super) fn disconnect(state: &State, pod: &str, which: &str) -> Result<Plan, InstanceError> {
+    let row = state.pod(pod).ok_or_else(|| InstanceError::NoPod(pod.to_owned()))?;
+    let refused = |problem| InstanceError::from(InputError::new("INTERFACE", which, problem));
+    let all: Vec<&AttachmentRow> = state.attachments_of(row.id).collect();
+    let named = all.iter().filter(|a| a.ifname == which);
+    let in_network = || all.iter().filter(|a| state.network_name(a.network) == which);
+    let found: Vec<&&AttachmentRow> =
+        if named.clone().next().is_some() { named.collect() } else { in_network().collect() };
+    let going = match found.as_slice() {
+        [] => return Err(refused(Problem::UnknownInterface)),
+        [only] => only.id,
+        many => {
+            let names: Vec<_> = many.iter().map(|a| a.ifname.as_str()).collect();
+            return Err(refused(Problem::InterfaceAmbiguous(names.join(", "))));
+        }
+    };
+    if all.len() == 1 {
+        return Err(refused(Problem::LastInterface));
+    }
+    let mut plan = Plan { remove_attachments: vec![going], ..Plan::default() };
+    plan.lead_on(state)
+        .map_err(|(publish, family)| refused(Problem::InterfacePublished(publish.publish.to_string(), family)))?;
     Ok(plan)
 }
 
@@ -246,6 +407,11 @@ fn as_flag(error: InputError) -> InputError {
         Some(f) if f.starts_with("address") => "--address",
         Some(f) if f.starts_with("publish") => "--publish",
         Some("network") => "--network",
+        Some("interface") => "--interface",
+        Some("mac") => "--mac",
+        Some("adopt") => "--adopt",
+        Some(f) if f.starts_with("attachment[") && f.contains("].address") => "--address",
+        Some(f) if f.starts_with("attachment[") => "--network",
         Some("name") => "NAME",
         _ if is_list("].backends") => "POD",
         _ if is_list("].port") => "PORTS",
@@ -279,8 +445,15 @@ fn names(state: &State, row: &PublishRow) -> String {
 fn taken_pod(state: &State, row: &PodRow) -> TakenPod {
     TakenPod {
         name: row.name.clone(),
-        network: state.attachments_of(row.id).next().map_or("", |a| state.network_name(a.network)).to_owned(),
-        addresses: state.attachments_of(row.id).flat_map(AttachmentRow::addresses).collect(),
+        network: state.first_of(row.id).map_or("", |a| state.network_name(a.network)).to_owned(),
+        addresses: state
+            .attachments_of(row.id)
+            .flat_map(|a| {
+                let network = state.network_name(a.network);
+                a.addresses().map(|address| (network.to_owned(), address))
+            })
+            .collect(),
+        interfaces: state.attachments_of(row.id).count(),
     }
 }
 
@@ -290,9 +463,11 @@ fn spare_networks(state: &State, wanted: &Topology) -> Result<(), InputError> {
         if wanted.networks.iter().any(|n| n.name == row.network.name) {
             continue;
         }
-        let is_in = |p: &&PodRow| state.attachments_of(p.id).any(|a| a.network == row.id);
-        let in_use = state.pods.iter().filter(is_in).filter(|p| p.origin == Origin::Verb);
-        let names: Vec<_> = in_use.map(|p| p.name.as_str()).collect();
+        let by_hand = |p: &&PodRow| {
+            let mut its = state.attachments_of(p.id).filter(|a| a.network == row.id);
+            its.any(|a| a.origin == Origin::Verb || p.origin == Origin::Verb)
+        };
+        let names: Vec<_> = state.pods.iter().filter(by_hand).map(|p| p.name.as_str()).collect();
         if !names.is_empty() {
             return Err(InputError::new("network", &row.network.name, Problem::NetworkInUse(names.join(", "))));
         }
@@ -315,6 +490,10 @@ fn divide(state: &State, wanted: &Topology) -> (Taken, Plan) {
         } else if row.origin == Origin::File && !wanted.pods.iter().any(|p| p.name == row.name) {
             going.insert(row.id);
             plan.remove_pods.push(row.id);
+        } else if let Some(pod) = wanted.pods.iter().find(|p| p.name == row.name && row.origin == Origin::File) {
+            let is_declared = |a: &AttachmentRow| pod.interfaces().any(|(ifname, _)| ifname == a.ifname);
+            let its = state.attachments_of(row.id).filter(|a| a.origin == Origin::File && !is_declared(a));
+            plan.remove_attachments.extend(its.map(|a| a.id));
         }
     }
     let all = wanted.declared();
@@ -351,9 +530,9 @@ fn keeps_families(state: &State, wanted: &Topology, row: &PublishRow, publish: &
     let now = row.backends.iter().filter_map(|b| state.attachment(b.attachment)).map(|a| a.network);
     let now = now.filter_map(|id| state.network(id)).map(|n| &n.network).map(topology::Network::families).next();
     let network = |name: &str| match wanted.pods.iter().find(|p| p.name == name) {
-        Some(pod) => wanted.networks.iter().find(|n| n.name == pod.network),
+        Some(pod) => wanted.networks.iter().find(|n| n.name == pod.first.network),
         None => {
-            let first = state.pod(name).and_then(|p| state.attachments_of(p.id).next());
+            let first = state.pod(name).and_then(|p| state.first_of(p.id));
             first.and_then(|a| state.network(a.network)).map(|n| &n.network)
         }
     };

@@ -1,7 +1,9 @@
 //! What a plan is.
 
 use super::live::Setting;
-use crate::store::{AttachmentRow, BackendRow, InstanceRow, NetworkRow, PodRow, PublishRow, Row, State, StoreError};
+use crate::store::{
+    AttachmentRow, BackendRow, InstanceRow, NetworkRow, Phase, PodRow, PublishRow, Row, State, StoreError,
+};
 
 /// Rows to remove and rows to make; made rows are [`crate::store::Phase::Creating`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct Plan {
     pub reset: bool,
     /// Ids of pods to remove.
     pub remove_pods: Vec<u64>,
+    /// Ids of interfaces to remove of pods that stay.
+    pub remove_attachments: Vec<u64>,
     /// Ids of networks to remove.
     pub remove_networks: Vec<u32>,
     /// Networks to make.
@@ -46,7 +50,12 @@ impl Plan {
 
     /// Whether it takes away pods or networks.
     pub(in crate::instance) const fn removes_something(&self) -> bool {
-        !(self.remove_pods.is_empty() && self.remove_networks.is_empty())
+        !(self.remove_pods.is_empty() && self.remove_attachments.is_empty() && self.remove_networks.is_empty())
+    }
+
+    /// Whether an interface goes, alone or with its pod.
+    pub(in crate::instance) fn removes_attachment(&self, row: &AttachmentRow) -> bool {
+        self.remove_pods.contains(&row.pod) || self.remove_attachments.contains(&row.id)
     }
 
     /// What is to be made, in that order.
@@ -60,8 +69,7 @@ impl Plan {
 
     /// Whether something changes or goes that is there already.
     pub(in crate::instance) fn changes_what_is_there(&self) -> bool {
-        let removes =
-            !(self.remove_publishes.is_empty() && self.remove_pods.is_empty() && self.remove_networks.is_empty());
+        let removes = self.removes_something() || !self.remove_publishes.is_empty();
         let changes = self.instance_changed.is_some()
             || !(self.networks_changed.is_empty() && self.attachments_changed.is_empty() && self.switched.is_empty());
         removes || changes
@@ -72,9 +80,64 @@ impl Plan {
         &'a self,
         state: &'a State,
     ) -> impl Iterator<Item = AttachmentRow> + 'a {
-        let stays = |a: &&AttachmentRow| !self.remove_pods.contains(&a.pod);
+        let stays = |a: &&AttachmentRow| !self.removes_attachment(a);
         let changed = |a: &AttachmentRow| self.attachments_changed.iter().find(|c| c.id == a.id).unwrap_or(a).clone();
         state.attachments.iter().filter(stays).map(changed).chain(self.attachments.iter().cloned())
+    }
+
+    /// Interfaces that were their pod's only one and are no longer are told: what leaves with their addresses leaves by them.
+    pub(in crate::instance) fn tell_firsts(&mut self, state: &State) {
+        for row in &state.attachments {
+            let joined = self.attachments.iter().any(|new| new.pod == row.pod) && !state.has_others(row);
+            if !joined || self.removes_attachment(row) {
+                continue;
+            }
+            match self.attachments_changed.iter_mut().find(|c| c.id == row.id) {
+                Some(changed) => changed.phase = Phase::Updating,
+                None => self.attachments_changed.push(AttachmentRow { phase: Phase::Updating, ..row.clone() }),
+            }
+        }
+    }
+
+    /// Ports that lead to an interface that goes, of a pod that stays, lead to the first one it has left from then on.
+    ///
+    /// # Errors
+    ///
+    /// That has no address of a family the ports have; with the publish.
+    pub(in crate::instance) fn lead_on(&mut self, state: &State) -> Result<(), (PublishRow, &'static str)> {
+        let going = |b: &BackendRow| self.remove_attachments.contains(&b.attachment);
+        let mut moved = Vec::new();
+        for row in state.publishes.iter().filter(|q| !self.remove_publishes.contains(&q.id)) {
+            let now = self.switched.iter().find(|s| s.id == row.id).unwrap_or(row);
+            if !now.backends.iter().any(going) {
+                continue;
+            }
+            let mut new = now.clone();
+            for backend in new.backends.iter_mut().filter(|b| going(b)) {
+                let pod = state.pod_name(backend.attachment);
+                let Some(next) = self.attachment(state, pod) else { continue };
+                let find = |id| self.attachments_after(state).chain(state.attachments.clone()).find(|a| a.id == id);
+                if let (Some(before), Some(after)) = (find(backend.attachment), find(next)) {
+                    for (had, has, family) in [
+                        (before.addr4.is_some(), after.addr4.is_some(), "IPv4"),
+                        (before.addr6.is_some(), after.addr6.is_some(), "IPv6"),
+                    ] {
+                        if had != has {
+                            return Err((row.clone(), family));
+                        }
+                    }
+                }
+                backend.attachment = next;
+            }
+            moved.push(new);
+        }
+        for new in moved {
+            match self.switched.iter_mut().find(|s| s.id == new.id) {
+                Some(switched) => *switched = new,
+                None => self.switched.push(new),
+            }
+        }
+        Ok(())
     }
 
     /// Name of the pod of an interface.
@@ -85,8 +148,8 @@ impl Plan {
     /// What a publish leads to when the pods are gone that go.
     pub(in crate::instance) fn backends_left(&self, state: &State, row: &PublishRow) -> Vec<BackendRow> {
         let stays = |b: &&BackendRow| {
-            let pod = self.attachments.iter().chain(&state.attachments).find(|a| a.id == b.attachment).map(|a| a.pod);
-            pod.is_some_and(|pod| !self.remove_pods.contains(&pod))
+            let row = self.attachments.iter().chain(&state.attachments).find(|a| a.id == b.attachment);
+            row.is_some_and(|row| !self.removes_attachment(row))
         };
         row.backends.iter().filter(stays).copied().collect()
     }
@@ -101,7 +164,9 @@ impl Plan {
     pub(in crate::instance) fn attachment(&self, state: &State, pod: &str) -> Option<u64> {
         let stays = |p: &&PodRow| p.name == pod && !self.remove_pods.contains(&p.id);
         let pod = self.pods.iter().chain(&state.pods).find(stays)?.id;
-        self.attachments.iter().chain(&state.attachments).find(|a| a.pod == pod).map(|a| a.id)
+        let all = self.attachments.iter().chain(&state.attachments);
+        let its = all.filter(|a| a.pod == pod && !self.remove_attachments.contains(&a.id));
+        its.min_by_key(|a| (a.rank, a.id)).map(|a| a.id)
     }
 }
 

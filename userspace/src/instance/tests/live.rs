@@ -40,6 +40,11 @@ name = "red"
 network = "pods"
 address = ["10.244.0.10"]
 publish = [{ port = "8080:80/tcp", allow = ["10.0.0.0/8"] }]
+[[pod.attachment]]
+network = "other"
+address = ["10.99.0.10"]
+interface = "eth1"
+mac = "02:00:00:00:00:08"
 [[pod]]
 name = "blue"
 network = "pods"
@@ -51,7 +56,7 @@ allow = ["10.0.0.0/8"]
 "#;
 
 /// For each key what stands in [`FILE`] and what takes its place.
-const CHANGES: [(&str, &str, &str); 31] = [
+const CHANGES: [(&str, &str, &str); 39] = [
     ("host.uplink", "uplink = \"eth7\"", "uplink = \"none\""),
     ("host.snat_ports", "20000-29999", "21000-31999"),
     ("host.mtu", "mtu = 1400", "mtu = 1350"),
@@ -78,9 +83,21 @@ const CHANGES: [(&str, &str, &str); 31] = [
     ("pod.name", "name = \"blue\"\n", "name = \"blau\"\n"),
     ("pod.network", "network = \"pods\"\naddress = [\"10.244.0.10\"]", "network = \"other\""),
     ("pod.address", "10.244.0.10", "10.244.0.77"),
+    ("pod.interface", "name = \"blue\"\n", "name = \"blue\"\ninterface = \"lan0\"\n"),
+    ("pod.mac", "name = \"blue\"\n", "name = \"blue\"\nmac = \"02:00:00:00:00:07\"\n"),
+    ("pod.adopt", "name = \"blue\"\n", "name = \"blue\"\nadopt = \"/proc/1/ns/net\"\n"),
     ("pod.publish", "publish = [{ port = \"8080:80/tcp\", allow = [\"10.0.0.0/8\"] }]", ""),
     ("pod.publish.port", "8080:80/tcp", "8081:80/tcp"),
     ("pod.publish.allow", "8080:80/tcp\", allow = [\"10.0.0.0/8\"]", "8080:80/tcp\", allow = [\"10.1.0.0/16\"]"),
+    (
+        "pod.attachment",
+        "[[pod.attachment]]\nnetwork = \"other\"\naddress = [\"10.99.0.10\"]\ninterface = \"eth1\"\nmac = \"02:00:00:00:00:08\"\n",
+        "",
+    ),
+    ("pod.attachment.network", "network = \"other\"\naddress = [\"10.99.0.10\"]", "network = \"pods\""),
+    ("pod.attachment.address", "10.99.0.10", "10.99.0.77"),
+    ("pod.attachment.interface", "\"eth1\"", "\"eth7\""),
+    ("pod.attachment.mac", "00:08", "00:09"),
     ("publish.port", "443:8443/tcp", "444:8443/tcp"),
     ("publish.backends", ", { pod = \"blue\" }]", "]"),
     ("publish.backends.pod", "{ pod = \"red\", weight = 2 }, ", ""),
@@ -92,7 +109,8 @@ const CHANGES: [(&str, &str, &str); 31] = [
 /// [`FILE`] with another value of a key.
 fn changed(key: &str) -> String {
     let (_, from, to) = CHANGES.iter().find(|(k, ..)| *k == key).unwrap_or_else(|| panic!("no change of {key}"));
-    let mut text = FILE.replacen(from, to, 1);
+    // A network's name is where it is spoken of as well.
+    let mut text = if key == "network.name" { FILE.replace(from, to) } else { FILE.replacen(from, to, 1) };
     // What no pod of this name publishes, another one does.
     if key == "pod.name" {
         text = text.replace("pod = \"blue\"", "pod = \"blau\"");
@@ -111,6 +129,7 @@ fn schema() -> BTreeSet<String> {
         ("network", "[[network]]\n?"),
         ("pod", "[[pod]]\n?"),
         ("pod.publish", "[[pod]]\npublish = [{ ? }]"),
+        ("pod.attachment", "[[pod]]\n[[pod.attachment]]\n?"),
         ("publish", "[[publish]]\n?"),
         ("publish.backends", "[[publish]]\nbackends = [{ ? }]"),
     ] {
@@ -149,6 +168,12 @@ fn every_key_changes_what_is_up_and_spares_the_pods() {
         w.up(FILE).unwrap();
         let before = w.state().unwrap();
         let document = parse(&changed(key)).unwrap();
+        if effect == Effect::Refused {
+            let error = input(w.verb(|i| i.up(&document)).unwrap_err());
+            assert!(error.0.ends_with(key.rsplit_once('.').unwrap().1), "{error:?}");
+            assert_eq!(w.state().unwrap(), before, "{key}");
+            continue;
+        }
         let planned = w.verb(|i| i.plan(&document, false)).unwrap();
         let applied = w.verb(|i| i.up(&document)).unwrap();
         assert!(planned.changed && applied.changed, "{key}");
@@ -162,8 +187,10 @@ fn every_key_changes_what_is_up_and_spares_the_pods() {
             }
             Effect::Another => {
                 let added = applied.pods_added.len() + applied.networks_added.len() + applied.publishes_added.len();
-                assert!(added + applied.publishes_changed.len() > 0, "{key}: {applied:?}");
+                let interfaces = applied.interfaces_added.len();
+                assert!(added + interfaces + applied.publishes_changed.len() > 0, "{key}: {applied:?}");
             }
+            Effect::Refused => unreachable!(),
         }
         let (table, name) = key.rsplit_once('.').unwrap();
         if matches!((table, effect), ("host" | "network", Effect::Live { .. })) {
@@ -189,15 +216,32 @@ fn told(applied: &Applied) -> String {
     format!("{applied:?}")
 }
 
+/// What is there, sorted, but for the slots: an interface that is made anew gets the next one that is free.
+fn slotless(seen: BTreeSet<String>) -> Vec<String> {
+    let kind = |word: String| if word.starts_with("attachment ") { "attachment".to_owned() } else { word };
+    seen.into_iter().map(kind).collect()
+}
+
 /// Killed or refused anywhere, a change is done or not, and the next `up` finds its way.
 #[test]
 fn a_change_that_is_cut_off_is_carried_on() {
-    for key in ["host.uplink", "host.mtu", "network.subnets", "network.masquerade", "pod.network", "pod.address"] {
+    for key in [
+        "host.uplink",
+        "host.mtu",
+        "network.subnets",
+        "network.masquerade",
+        "pod.network",
+        "pod.address",
+        "pod.interface",
+        "pod.attachment",
+        "pod.attachment.network",
+        "pod.attachment.interface",
+    ] {
         let text = changed(key);
         let document = parse(&text).unwrap();
         let w = World::new();
         w.up(&text).unwrap();
-        let wanted = (w.kernel.seen(), settled(&w.state().unwrap()));
+        let wanted = (slotless(w.kernel.seen()), settled(&w.state().unwrap()));
         for fault in [Fault::Refused, Fault::KilledBefore, Fault::KilledAfter] {
             for at in 0.. {
                 let w = World::new();
@@ -208,7 +252,7 @@ fn a_change_that_is_cut_off_is_carried_on() {
                 let state = settled(&w.state().unwrap());
                 assert!(state.rows().all(|r| r.phase() == Phase::Ready), "{key}: {fault:?} at {at}");
                 assert_eq!(pods(&state), before, "{key}: {fault:?} at {at}");
-                assert_eq!(w.kernel.seen(), wanted.0, "{key}: {fault:?} at {at}");
+                assert_eq!(slotless(w.kernel.seen()), wanted.0, "{key}: {fault:?} at {at}");
                 let hosts = |state: &State| state.instance.clone().map(|row| (row.host, row.uplinks));
                 assert_eq!(hosts(&state), hosts(&wanted.1));
                 let declared =

@@ -96,7 +96,17 @@ fn topology() -> impl Strategy<Value = Topology> {
                     let allow = if fixed6 { Allow::Anyone } else { Allow::Only(vec![]) };
                     t.publishes.push(SharedPublish { port, backends, affinity, allow });
                 }
-                t.pods.push(Pod { name: format!("pod{i}-{k}"), network: format!("net{i}"), address, publish });
+                let first = Attachment { network: format!("net{i}"), address, ..Attachment::default() };
+                // A second interface, by every key there is.
+                let second = Attachment {
+                    network: "net0".into(),
+                    interface: Some(format!("lan{k}")),
+                    mac: Attachment::mac(&format!("02:00:00:00:{i:02x}:{k:02x}")).ok(),
+                    ..Attachment::default()
+                };
+                let adopt = fixed6.then(|| Adopt::Path("/proc/1/ns/net".into()));
+                let more = if fixed4 { vec![second] } else { vec![] };
+                t.pods.push(Pod { name: format!("pod{i}-{k}"), adopt, first, publish, more });
             }
         }
         t
