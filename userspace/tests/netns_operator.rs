@@ -198,11 +198,8 @@ fn what_a_pod_sends_without_its_program_reaches_nobody() {
         here.lan();
         here.tool("sysctl", "-qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         here.up(TOPOLOGY).ok();
-        let links = fs::read_dir("/sys/fs/bpf/netns-ebpf/default/links").expect("links");
-        for link in links.map(|l| l.expect("a link").path()) {
-            if link.display().to_string().contains("from_pod") {
-                fs::remove_file(link).expect("take the program off");
-            }
+        for pod in here.status()["pods"].as_array().expect("pods") {
+            here.tool("tc", &format!("qdisc del dev nn{} clsact", pod["slot"]));
         }
         let socket = here.inside(RED.name, || std::net::UdpSocket::bind("0.0.0.0:0").expect("bind"));
         let sends = || socket.send_to(b"nobody hears this", "198.51.100.7:9").expect("send");
