@@ -191,7 +191,8 @@ fn exec_child(argv: &[&str]) -> Option<i32> {
 fn child_of_exec() {
     let Ok(argv) = std::env::var(CHILD) else { return };
     let argv: Vec<std::ffi::OsString> = argv.split('\u{1f}').map(Into::into).collect();
-    let Err(error) = netns::netns::exec_in(&name("red"), &argv);
+    let red = Netns::open_named(&name("red")).expect("open the namespace");
+    let Err(error) = netns::netns::exec_in(&red, &name("red"), &argv);
     eprintln!("{error}");
     std::process::exit(99);
 }

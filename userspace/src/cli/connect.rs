@@ -5,7 +5,7 @@ use clap::Args;
 use super::add::addresses;
 use super::open::open;
 use super::{CliError, Global, up};
-use crate::instance::{Applied, ConnectRequest, InstanceError};
+use crate::instance::{Applied, ConnectRequest};
 use crate::topology::{Attachment, InputError};
 
 /// Arguments of `connect`.
@@ -54,7 +54,7 @@ pub(super) fn connect(global: &Global, args: &ConnectArgs) -> Result<u8, CliErro
 
 pub(super) fn disconnect(global: &Global, args: &DisconnectArgs) -> Result<u8, CliError> {
     let mut instance = open(global.dirs("disconnect")?)?;
-    let applied = instance.disconnect(&args.pod, &args.interface, args.if_exists).map_err(InstanceError::from)?;
+    let applied = instance.disconnect(&args.pod, &args.interface, args.if_exists)?;
     global.print(&applied, up::text)?;
     Ok(0)
 }

@@ -2,6 +2,7 @@
 
 mod follow;
 mod host;
+mod identity;
 mod many;
 mod mend;
 mod observe;
@@ -9,7 +10,6 @@ mod sweep;
 
 use std::cell::RefCell;
 use std::fs::{self, DirBuilder};
-use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -17,6 +17,8 @@ use netns_ebpf_common::host::HostConfig;
 
 use self::follow::with_settings;
 use self::host::is_bpffs;
+pub use self::identity::open_pod;
+use self::identity::{attachment, is_pods, known, pod_spec};
 use super::Dirs;
 use super::difference::{Difference, Present, Repair};
 use super::dirs::{BPFFS, STATE_ROOT, note_run_dir};
@@ -28,7 +30,7 @@ use crate::probe::{self, Listener};
 use crate::store::{AttachmentRow, InstanceRow, PodRow, PublishRow, Row, Source, State, UplinkRow, Withdrawal};
 use crate::sysctl::PortSet;
 use crate::topology::HostFacts;
-use crate::wiring::{Host, PodSpec, WiringError};
+use crate::wiring::{Host, WiringError};
 
 /// The kernel, seen from one host namespace.
 #[derive(Debug)]
@@ -440,58 +442,6 @@ impl Platform for KernelPlatform {
             Err(why) => Err(PlatformError::new(Op::Mend, Object::of(&row, all), Cause::Refused(why))),
         }
     }
-}
-
-/// What the wiring is to know of an attachment.
-fn pod_spec(row: &AttachmentRow, pod: &PodRow, all: &State) -> Result<PodSpec, Cause> {
-    Ok(PodSpec {
-        owner: row.id,
-        slot: row.slot,
-        netns: NetnsName::new(&pod.name).map_err(NetnsError::from)?,
-        addr4: row.addr4,
-        addr6: row.addr6,
-        ifname: row.ifname.clone(),
-        mac: row.mac,
-        rank: row.rank,
-        has_others: all.has_others(row),
-        is_adopted: pod.source != Source::Made,
-    })
-}
-
-/// Opens a pod's namespace, if it is the pod's: one of its name that is another is not.
-///
-/// # Errors
-///
-/// It is gone, or [`NetnsError::Another`].
-pub fn open_pod(pod: &PodRow) -> Result<Netns, NetnsError> {
-    let name = NetnsName::new(&pod.name)?;
-    let netns = match &pod.source {
-        Source::Made | Source::Named => Netns::open_named(&name)?,
-        Source::Path(path) => Netns::open_path(path).map_err(|e| match e {
-            NetnsError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                NetnsError::Absent(name.clone())
-            }
-            e => e,
-        })?,
-        Source::Pid(pid) => Netns::of_pid(*pid)?,
-    };
-    if is_pods(pod, &netns) { Ok(netns) } else { Err(NetnsError::Another(name)) }
-}
-
-/// Whether a namespace is the one the pod was given, as far as that was recorded.
-pub fn is_pods(pod: &PodRow, netns: &Netns) -> bool {
-    pod.netns.is_none_or(|id| id == netns.id()) && pod.cookie.is_none_or(|cookie| netns.cookie().ok() == Some(cookie))
-}
-
-/// The namespace of an attachment's pod, which must be the pod's own, and what the wiring is to know.
-fn attachment(row: &AttachmentRow, all: &State) -> Result<(Netns, PodSpec), Cause> {
-    let pod = all.pod_of(row.id).ok_or(Cause::Refused("its pod is gone"))?;
-    Ok((open_pod(pod)?, pod_spec(row, pod, all)?))
-}
-
-/// The row with what a namespace is known by.
-fn known(row: &PodRow, netns: &Netns) -> PodRow {
-    PodRow { netns: Some(netns.id()), cookie: netns.cookie().ok(), ..row.clone() }
 }
 
 fn publishes(rows: &[Row]) -> Vec<PublishRow> {
